@@ -1,0 +1,47 @@
+"""One kind of error for users: what is wrong, where, and the cure.
+
+The command line prints one line for each and exits with 2; the node logs it and stays unconfigured.
+Everything else that is raised is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+        what: what is wrong, with the value that was found.
+        where: file, topic, key or line it was found at.
+        cure: what to do about it.
+    """
+
+    def __init__(self, what: str, where: str = "", cure: str = "") -> None:
+        super().__init__(what, where, cure)
+        self.what, self.where, self.cure = what, where, cure
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return " ".join((f"{text}; {self.cure}" if self.cure else text).split())
+
+
+class UserErrors(UserError):
+    """Several mistakes found in one go, one line each."""
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        first = errors[0]
+        super().__init__(first.what, first.where, first.cure)
+        self.errors = list(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
+    """The cure for an unknown name: the near one, or the list of valid ones."""
+    names = list(valid)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean '{near[0]}'?" if near else "use one of: " + ", ".join(names)
