@@ -1,0 +1,1 @@
+"""ROS nodes: wiring between topics and the parts that know no ROS."""

@@ -1,0 +1,93 @@
+"""Build the package for colcon (ament_python) and for pip alike."""
+
+import os
+
+from setuptools import find_packages, setup
+
+NAME = "diffusion_policy_ros"
+SHARE = f"share/{NAME}"
+SHIPPED_FOLDERS = ("config", "launch")
+
+MESSAGES = (
+    "sensor-msgs",
+    "geometry-msgs",
+    "trajectory-msgs",
+    "nav-msgs",
+    "visualization-msgs",
+    "diagnostic-msgs",
+    "std-msgs",
+    "std-srvs",
+)
+
+
+def shipped_files():
+    """List what ament and `shipped.py` look for under `share`, folder by folder."""
+    files = [
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (SHARE, ["package.xml"]),
+    ]
+    for top in SHIPPED_FOLDERS:
+        for folder, subfolders, names in os.walk(top):
+            subfolders[:] = sorted(name for name in subfolders if name != "__pycache__")
+            paths = [os.path.join(folder, name) for name in sorted(names)]
+            files.append((os.path.join(SHARE, folder), paths))
+    return files
+
+
+def ros_wheels(prefix, rclpy, messages):
+    """List one ROS release's wheels: they have one version a package and release."""
+    return [f"{prefix}-rclpy[fastrtps]~={rclpy}"] + [
+        f"{prefix}-{name}~={messages}" for name in MESSAGES
+    ]
+
+
+TEST = [
+    "pytest>=7",
+    "pytest-timeout",
+    "hypothesis",
+    "diffusers>=0.30",
+    "matplotlib",
+    "colcon-core",
+    "colcon-ros",
+]
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Record, convert, train and run a Diffusion Policy on a ROS 2 arm.",
+    license="Apache-2.0",
+    maintainer=f"{NAME} maintainers",
+    maintainer_email="maintainers@diffusion-policy-ros.invalid",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["py.typed"]},
+    data_files=shipped_files(),
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.2,<3",
+        "numpy>=1.26,<3",
+        "scipy>=1.11",
+        "pyyaml>=6",
+        "safetensors>=0.4.3",
+        "tqdm>=4.60",
+        "Pillow>=9.1",
+        "rosbags>=0.11,<0.12",
+    ],
+    extras_require={
+        # One of the two in one environment: both have the same import names.
+        "ros": ros_wheels("ros", rclpy="9.1", messages="5.5"),
+        "ros-jazzy": ros_wheels("ros-jazzy", rclpy="7.1", messages="5.3"),
+        "sim": ["mujoco>=3.2"],
+        "plot": ["matplotlib"],
+        "test": TEST,
+        "dev": ["ruff", "mypy", "import-linter", "types-PyYAML"],
+    },
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            f"diffusion-policy = {NAME}.cli.main:main",
+            f"policy_node = {NAME}.ros.policy_node:main",
+            f"episode_recorder = {NAME}.ros.episode_recorder:main",
+            f"sim_robot = {NAME}.ros.sim_robot:main",
+        ],
+    },
+)
