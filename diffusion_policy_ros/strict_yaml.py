@@ -1,0 +1,246 @@
+"""YAML into frozen dataclasses, with every mistake of a file reported at once.
+
+The dataclass is the schema: its annotations give the types, its defaults what may be left out, and an optional
+method ``problems()`` what no type can say. A mistake names its key, its line and the cure; an unknown key suggests
+the near one. Contracts and recipes are both read here, so that both are equally strict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import yaml
+
+from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
+
+T = TypeVar("T")
+
+_SCALARS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+class Problem(NamedTuple):
+    """A mistake that types cannot show: at which key (dotted), what, and the cure."""
+
+    key: str
+    what: str
+    cure: str = ""
+
+
+def parse(cls: type[T], text: str, where: str, overrides: dict[str, str] | None = None) -> T:
+    """Read YAML text as the dataclass ``cls``.
+
+    Args:
+        cls: a dataclass whose fields are scalars, tuples, dicts with text keys, or dataclasses of the same sort.
+        text: the YAML document.
+        where: the file's name, for messages.
+        overrides: dotted key → YAML text, as given on a command line; they win over the document.
+
+    Raises:
+        UserErrors: every mistake, each with its key, line and cure.
+    """
+    reader = _Reader(where)
+    node = reader.compose(text)
+    for key, value in (overrides or {}).items():
+        reader.override(node, key, value)
+    try:
+        result = reader.build(cls, node, "")
+    except RecursionError:
+        raise UserErrors([UserError("refers to itself", where, "remove the YAML alias")]) from None
+    if reader.errors:
+        raise UserErrors(sorted(reader.errors, key=reader.line_of))
+    return typing.cast(T, result)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+class _Reader:
+    """Walks YAML nodes beside types; collects mistakes instead of stopping at the first."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.errors: list[UserError] = []
+        self.misfits = 0
+        self.lines: dict[str, int] = {}
+
+    def compose(self, text: str) -> yaml.MappingNode:
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise UserErrors([self._yaml_error(error, line)]) from None
+        except yaml.YAMLError as error:
+            raise UserErrors([UserError(f"not YAML: {error}", self.where, "write it as UTF-8 text")]) from None
+        except RecursionError:
+            raise UserErrors([UserError("nested too deeply", self.where, "flatten it")]) from None
+        if not isinstance(node, yaml.MappingNode):
+            what = "the file is empty" if node is None else "expected 'key: value' lines at the top"
+            raise UserErrors([UserError(what, self.where, "start from a shipped file in config/")])
+        return node
+
+    def _yaml_error(self, error: yaml.MarkedYAMLError, line: int) -> UserError:
+        tab = "'\\t'" in (error.problem or "")
+        cure = "indent with spaces, not tabs" if tab else "check indentation, quotes and brackets"
+        what = "a tab is not allowed in YAML here" if tab else f"not valid YAML: {error.problem}"
+        return UserError(what, f"{self.where}:{line}", cure)
+
+    def override(self, node: yaml.MappingNode, key: str, text: str) -> None:
+        """Put ``key=value`` into the tree, replacing what stands there."""
+        *parents, last = key.split(".")
+        for name in parents:
+            child = next((v for k, v in node.value if k.value == name), None)
+            if not isinstance(child, yaml.MappingNode):
+                node.value = [(k, v) for k, v in node.value if k.value != name]
+                child = yaml.MappingNode("tag:yaml.org,2002:map", [])
+                node.value.append((_key_node(name), child))
+            node = child
+        node.value = [(k, v) for k, v in node.value if k.value != last]
+        try:
+            value = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError:
+            value = None
+        node.value.append((_key_node(last), value or yaml.ScalarNode("tag:yaml.org,2002:null", text)))
+
+    def line_of(self, error: UserError) -> int:
+        """The line that a noted mistake stands at, for reading order."""
+        return int(error.where.removeprefix(f"{self.where}:") if error.where != self.where else 0)
+
+    def misfit(self, key: str, what: str, cure: str = "") -> None:
+        """Note a value that is not of its type, so that what holds it cannot be made."""
+        self.misfits += 1
+        self.fail(key, what, cure)
+
+    def fail(self, key: str, what: str, cure: str = "") -> None:
+        """Note a mistake at ``key``, with the line of it or of its nearest parent."""
+        parent = key
+        while parent and parent not in self.lines:
+            parent = parent.rpartition(".")[0]
+        line = self.lines.get(parent, 0)
+        where = f"{self.where}:{line}" if line else self.where
+        self.errors.append(UserError(f"{key}: {what}" if key else what, where, cure))
+
+    def build(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        """The value that ``node`` describes as type ``kind``; notes a mistake and gives None where it cannot."""
+        if node.start_mark is not None:
+            self.lines.setdefault(key, node.start_mark.line + 1)
+        if dataclasses.is_dataclass(kind):
+            return self._dataclass(typing.cast(type, kind), node, key)
+        origin = typing.get_origin(kind)
+        if origin is Literal:
+            return self._literal(typing.get_args(kind), node, key)
+        if origin in (typing.Union, types.UnionType):
+            return self._union(typing.get_args(kind), node, key)
+        if origin is tuple:
+            return self._tuple(typing.get_args(kind)[0], node, key)
+        if origin is dict:
+            return self._dict(typing.get_args(kind)[1], node, key)
+        return self._scalar(kind, node, key)
+
+    def _pairs(self, node: yaml.Node, key: str) -> dict[str, yaml.Node]:
+        if not isinstance(node, yaml.MappingNode):
+            self.misfit(key, f"expected 'key: value' pairs, got {_show(node)}")
+            return {}
+        found: dict[str, yaml.Node] = {}
+        for name_node, value in node.value:
+            name = str(name_node.value)
+            if name_node.start_mark is not None:
+                self.lines[_join(key, name)] = name_node.start_mark.line + 1
+            if name in found:
+                self.misfit(_join(key, name), "the key stands twice", "remove one of the two")
+            found[name] = value
+        return found
+
+    def _dataclass(self, cls: type, node: yaml.Node, key: str) -> Any:
+        before = self.misfits
+        pairs = self._pairs(node, key)
+        fields = {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("derived")}
+        for name in pairs.keys() - fields.keys():
+            self.misfit(_join(key, name), "unknown key", did_you_mean(name, fields))
+        for name, field in fields.items():
+            required = field.default is field.default_factory is dataclasses.MISSING
+            if required and name not in pairs:
+                self.misfit(_join(key, name), "is missing", f"add '{name}:' here")
+        hints = _hints(cls)
+        values = {n: self.build(hints[n], v, _join(key, n)) for n, v in pairs.items() if n in fields}
+        for name, value in values.items():
+            self._check_range(fields[name], value, _join(key, name))
+        if self.misfits > before:
+            return None
+        value = cls(**values)
+        for problem in getattr(value, "problems", list)():
+            self.fail(_join(key, problem.key), problem.what, problem.cure)
+        return value
+
+    def _check_range(self, field: dataclasses.Field[Any], value: Any, key: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return
+        low, high = field.metadata.get("min", -float("inf")), field.metadata.get("max", float("inf"))
+        if not low <= value <= high:
+            self.fail(key, f"{value} is out of range", f"use a value from {low} to {high}")
+
+    def _literal(self, valid: tuple[Any, ...], node: yaml.Node, key: str) -> Any:
+        value = node.value if isinstance(node, yaml.ScalarNode) else None
+        if value not in valid:
+            self.misfit(key, f"{_show(node)} is not a valid choice", did_you_mean(value, valid))
+        return value
+
+    def _union(self, kinds: tuple[Any, ...], node: yaml.Node, key: str) -> Any:
+        if type(None) in kinds and _is_null(node):
+            return None
+        scalar = isinstance(node, yaml.ScalarNode)
+        fitting = [k for k in kinds if k is not type(None) and (typing.get_origin(k) is not tuple) == scalar]
+        return self.build((fitting or [k for k in kinds if k is not type(None)])[0], node, key)
+
+    def _tuple(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        if isinstance(node, yaml.MappingNode) and dataclasses.is_dataclass(kind):
+            return (self.build(kind, node, key),)
+        if not isinstance(node, yaml.SequenceNode):
+            self.misfit(key, f"expected a list, got {_show(node)}", "write it as [a, b, c]")
+            return ()
+        return tuple(self.build(kind, child, f"{key}.{i}") for i, child in enumerate(node.value))
+
+    def _dict(self, kind: Any, node: yaml.Node, key: str) -> Any:
+        return {name: self.build(kind, child, _join(key, name)) for name, child in self._pairs(node, key).items()}
+
+    def _scalar(self, kind: type, node: yaml.Node, key: str) -> Any:
+        value = yaml.SafeLoader("").construct_object(node) if isinstance(node, yaml.ScalarNode) else node
+        if kind is float and isinstance(value, str):
+            value = _number(value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+            self.misfit(key, f"expected {_SCALARS[kind.__name__]}, got {_show(node)}")
+        return value
+
+
+def _number(text: str) -> float | str:
+    """YAML 1.1 reads 1e-4 as text; everyone means the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _key_node(name: str) -> yaml.ScalarNode:
+    return yaml.ScalarNode("tag:yaml.org,2002:str", name)
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key and name else key or name
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def _show(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return "nothing" if _is_null(node) else f"'{node.value[:60]}'"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "'key: value' pairs"
