@@ -1,0 +1,136 @@
+"""A scripted demonstrator for the lift task: varied approaches, noisy execution, clean labels.
+
+It looks at the observation anew at every step, so it recovers from whatever the noise does to it: over the block,
+down, close, lift, and back to an earlier phase when the block is not where that phase needs it. Noise is
+added to what is executed while the clean action is what is recorded, so that demonstrations show how errors are
+mended without teaching the noise (Laskey et al., "DART: Noise Injection for Robust Imitation Learning", 2017).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from diffusion_policy_ros.sim.scene import BLOCK_HALF
+
+MAX_TRANSLATION = 0.025
+MAX_ROTATION = 0.15
+NOISE_KEPT = 0.7
+OPEN, CLOSED = -1.0, 1.0
+
+_GRASP_HEIGHT = 0.018
+_LIFT_TO = 0.22
+_OVER, _AT = 0.012, 0.006
+_TURNED = 0.10
+_HELD_BELOW = BLOCK_HALF + 0.0015
+_HELD_ABOVE = BLOCK_HALF - 0.006
+
+
+class Expert:
+    """One demonstration's demonstrator; make a new one for every episode.
+
+    Args:
+        seed: same seed, same demonstrations; drawn apart from the arm's own stream for that seed.
+        noise: standard deviation of one step's fresh noise, as a share of the largest action; it decays by
+            0.7 a step. 0 executes the clean actions.
+    """
+
+    def __init__(self, seed: int, noise: float = 0.12) -> None:
+        self._rng = np.random.default_rng([seed, 1])
+        rng = self._rng
+        self._gain = rng.uniform(0.4, 0.6)
+        self._speed = MAX_TRANSLATION * rng.uniform(0.6, 1.0)
+        self._approach = np.array([*rng.uniform(-0.03, 0.03, 2), rng.uniform(0.06, 0.13)])
+        self._approached = False
+        self._yaw: float | None = None
+        self._sigma = noise
+        self._noise = np.zeros(6)
+
+    def act(
+        self,
+        obs: dict[str, np.ndarray],
+        commanded_position: np.ndarray,
+        commanded_quaternion: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The next action.
+
+        Args:
+            obs: observation of `SimArm`; images are not used.
+            commanded_position: (3,) pose the action is added to, metres.
+            commanded_quaternion: (4,) x y z w.
+
+        Returns:
+            `(clean, executed)`, each (7,) float64: translation of one step in metres, at most 0.025 an axis;
+            rotation vector in rad, at most 0.15 long, applied from the left (base frame); gripper -1 open or
+            +1 closed. Record the first, command the second.
+        """
+        target, gripper = self._target(obs)
+        move = self._gain * (target - commanded_position)
+        turn = Rotation.from_euler("z", self._block_yaw(obs["object_quat"]))
+        spin = (turn * Rotation.from_quat(commanded_quaternion).inv()).as_rotvec()
+        clean = np.concatenate([_shorten(move, self._speed), self._gain * spin, [gripper]])
+        return _limit(clean), _limit(clean + np.append(self._next_noise(), 0.0))
+
+    def _target(self, obs: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
+        """Where to go next and whether to close, from this observation."""
+        tool, block = obs["robot0_eef_pos"], obs["object_pos"].astype(float)
+        grasp = np.array([block[0], block[1], block[2] - BLOCK_HALF + _GRASP_HEIGHT])
+        offset = tool - grasp
+        aside = float(np.hypot(offset[0], offset[1]))
+        opening = obs["robot0_gripper_qpos"]
+        if _between_fingers(offset) and float(opening.max()) < _HELD_BELOW:
+            if float(opening.max()) > _HELD_ABOVE:
+                return np.array([tool[0], tool[1], _LIFT_TO]), CLOSED
+        turned = self._turn_left(obs) < _TURNED
+        if aside < _AT and abs(offset[2]) < _AT and turned:
+            return grasp, CLOSED
+        if self._over(offset, aside, turned):
+            return grasp, OPEN
+        return self._waypoint(grasp, offset), OPEN
+
+    def _over(self, offset: np.ndarray, aside: float, turned: bool) -> bool:
+        """Whether the way down is free; once low between the fingers, a little more is allowed."""
+        slack = 1.0 if offset[2] > 2 * BLOCK_HALF else 1.6
+        return aside < _OVER * slack and (turned or slack > 1.0)
+
+    def _waypoint(self, grasp: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """First this episode's own point beside and above the block, then straight above it."""
+        point = grasp + self._approach
+        if float(np.linalg.norm(offset - self._approach)) < 0.03:
+            self._approached = True
+        if self._approached:
+            point = grasp + np.array([0.0, 0.0, max(0.05, min(self._approach[2], offset[2]))])
+        return point
+
+    def _block_yaw(self, quaternion: np.ndarray) -> float:
+        """Yaw of the block's face nearest to zero at first, afterwards nearest to the one chosen."""
+        x_axis = Rotation.from_quat(quaternion).as_matrix()[:, 0]
+        yaw = float(np.arctan2(x_axis[1], x_axis[0]))
+        near = 0.0 if self._yaw is None else self._yaw
+        self._yaw = yaw - 0.5 * np.pi * np.round((yaw - near) / (0.5 * np.pi))
+        return self._yaw
+
+    def _turn_left(self, obs: dict[str, np.ndarray]) -> float:
+        """Angle in rad between the tool and the chosen face."""
+        turn = Rotation.from_euler("z", self._block_yaw(obs["object_quat"]))
+        return float((turn * Rotation.from_quat(obs["robot0_eef_quat"]).inv()).magnitude())
+
+    def _next_noise(self) -> np.ndarray:
+        fresh = self._sigma * self._rng.standard_normal(6)
+        self._noise = NOISE_KEPT * self._noise + fresh * ([MAX_TRANSLATION] * 3 + [MAX_ROTATION] * 3)
+        return self._noise
+
+
+def _between_fingers(offset: np.ndarray) -> bool:
+    return bool(np.hypot(offset[0], offset[1]) < 0.014 and abs(offset[2]) < 0.016)
+
+
+def _shorten(vector: np.ndarray, length: float) -> np.ndarray:
+    """The vector, scaled down to at most that length."""
+    return vector * min(1.0, length / max(float(np.linalg.norm(vector)), 1e-9))
+
+
+def _limit(action: np.ndarray) -> np.ndarray:
+    """Inside the limits of one step: 0.025 m an axis, 0.15 rad in all."""
+    move = np.clip(action[:3], -MAX_TRANSLATION, MAX_TRANSLATION)
+    return np.concatenate([move, _shorten(action[3:6], MAX_ROTATION), action[6:]])
