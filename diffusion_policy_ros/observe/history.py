@@ -1,0 +1,224 @@
+"""The frame rule and the sliding window.
+
+Time is the header stamp, never the time of receipt. A frame is due at the first anchor message whose stamp reaches
+the next point of the ``1 / rate_hz`` grid, and has that stamp as its time. Every other stream contributes its newest
+message with a stamp at or before the frame's time among those that arrived before the frame closed. A frame closes
+when every stream has shown a stamp at or after its time, or ``settle_s`` after the anchor arrived.
+
+The converter pushes recorded messages through this class in recorded arrival order, the node pushes live ones: so the
+same messages in the same order give the same windows. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
+
+EARLY = 0.25
+"""How much of a period an anchor may come before its grid point: cameras jitter."""
+FOLLOW = 0.1
+"""How much of an anchor's offset the grid takes over: a 19.9 or 20.1 Hz camera then loses no frames."""
+GAP = 1.5
+"""Periods without a frame after which the window starts anew."""
+KEEP_NS = 1_000_000_000
+"""How long messages are kept beyond a stream's ``max_age_s``: streams arrive with different delays."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One synchronised set of observations.
+
+    Attributes:
+        time_ns: the anchor's stamp.
+        arrays: observation key → uint8 (H, W, C) or float32 (n,).
+        ages_ns: observation key → how much older than the frame its message is.
+        first: whether the window starts anew here.
+    """
+
+    time_ns: int
+    arrays: dict[str, Array]
+    ages_ns: dict[str, int]
+    first: bool
+
+
+class Refused(NamedTuple):
+    """A frame that could not be made: of which stream, and why."""
+
+    time_ns: int
+    key: str
+    reason: str
+
+
+class Reset(NamedTuple):
+    """History was dropped: a stamp ran backwards."""
+
+    time_ns: int
+    reason: str
+
+
+Event = Frame | Refused | Reset
+
+
+class _Pending(NamedTuple):
+    time_ns: int
+    arrival_ns: int
+
+
+@dataclass
+class _Topic:
+    """The recent messages of one topic, oldest first, not yet decoded."""
+
+    streams: list[Stream]
+    keep_ns: int
+    messages: deque[tuple[int, Any]] = field(default_factory=deque)
+
+    @property
+    def newest_ns(self) -> int | None:
+        return self.messages[-1][0] if self.messages else None
+
+    def push(self, stamp: int, msg: Any) -> None:
+        self.messages.append((stamp, msg))
+        while self.messages[0][0] < stamp - self.keep_ns:
+            self.messages.popleft()
+
+    def at(self, time_ns: int) -> tuple[int, Any] | None:
+        """The newest message with a stamp at or before ``time_ns``."""
+        return next((entry for entry in reversed(self.messages) if entry[0] <= time_ns), None)
+
+
+class History:
+    """Makes frames of messages, and windows of frames.
+
+    Args:
+        contract: the robot.
+        n_obs_steps: To, the frames of a window.
+    """
+
+    def __init__(self, contract: Contract, n_obs_steps: int) -> None:
+        self.contract = contract
+        self.frames: deque[Frame] = deque(maxlen=n_obs_steps)
+        self._period = contract.period_ns
+        self._settle = round(contract.settle_s * 1e9)
+        self._anchor = contract.observations[contract.anchor].topic
+        self._topics = {
+            topic: _Topic(streams, KEEP_NS + round(max(s.max_age_s for s in streams) * 1e9))
+            for topic, streams in contract.topics.items()
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, as at the start."""
+        for topic in self._topics.values():
+            topic.messages.clear()
+        self.frames.clear()
+        self._pending: deque[_Pending] = deque()
+        self._due_ns: float | None = None
+        self._last_ns: int | None = None
+
+    def push(self, topic: str, msg: Any, arrival_ns: int) -> list[Event]:
+        """Take a message.
+
+        Args:
+            topic: the topic, as the contract names it.
+            msg: the message.
+            arrival_ns: when it arrived, by the recorder's or the node's clock; only differences matter, except for
+                types without a header, which have it as their stamp.
+
+        Returns:
+            What came of it: frames that closed, frames that were refused, a reset.
+        """
+        events = self.poll(arrival_ns)
+        stamp = stamp_ns(msg)
+        stamp = arrival_ns if stamp is None else stamp
+        entry = self._topics[topic]
+        newest = entry.newest_ns
+        if newest is not None and stamp <= newest:
+            if stamp >= newest - self._period:
+                return events  # a duplicate, or two messages that overtook each other
+            self.reset()
+            back = (newest - stamp) / 1e9
+            events.append(Reset(stamp, f"stamps of {topic} ran {back:.3f} s backwards; started anew"))
+        entry.push(stamp, msg)
+        if topic == self._anchor and self._is_due(stamp):
+            self._pending.append(_Pending(stamp, arrival_ns))
+        return events + self._close(arrival_ns)
+
+    def poll(self, now_ns: int) -> list[Event]:
+        """Close frames whose ``settle_s`` has passed; ``now_ns`` is of the clock that ``arrival_ns`` is of."""
+        return self._close(now_ns) if self._pending else []
+
+    def window(self) -> dict[str, Array] | None:
+        """The last To frames, key → (To, ...); one not yet full repeats its first frame, as in training."""
+        if not self.frames:
+            return None
+        missing = (self.frames.maxlen or 1) - len(self.frames)
+        frames = [self.frames[0]] * missing + list(self.frames)
+        return {key: np.stack([frame.arrays[key] for frame in frames]) for key in self.contract.observations}
+
+    def newest_stamps(self) -> dict[str, int | None]:
+        """Topic → stamp of its newest message; None before the first."""
+        return {name: topic.newest_ns for name, topic in self._topics.items()}
+
+    def _is_due(self, stamp: int) -> bool:
+        """Whether the anchor's stamp reaches the grid's next point; moves the grid on."""
+        period = self._period
+        if self._due_ns is None or stamp - self._due_ns > GAP * period:
+            self._due_ns = float(stamp + period)
+            return True
+        offset = stamp - self._due_ns
+        if offset < -EARLY * period:
+            return False
+        self._due_ns += period + FOLLOW * offset
+        return True
+
+    def _close(self, now_ns: int) -> list[Event]:
+        events: list[Event] = []
+        while self._pending and self._is_complete(self._pending[0], now_ns):
+            events.append(self._make(self._pending.popleft().time_ns))
+        return events
+
+    def _is_complete(self, pending: _Pending, now_ns: int) -> bool:
+        if now_ns - pending.arrival_ns >= self._settle:
+            return True
+        newest = (topic.newest_ns for topic in self._topics.values())
+        return all(stamp is not None and stamp >= pending.time_ns for stamp in newest)
+
+    def _make(self, time_ns: int) -> Event:
+        arrays: dict[str, Array] = {}
+        ages: dict[str, int] = {}
+        for topic in self._topics.values():
+            found = topic.at(time_ns)
+            for stream in topic.streams:
+                late = _too_old(stream, found, time_ns)
+                if late or found is None:
+                    return Refused(time_ns, stream.name, late)
+                try:
+                    arrays[stream.name] = decode(stream, found[1])
+                except DecodeError as error:
+                    return Refused(time_ns, stream.name, str(error))
+                ages[stream.name] = time_ns - found[0]
+        return self._append(time_ns, {key: arrays[key] for key in self.contract.observations}, ages)
+
+    def _append(self, time_ns: int, arrays: dict[str, Array], ages: dict[str, int]) -> Frame:
+        first = self._last_ns is None or time_ns - self._last_ns > GAP * self._period
+        if first:
+            self.frames.clear()
+        frame = Frame(time_ns, arrays, ages, first)
+        self.frames.append(frame)
+        self._last_ns = time_ns
+        return frame
+
+
+def _too_old(stream: Stream, found: tuple[int, Any] | None, time_ns: int) -> str:
+    if found is None:
+        return f"{stream.name} ({stream.topic}): no message at or before the frame"
+    age = (time_ns - found[0]) / 1e9
+    if age <= stream.max_age_s:
+        return ""
+    return f"{stream.name} ({stream.topic}): newest message is {age:.3f} s old, the contract allows {stream.max_age_s:g} s"
