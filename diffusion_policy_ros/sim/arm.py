@@ -200,10 +200,10 @@ class SimArm:
             raise ValueError(f"not a pose: {position}, {quaternion}")
         index = self._mocap["target"]
         self._data.mocap_pos[index] = position
-        self._data.mocap_quat[index] = np.roll(quaternion / np.linalg.norm(quaternion), 1)
+        self._data.mocap_quat[index] = quaternion[[3, 0, 1, 2]] / np.linalg.norm(quaternion)
 
     def _pose(self, body: int) -> Pose:
-        xyzw = np.roll(self._data.xquat[body], -1)
+        xyzw = self._data.xquat[body][[1, 2, 3, 0]]
         return Pose(self._data.xpos[body].copy(), -xyzw if xyzw[3] < 0 else xyzw)
 
     def _render_images(self) -> dict[str, np.ndarray]:
@@ -218,9 +218,8 @@ class SimArm:
         """Bring the drawn links to the wrist, and cameras and lights to where they are now."""
         rotation = self._data.xmat[self._hand].reshape(3, 3)
         wrist = self._data.xpos[self._hand] + WRIST_HEIGHT * rotation[:, 2]
-        for name, (position, matrix) in arm_links(wrist).items():
-            index = self._mocap[name]
-            self._data.mocap_pos[index] = position
-            mujoco.mju_mat2Quat(self._data.mocap_quat[index], matrix.ravel())
+        for name, (position, wxyz) in arm_links(wrist).items():
+            self._data.mocap_pos[self._mocap[name]] = position
+            self._data.mocap_quat[self._mocap[name]] = wxyz
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)

@@ -12,8 +12,10 @@ from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.sim import opengl
 from diffusion_policy_ros.sim.opengl import mujoco
 
-_SHADOW_SIZE = 4096
-_SAMPLES = 4
+# The scene's own settings are coarse, for 84x84 pixels: every facet is paid for in software.
+_SMALL = 128
+_ROUND = {"numslices": 32, "numstacks": 16}
+_SHADOWS = {"shadowsize": 4096, "offsamples": 4}
 
 
 class Cameras:
@@ -54,16 +56,20 @@ class Cameras:
         return self._renderers[key]
 
     def _make_renderer(self, height: int, width: int, shadows: bool) -> mujoco.Renderer:
-        """A context takes shadow map and samples from the model when it is made, and never again."""
+        """A context takes these settings from the model when it is made, and never again."""
+        settings = dict(_SHADOWS) if shadows else {}
+        settings |= _ROUND if height > _SMALL else {}
         quality = self._model.vis.quality
-        before = quality.shadowsize, quality.offsamples
-        quality.shadowsize, quality.offsamples = (_SHADOW_SIZE, _SAMPLES) if shadows else (0, 0)
+        before = {name: getattr(quality, name) for name in settings}
+        for name, value in settings.items():
+            setattr(quality, name, value)
         try:
             return mujoco.Renderer(self._model, height, width)
         except (RuntimeError, ImportError, AttributeError, mujoco.FatalError) as error:
             raise opengl.cannot_render(f"MUJOCO_GL={opengl.BACKEND} gave '{error}'") from error
         finally:
-            quality.shadowsize, quality.offsamples = before
+            for name, value in before.items():
+                setattr(quality, name, value)
 
     def close(self) -> None:
         """Free the OpenGL contexts."""

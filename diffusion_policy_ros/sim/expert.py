@@ -20,7 +20,7 @@ OPEN, CLOSED = -1.0, 1.0
 
 _GRASP_HEIGHT = 0.018
 _LIFT_TO = 0.22
-_OVER, _AT = 0.012, 0.006
+_OVER, _AT = 0.015, 0.008
 _TURNED = 0.10
 _HELD_BELOW = BLOCK_HALF + 0.0015
 _HELD_ABOVE = BLOCK_HALF - 0.006
@@ -116,13 +116,13 @@ class Expert:
         return float((turn * Rotation.from_quat(obs["robot0_eef_quat"]).inv()).magnitude())
 
     def _next_noise(self) -> np.ndarray:
-        fresh = self._sigma * self._rng.standard_normal(6)
+        fresh = self._sigma * np.sqrt(1 - NOISE_KEPT**2) * self._rng.standard_normal(6)
         self._noise = NOISE_KEPT * self._noise + fresh * ([MAX_TRANSLATION] * 3 + [MAX_ROTATION] * 3)
         return self._noise
 
 
 def _between_fingers(offset: np.ndarray) -> bool:
-    return bool(np.hypot(offset[0], offset[1]) < 0.014 and abs(offset[2]) < 0.016)
+    return bool(np.hypot(offset[0], offset[1]) < 0.016 and abs(offset[2]) < 0.018)
 
 
 def _shorten(vector: np.ndarray, length: float) -> np.ndarray:

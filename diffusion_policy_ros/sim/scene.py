@@ -12,6 +12,8 @@ by a hundred in software; `cameras.py` turns them on for large pictures only.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from diffusion_policy_ros.sim.opengl import mujoco
@@ -29,7 +31,7 @@ XML = f"""
   <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="10"/>
   <visual>
     <global offwidth="1280" offheight="960"/>
-    <quality shadowsize="0" offsamples="0" numslices="20" numstacks="10"/>
+    <quality shadowsize="0" offsamples="0" numslices="10" numstacks="5" numquads="1"/>
     <headlight ambient="0.36 0.36 0.38" diffuse="0.30 0.30 0.30" specular="0.05 0.05 0.05"/>
     <map znear="0.02" zfar="30" shadowclip="1" shadowscale="0.8"/>
     <rgba haze="0.80 0.85 0.90 1"/>
@@ -38,10 +40,8 @@ XML = f"""
   <asset>
     <texture name="sky" type="skybox" builtin="gradient" rgb1="0.90 0.94 0.97" rgb2="0.62 0.71 0.80"
              width="64" height="64"/>
-    <texture name="floor" type="2d" builtin="flat" rgb1="0.66 0.72 0.78" width="8" height="8"/>
     <texture name="grid" type="2d" builtin="flat" mark="edge" rgb1="0.93 0.91 0.87"
              markrgb="0.78 0.77 0.74" width="128" height="128"/>
-    <material name="floor" texture="floor" texrepeat="4 4" specular="0" shininess="0"/>
     <material name="mat" texture="grid" texrepeat="8 8" specular="0.05" shininess="0.1"/>
     <material name="table" rgba="0.58 0.43 0.30 1" specular="0.1" shininess="0.2"/>
     <material name="block" rgba="0.88 0.22 0.16 1" specular="0.3" shininess="0.4"/>
@@ -64,7 +64,6 @@ XML = f"""
     <camera name="agentview" pos="0.60 0 0.44" xyaxes="0 1 0 -0.4472 0 0.8944" fovy="40"/>
     <camera name="overview" pos="0.82 -0.68 0.62"
             xyaxes="0.6071 0.7946 0 -0.3346 0.2557 0.9070" fovy="36"/>
-    <geom class="drawn" name="ground" type="plane" pos="0 0 -0.7" size="6 6 0.1" material="floor"/>
     <geom class="solid" name="table" type="box" pos="-0.12 0 -0.02" size="0.52 0.42 0.02" material="table"/>
     <geom class="drawn" name="mat" type="box" pos="0 0 -0.0047" size="0.24 0.24 0.005" material="mat"/>
     <geom class="drawn" type="cylinder" pos="-0.50 0 0.01" size="0.085 0.01" material="dark"/>
@@ -138,31 +137,30 @@ def build_model() -> mujoco.MjModel:
 
 
 def arm_links(wrist: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Lay the drawn arm between shoulder and wrist, elbow up.
+    """Lay the drawn arm between shoulder and wrist, elbow up, in the upright plane through both.
 
     Args:
         wrist: (3,) position in the base frame.
 
     Returns:
-        Body name to position (3,) and rotation matrix (3, 3); a link's x axis runs along it.
+        Body name to position (3,) and quaternion (4,), w x y z as MuJoCo has it; a link's x axis runs along it.
     """
-    span = wrist - SHOULDER
-    reach = float(np.clip(np.linalg.norm(span), 0.05, 0.999 * (UPPER_LENGTH + FORE_LENGTH)))
-    side = np.array([-span[1], span[0], 0.0])
-    side /= max(float(np.linalg.norm(side)), 1e-9)
-    along = span / max(float(np.linalg.norm(span)), 1e-9)
-    up = np.cross(along, side)
+    forward = math.hypot(wrist[0] - SHOULDER[0], wrist[1] - SHOULDER[1])
+    upward = wrist[2] - SHOULDER[2]
+    yaw = math.atan2(wrist[1] - SHOULDER[1], wrist[0] - SHOULDER[0])
+    reach = min(max(math.hypot(forward, upward), 0.05), 0.999 * (UPPER_LENGTH + FORE_LENGTH))
     cosine = (UPPER_LENGTH**2 + reach**2 - FORE_LENGTH**2) / (2 * UPPER_LENGTH * reach)
-    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
-    elbow = SHOULDER + UPPER_LENGTH * (np.cos(angle) * along + np.sin(angle) * up)
+    rise = math.atan2(upward, forward) + math.acos(min(max(cosine, -1.0), 1.0))
+    out, up = UPPER_LENGTH * math.cos(rise), UPPER_LENGTH * math.sin(rise)
+    elbow = SHOULDER + np.array([out * math.cos(yaw), out * math.sin(yaw), up])
     return {
-        "turret": (SHOULDER, _frame(np.array([side[1], -side[0], 0.0]), side)),
-        "upper_arm": (SHOULDER, _frame(elbow - SHOULDER, side)),
-        "forearm": (elbow, _frame(wrist - elbow, side)),
+        "turret": (SHOULDER, _turn(yaw, 0.0)),
+        "upper_arm": (SHOULDER, _turn(yaw, rise)),
+        "forearm": (elbow, _turn(yaw, math.atan2(upward - up, forward - out))),
     }
 
 
-def _frame(x_axis: np.ndarray, y_axis: np.ndarray) -> np.ndarray:
-    """Rotation matrix with the given x and y axes (perpendicular; x of any length)."""
-    x_axis = x_axis / np.linalg.norm(x_axis)
-    return np.stack([x_axis, y_axis, np.cross(x_axis, y_axis)], axis=1)
+def _turn(yaw: float, rise: float) -> np.ndarray:
+    """Quaternion w x y z: about z by yaw, then the x axis raised by rise (a turn about -y)."""
+    c, s, k, r = (f(a / 2) for a in (yaw, -rise) for f in (math.cos, math.sin))
+    return np.array([c * k, -s * r, c * r, s * k])
