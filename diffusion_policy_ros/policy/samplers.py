@@ -1,0 +1,204 @@
+"""Samplers: pure functions from noise to a clean sample.
+
+Each takes a denoiser, a schedule, a start and the steps to visit; random samplers also take a source of
+noise. They read no clock, no default device and no global generator. A new one is one function and one
+line in SAMPLERS; the tests take it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.policy.schedules import NoiseSchedule
+
+Denoise = Callable[
+    [Tensor, Tensor], Tensor
+]  # (x_t (B, H, A), t (B,)) -> what the network predicts
+DrawNoise = Callable[[Tensor], Tensor]  # a standard normal tensor shaped like its argument
+
+PREDICTION_TYPES = ("epsilon", "sample")
+SPACINGS = ("trailing", "leading", "linspace")
+
+
+def inference_timesteps(
+    num_train_timesteps: int, num_inference_steps: int, spacing: str = "trailing"
+) -> list[int]:
+    """The training steps to visit, falling, after Lin et al. 2023 (arxiv.org/abs/2305.08891) table 2.
+
+    "trailing" begins at T - 1, where the start really is noise, so few steps (even one) work. "leading"
+    is what the original Diffusion Policy uses; "linspace" visits both ends.
+
+    Raises:
+        UserError: for an unknown spacing, or a number of steps outside 1..T.
+    """
+    if spacing not in SPACINGS:
+        cure = did_you_mean(spacing, SPACINGS)
+        raise UserError(f"unknown spacing '{spacing}'", "timestep_spacing", cure)
+    if not 1 <= num_inference_steps <= num_train_timesteps:
+        raise UserError(
+            f"{num_inference_steps} inference steps, trained with {num_train_timesteps}",
+            "num_inference_steps",
+            f"use 1 to {num_train_timesteps}",
+        )
+    stride = num_train_timesteps / num_inference_steps
+    if spacing == "trailing":
+        # NumPy's own rounding of the grid, as in diffusers; it can add a step too many at the end.
+        grid = np.arange(num_train_timesteps, 0, -stride)[:num_inference_steps].round()
+        return [int(step) - 1 for step in grid]
+    if spacing == "leading":
+        return [i * int(stride) for i in reversed(range(num_inference_steps))]
+    grid = np.linspace(0, num_train_timesteps - 1, num_inference_steps).round()
+    return [int(step) for step in grid[::-1]]
+
+
+class _Step:
+    """Constants of one step from t to the next one visited, as Python floats (computed in float64)."""
+
+    def __init__(self, schedule: NoiseSchedule, now: int, following: int | None) -> None:
+        self.now = now
+        self.is_last = following is None
+        self.signal = float(schedule.sqrt_alphas_cumprod[now])
+        self.spread = float(schedule.sqrt_one_minus_alphas_cumprod[now])
+        self.next_signal, self.next_spread = 1.0, 0.0
+        if following is not None:
+            self.next_signal = float(schedule.sqrt_alphas_cumprod[following])
+            self.next_spread = float(schedule.sqrt_one_minus_alphas_cumprod[following])
+
+    @property
+    def alpha(self) -> float:
+        """Product of the alphas skipped over by this step."""
+        return (self.signal / self.next_signal) ** 2
+
+    @property
+    def posterior_variance(self) -> float:
+        return (self.next_spread / self.spread) ** 2 * (1.0 - self.alpha)
+
+
+def _walk(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[_Step]:
+    for i, now in enumerate(timesteps):
+        yield _Step(schedule, now, timesteps[i + 1] if i + 1 < len(timesteps) else None)
+
+
+def _clean_and_noise(
+    denoise: Denoise, sample: Tensor, step: _Step, prediction_type: str
+) -> tuple[Tensor, Tensor]:
+    """The network's view of x_0 and epsilon at this step, whichever of the two it predicts."""
+    batch = torch.full((sample.shape[0],), step.now, dtype=torch.long, device=sample.device)
+    output = denoise(sample, batch)
+    if prediction_type == "epsilon":
+        return (sample - step.spread * output) / step.signal, output
+    if prediction_type == "sample":
+        return output, (sample - step.signal * output) / step.spread
+    cure = did_you_mean(prediction_type, PREDICTION_TYPES)
+    raise UserError(f"unknown target '{prediction_type}'", "prediction_type", cure)
+
+
+def _clipped(clean: Tensor, clip: float | None) -> Tensor:
+    return clean if clip is None else clean.clamp(-clip, clip)
+
+
+def ddim(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    start: Tensor,
+    timesteps: Sequence[int],
+    *,
+    prediction_type: str = "epsilon",
+    clip: float | None = 1.0,
+    draw: DrawNoise | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    """DDIM, Song et al. 2021 (https://arxiv.org/abs/2010.02502) eq. 12; deterministic with eta = 0.
+
+    Each step leads to the next one *visited*, so any stride is exact (diffusers' DDIMScheduler assumes a
+    constant stride of T // K, which differs for "trailing" where K does not divide T).
+
+    Args:
+        denoise: the network, (x_t (B, H, A), t (B,)) -> prediction.
+        schedule: the tables it was trained with.
+        start: x_T, (B, H, A), standard normal.
+        timesteps: falling steps to visit, see inference_timesteps.
+        prediction_type: what the network predicts, of PREDICTION_TYPES.
+        clip: bound of the predicted clean sample; None for no bound.
+        draw: source of noise, needed with eta > 0.
+        eta: 0 is deterministic, 1 has DDPM's variance.
+
+    Returns:
+        x_0, (B, H, A).
+    """
+    sample = start
+    for step in _walk(schedule, timesteps):
+        clean, noise = _clean_and_noise(denoise, sample, step, prediction_type)
+        variance = eta**2 * step.posterior_variance
+        direction = max(step.next_spread**2 - variance, 0.0) ** 0.5
+        sample = step.next_signal * _clipped(clean, clip) + direction * noise
+        if variance > 0:
+            sample = sample + variance**0.5 * _needed(draw)(sample)
+    return sample
+
+
+def ddpm(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    start: Tensor,
+    timesteps: Sequence[int],
+    *,
+    prediction_type: str = "epsilon",
+    clip: float | None = 1.0,
+    draw: DrawNoise | None = None,
+) -> Tensor:
+    """Ancestral sampling, Ho et al. 2020 eq. 7, strided as in Nichol and Dhariwal 2021 section 4.
+
+    Arguments and result as in `ddim`; `draw` is needed unless there is one step. The variance is the
+    posterior's ("fixed_small"); the last step adds no noise.
+    """
+    sample = start
+    for step in _walk(schedule, timesteps):
+        clean, _ = _clean_and_noise(denoise, sample, step, prediction_type)
+        from_clean = step.next_signal * (1.0 - step.alpha) / step.spread**2
+        from_sample = step.alpha**0.5 * (step.next_spread / step.spread) ** 2
+        sample = from_clean * _clipped(clean, clip) + from_sample * sample
+        if not step.is_last:
+            sample = sample + step.posterior_variance**0.5 * _needed(draw)(sample)
+    return sample
+
+
+def _needed(draw: DrawNoise | None) -> DrawNoise:
+    if draw is None:
+        raise ValueError("this sampler adds noise: give draw, a source of noise")
+    return draw
+
+
+class Sampler(Protocol):
+    """What every entry of SAMPLERS can be called with."""
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        schedule: NoiseSchedule,
+        start: Tensor,
+        timesteps: Sequence[int],
+        *,
+        prediction_type: str = "epsilon",
+        clip: float | None = 1.0,
+        draw: DrawNoise | None = None,
+    ) -> Tensor: ...
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm}
+
+
+def noise_source(generator: torch.Generator) -> DrawNoise:
+    """Standard normal noise from `generator`, drawn on its device and moved to the sample's."""
+
+    def draw(like: Tensor) -> Tensor:
+        noise = torch.randn(like.shape, generator=generator, device=generator.device)
+        return noise.to(like)
+
+    return draw
