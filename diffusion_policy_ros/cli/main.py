@@ -21,6 +21,7 @@ from diffusion_policy_ros.errors import UserError
 
 # verb -> module in this folder, in the order a newcomer needs them.
 VERBS = {
+    "doctor": "doctor",
     "contract": "contract",
 }
 

@@ -1,0 +1,62 @@
+# Everything runs in a virtual environment; each command sets up what it needs.
+#
+#   make demo                the whole way: record, convert, train, drive the simulated arm
+#   make demo ARGS=--state   the same without cameras, in a third of the time
+#   make test                the tests;  make test ARGS='-k contract'  some of them
+#   make check               ruff, mypy, import-linter
+#   make test-jazzy          the tests that touch ROS, with ROS 2 Jazzy and NumPy 1.26
+#   make setup               only the set-up
+#   make clean               remove the environments and all that was generated
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+ARGS ?=
+DEMO_OUT ?= demo
+
+VENV := .venv
+JAZZY := .venv-jazzy
+PIP := -m pip --disable-pip-version-check install --quiet
+
+.PHONY: setup setup-jazzy demo test test-jazzy check clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.ready
+
+setup-jazzy: $(JAZZY)/.ready
+
+# torch first and pinned: what comes later is content with it and fetches no other build.
+$(VENV)/.ready: setup.py Makefile
+	@echo "Setting up $(VENV) with $(TORCH); the first time takes some minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP) "$(TORCH)"
+	$(VENV)/bin/python $(PIP) --editable '.[ros,sim,plot,test,dev]'
+	@scripts/opengl.sh $(VENV)/bin/python
+	@touch $@
+
+# Both releases have the same import names, hence an environment of its own. apt's ROS has NumPy 1.26.
+$(JAZZY)/.ready: setup.py Makefile
+	@echo "Setting up $(JAZZY) with ROS 2 Jazzy, NumPy 1.26 and $(TORCH)."
+	$(PYTHON) -m venv $(JAZZY)
+	$(JAZZY)/bin/python $(PIP) "$(TORCH)" "numpy==1.26.*"
+	$(JAZZY)/bin/python $(PIP) --editable '.[ros-jazzy,sim,plot,test]' "numpy==1.26.*"
+	@scripts/opengl.sh $(JAZZY)/bin/python
+	@touch $@
+
+demo: setup
+	$(VENV)/bin/diffusion-policy demo --out $(DEMO_OUT) --json $(DEMO_OUT)/demo.json $(ARGS)
+
+test: setup
+	$(VENV)/bin/python -m pytest --durations=15 $(ARGS)
+
+test-jazzy: setup-jazzy
+	$(JAZZY)/bin/python -m pytest -m "ros and not slow" --durations=15 $(ARGS)
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf $(VENV) $(JAZZY) build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	    .hypothesis .import_linter_cache

@@ -1,0 +1,138 @@
+"""The command line as a whole: help, exit codes, errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffusion_policy_ros.cli import main as cli
+from diffusion_policy_ros.errors import UserError, UserErrors
+
+MAIN = [sys.executable, "-m", "diffusion_policy_ros.cli.main"]
+
+
+class Verb:
+    """A verb's module that does what a test tells it to."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def add_parser(self, subparsers):
+        subparsers.add_parser("verb", help="a verb of the test").set_defaults(run=self.run)
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Make `verb` the only verb, with the given `run`."""
+
+    def install(run):
+        monkeypatch.setattr(cli, "VERBS", {"verb": "verb"})
+        monkeypatch.setattr(cli.importlib, "import_module", lambda name: Verb(run))
+
+    return install
+
+
+def raising(error):
+    """Return a verb's `run` that raises."""
+
+    def run(args):
+        raise error
+
+    return run
+
+
+def test_help_lists_every_verb_with_its_line(capsys):
+    """`--help` shows each verb and one line of help for each."""
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["--help"])
+    assert exited.value.code == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in cli.VERBS:
+        assert any(words[:1] == [name] and len(words) > 1 for words in lines), name
+
+
+def test_help_answers_in_half_a_second():
+    """`--help` is quick: the best of several, as the machine may be busy."""
+
+    def seconds():
+        start = time.perf_counter()
+        subprocess.run([*MAIN, "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_a_verb_imports_only_itself():
+    """Naming a verb does not import the others."""
+    code = (
+        "import sys; from diffusion_policy_ros.cli import main\n"
+        "main.build_parser(['contract'])\n"
+        "print([m for m in sys.modules if m.startswith('diffusion_policy_ros.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "cli.doctor" not in done.stdout
+    assert "cli.contract" in done.stdout
+
+
+def test_a_verb_gives_the_exit_code(verb):
+    """What `run` returns is the exit code."""
+    verb(lambda args: 7)
+    assert cli.main(["verb"]) == 7
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(verb, capsys):
+    """A user's mistake prints what, where and the cure, without a traceback."""
+    verb(raising(UserError("is no bag", where="talk.txt", cure="give a rosbag2 directory")))
+    assert cli.main(["verb"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: talk.txt: is no bag; give a rosbag2 directory\n"
+    assert captured.out == ""
+
+
+def test_many_user_errors_are_one_line_each(verb, capsys):
+    """Several mistakes at once are printed one a line, each with the prefix."""
+    verb(raising(UserErrors([UserError("a"), UserError("b", where="x")])))
+    assert cli.main(["verb"]) == 2
+    assert capsys.readouterr().err == "error: a\nerror: x: b\n"
+
+
+def test_an_interruption_is_exit_code_130(verb, capsys):
+    """Ctrl-C ends without a traceback, with a shell's exit code."""
+    verb(raising(KeyboardInterrupt()))
+    assert cli.main(["verb"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(verb):
+    """Any other exception is ours and is not hidden."""
+    verb(raising(ZeroDivisionError("ours")))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["verb"])
+
+
+def test_an_unknown_verb_names_the_valid_ones(capsys):
+    """A misspelt verb exits with 2 and lists what there is."""
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["contrakt"])
+    assert exited.value.code == 2
+    assert "contract" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """`diffusion-policy … | head -0` prints no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        done = subprocess.run(
+            [*MAIN, "contract", "check", "mini_lift"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == cli.EXIT_BROKEN_PIPE
+    assert done.stderr == ""
