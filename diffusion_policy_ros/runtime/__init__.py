@@ -1,0 +1,1 @@
+"""Windows become chunks, chunks become set-points; no ROS."""

@@ -1,0 +1,230 @@
+"""Windows become chunks, in time.
+
+The thread that receives messages only leaves a due window in a mailbox of one, where the newest wins; one inference
+thread samples and hands the chunk over. Nothing blocks, and what does not go as meant is counted and named.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.engine import Engine
+from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.runtime.playback import Chunk
+
+RECENT = 1000
+"""Chunks that the percentiles are taken over."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How chunks are sampled; a whole new one replaces it, so that a change takes effect between two chunks.
+
+    Attributes:
+        num_inference_steps: K, denoising steps.
+        sampler: a name in ``policy.samplers.SAMPLERS``.
+        guidance_scale: of classifier-free guidance; 1 is none.
+        replan_steps: frames between inferences.
+        n_action_steps: Ta, actions of a chunk.
+    """
+
+    num_inference_steps: int
+    sampler: str
+    replan_steps: int
+    n_action_steps: int
+    guidance_scale: float = 1.0
+
+
+class Job(NamedTuple):
+    """A window to be sampled from.
+
+    Attributes:
+        time_ns: its newest frame's time.
+        window: observation key → (To, ...).
+        epoch: which run of frames it belongs to; chunks of an ended one are dropped.
+    """
+
+    time_ns: int
+    window: Mapping[str, Array]
+    epoch: int
+
+
+class NotFiniteError(RuntimeError):
+    """The network's output is NaN or infinite."""
+
+
+def make_chunk(
+    engine: Engine,
+    contract: Contract,
+    window: Mapping[str, Array],
+    time_ns: int,
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+) -> Chunk:
+    """Sample the chunk that follows a window.
+
+    Args:
+        engine: samples the policy.
+        contract: gives the period.
+        window: observation key → (To, ...).
+        time_ns: the newest frame's time, which the first action is meant for.
+        sampling: how.
+        generator: source of noise, on the CPU.
+
+    Raises:
+        NotFiniteError: the network's output is not finite.
+    """
+    observation = {key: torch.from_numpy(array)[None] for key, array in window.items()}
+    n_obs_steps = next(iter(window.values())).shape[0]
+    actions = engine.sample(
+        observation,
+        steps=sampling.num_inference_steps,
+        sampler=sampling.sampler,
+        guidance=sampling.guidance_scale,
+        generator=generator,
+    )
+    chosen = actions[0, n_obs_steps - 1 :][: sampling.n_action_steps].cpu().numpy().astype(np.float64)
+    if not np.isfinite(chosen).all():
+        raise NotFiniteError("the network's output is not finite")
+    return Chunk(time_ns, chosen, contract.period_ns)
+
+
+@dataclass
+class Counts:
+    """What happened since the start.
+
+    Attributes:
+        frames: windows offered.
+        chunks: chunks handed over.
+        deadline_misses: chunks that came after the previous one had run out.
+        replaced: windows that a newer one replaced before they were used.
+        failures: inferences that raised or were not finite.
+        chunk_ms: computing time of recent chunks.
+    """
+
+    frames: int = 0
+    chunks: int = 0
+    deadline_misses: int = 0
+    replaced: int = 0
+    failures: int = 0
+    chunk_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def percentile(self, q: float) -> float:
+        """Of the recent chunks' computing time, ms; NaN before the first."""
+        recent = list(self.chunk_ms)
+        return float(np.percentile(recent, q)) if recent else float("nan")
+
+
+class Runner:
+    """Samples chunks on a thread of its own.
+
+    Args:
+        engine: samples the policy.
+        contract: the robot.
+        sampling: how; replace the attribute to change it from the next chunk on.
+        on_chunk: called on the inference thread with each chunk.
+        on_fault: called on the inference thread with the reason when an inference fails.
+        now_ns: the clock that frames are stamped by, for deadline misses.
+        seed: of the noise; None draws one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        contract: Contract,
+        sampling: Sampling,
+        on_chunk: Callable[[Chunk], None],
+        on_fault: Callable[[str], None],
+        now_ns: Callable[[], int],
+        seed: int | None = None,
+    ) -> None:
+        self.engine, self.contract, self.sampling = engine, contract, sampling
+        self.counts = Counts()
+        self._on_chunk, self._on_fault, self._now_ns = on_chunk, on_fault, now_ns
+        self._generator = torch.Generator()
+        self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
+        self._change = threading.Condition()
+        self._mailbox: Job | None = None
+        self._epoch = 0
+        self._frames_to_wait = 0
+        self._end_ns: int | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the inference thread."""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """End the inference thread after what it is doing; whether it ended in time."""
+        self.cancel()
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return True
+        with self._change:
+            self._stopping = True
+            self._change.notify()
+        thread.join(timeout_s)
+        return not thread.is_alive()
+
+    def cancel(self) -> None:
+        """Drop the waiting window and the chunk being computed; the next frame is sampled at once."""
+        with self._change:
+            self._mailbox = None
+            self._epoch += 1
+            self._frames_to_wait = 0
+            self._end_ns = None
+
+    def offer(self, time_ns: int, window: Callable[[], Mapping[str, Array]]) -> None:
+        """Tell of a new frame; never blocks.
+
+        Args:
+            time_ns: the frame's time.
+            window: makes the window; called only when a chunk is due.
+        """
+        self.counts.frames += 1
+        if self._frames_to_wait > 0:
+            self._frames_to_wait -= 1
+            return
+        self._frames_to_wait = self.sampling.replan_steps - 1
+        arrays = window()
+        with self._change:
+            self.counts.replaced += self._mailbox is not None
+            self._mailbox = Job(time_ns, arrays, self._epoch)
+            self._change.notify()
+
+    def _loop(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._stopping or self._mailbox is not None)
+                if self._stopping or self._mailbox is None:
+                    return
+                job, self._mailbox = self._mailbox, None
+            self._infer(job)
+
+    def _infer(self, job: Job) -> None:
+        begun = time.perf_counter()
+        try:
+            chunk = make_chunk(self.engine, self.contract, job.window, job.time_ns, self.sampling, self._generator)
+        except Exception as error:  # whatever it is, the node holds, says so, and tries the next window
+            self.counts.failures += 1
+            self._on_fault(str(error) if isinstance(error, NotFiniteError) else f"inference raised {error!r}")
+            return
+        self.counts.chunk_ms.append((time.perf_counter() - begun) * 1e3)
+        with self._change:
+            if job.epoch != self._epoch:
+                return
+            self.counts.deadline_misses += self._end_ns is not None and self._now_ns() > self._end_ns
+            self._end_ns = chunk.end_ns
+            self.counts.chunks += 1
+            self._on_chunk(chunk)
