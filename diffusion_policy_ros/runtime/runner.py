@@ -6,6 +6,7 @@ thread samples and hands the chunk over. Nothing blocks, and what does not go as
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -18,7 +19,10 @@ import torch
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
+from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.policy.recipe import PolicySettings
+from diffusion_policy_ros.policy.samplers import SAMPLERS
 from diffusion_policy_ros.runtime.playback import Chunk
 
 RECENT = 1000
@@ -42,6 +46,42 @@ class Sampling:
     replan_steps: int
     n_action_steps: int
     guidance_scale: float = 1.0
+
+    @classmethod
+    def of(cls, settings: PolicySettings, **changes: int | str | float | None) -> Sampling:
+        """A policy's own way of sampling, changed where something is given.
+
+        Args:
+            settings: the policy's recipe.
+            changes: attribute → value; None leaves the policy's own.
+
+        Raises:
+            UserError: a value that the policy cannot be sampled with.
+        """
+        own = cls(
+            num_inference_steps=settings.num_inference_steps,
+            sampler=settings.sampler,
+            replan_steps=settings.frames_between_inferences,
+            n_action_steps=settings.n_action_steps,
+        )
+        return dataclasses.replace(own, **{k: v for k, v in changes.items() if v is not None}).checked(settings)
+
+    def checked(self, settings: PolicySettings) -> Sampling:
+        """Itself, if the policy can be sampled so.
+
+        Raises:
+            UserError: it cannot.
+        """
+        for name, highest in (
+            ("num_inference_steps", settings.num_train_timesteps),
+            ("replan_steps", self.n_action_steps),
+        ):
+            value = getattr(self, name)
+            if not 1 <= value <= highest:
+                raise UserError(f"{value} is out of range", name, f"use 1 to {highest}")
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"no sampler '{self.sampler}'", "sampler", did_you_mean(self.sampler, SAMPLERS))
+        return self
 
 
 class Job(NamedTuple):
