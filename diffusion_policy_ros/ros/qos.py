@@ -1,0 +1,50 @@
+"""Quality of service that fits what the publishers offer.
+
+A request that asks for more than is offered never matches, and DDS says so only in a log. Asking for
+less always matches, but loses what the publisher would have repeated.
+"""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+
+def subscription_qos(node: Node, topic: str, depth: int) -> QoSProfile:
+    """The most that every present publisher of a topic offers; sensor data's best effort without one.
+
+    Args:
+        node: any node; its namespace and remappings apply to the topic.
+        topic: the topic's name.
+        depth: messages that are kept until they are read.
+
+    Returns:
+        Reliable where all publishers are, transient local where all are.
+    """
+    offers = [info.qos_profile for info in publishers(node, topic)]
+    reliable = bool(offers) and all(q.reliability == ReliabilityPolicy.RELIABLE for q in offers)
+    latched = bool(offers) and all(q.durability == DurabilityPolicy.TRANSIENT_LOCAL for q in offers)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def publishers(node: Node, topic: str) -> list:
+    """What publishes a topic: endpoints with ``node_name``, ``topic_type`` and ``qos_profile``."""
+    return node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
+
+
+def matches(request: QoSProfile, offer: QoSProfile) -> bool:
+    """Whether a subscription with this request receives from a publisher with this offer."""
+    unreliable = (
+        request.reliability == ReliabilityPolicy.RELIABLE
+        and offer.reliability == ReliabilityPolicy.BEST_EFFORT
+    )
+    forgetful = (
+        request.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        and offer.durability == DurabilityPolicy.VOLATILE
+    )
+    return not unreliable and not forgetful
