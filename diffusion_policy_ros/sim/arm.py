@@ -6,7 +6,7 @@ The task never changes: a block on a table is to be lifted. Every episode follow
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from diffusion_policy_ros.sim.scene import (
     arm_links,
     build_model,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 RATE_HZ = 20
 PERIOD_NS = 1_000_000_000 // RATE_HZ
@@ -94,7 +97,9 @@ class SimArm:
         yaw = rng.uniform(-np.pi, np.pi)
         gripper = rng.uniform(GRIPPER_LOW, GRIPPER_HIGH)
         mujoco.mj_resetData(self._model, self._data)
-        self._place("block", np.array([x, y, BLOCK_HALF]), [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)])
+        self._place(
+            "block", np.array([x, y, BLOCK_HALF]), [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        )
         self._place("hand", gripper, [1, 0, 0, 0])
         self._data.qpos[self._fingers] = FINGER_OPEN
         self._data.ctrl[:] = FINGER_OPEN
@@ -185,7 +190,7 @@ class SimArm:
         if self._cameras is not None:
             self._cameras.close()
 
-    def __enter__(self) -> SimArm:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -78,9 +78,8 @@ class Expert:
         offset = tool - grasp
         aside = float(np.hypot(offset[0], offset[1]))
         opening = obs["robot0_gripper_qpos"]
-        if _between_fingers(offset) and float(opening.max()) < _HELD_BELOW:
-            if float(opening.max()) > _HELD_ABOVE:
-                return np.array([tool[0], tool[1], _LIFT_TO]), CLOSED
+        if _between_fingers(offset) and _HELD_ABOVE < float(opening.max()) < _HELD_BELOW:
+            return np.array([tool[0], tool[1], _LIFT_TO]), CLOSED
         turned = self._turn_left(obs) < _TURNED
         if aside < _AT and abs(offset[2]) < _AT and turned:
             return grasp, CLOSED
@@ -117,7 +116,9 @@ class Expert:
 
     def _next_noise(self) -> np.ndarray:
         fresh = self._sigma * np.sqrt(1 - NOISE_KEPT**2) * self._rng.standard_normal(6)
-        self._noise = NOISE_KEPT * self._noise + fresh * ([MAX_TRANSLATION] * 3 + [MAX_ROTATION] * 3)
+        self._noise = NOISE_KEPT * self._noise + fresh * (
+            [MAX_TRANSLATION] * 3 + [MAX_ROTATION] * 3
+        )
         return self._noise
 
 

@@ -66,6 +66,8 @@ def choose_backend() -> str:
     """The value for ``MUJOCO_GL``: the user's own, ``egl``, ``osmesa`` or ``disable``."""
     if os.environ.get("MUJOCO_GL"):
         return os.environ["MUJOCO_GL"].lower()
+    if "mujoco" in sys.modules:  # too late: this is what it has chosen
+        return "glfw"
     if not sys.platform.startswith("linux"):
         return "glfw"
     if egl_works():

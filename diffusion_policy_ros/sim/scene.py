@@ -61,7 +61,7 @@ XML = f"""
   <worldbody>
     <light name="sun" pos="0.5 -0.6 1.6" dir="-0.22 0.26 -1" directional="true" castshadow="true"
            diffuse="0.52 0.51 0.48" specular="0.25 0.25 0.25" ambient="0.05 0.05 0.05"/>
-    <camera name="agentview" pos="0.60 0 0.44" xyaxes="0 1 0 -0.4472 0 0.8944" fovy="40"/>
+    <camera name="agentview" pos="0.60 0 0.44" xyaxes="0 1 0 -0.4695 0 0.8829" fovy="37"/>
     <camera name="overview" pos="0.82 -0.68 0.62"
             xyaxes="0.6071 0.7946 0 -0.3346 0.2557 0.9070" fovy="36"/>
     <geom class="solid" name="table" type="box" pos="-0.12 0 -0.02" size="0.52 0.42 0.02" material="table"/>
