@@ -1,1 +1,1 @@
-"""A small simulated arm: scene, physics, cameras, a scripted expert and its messages; no ROS, no torch."""
+"""A small simulated arm: scene, physics, cameras, expert and messages; no ROS, no torch."""

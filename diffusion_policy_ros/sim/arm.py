@@ -1,12 +1,12 @@
 """The simulated robot: reset to a seeded episode of the lift task, step at 20 Hz, observe.
 
-The task never changes: a block on a table is to be lifted. Every episode follows from its seed alone. Seeds below
-`FIRST_EVALUATION_SEED` are for training, the others for evaluation.
+The task never changes: a block on a table is to be lifted. Every episode follows from its seed
+alone. Seeds below `FIRST_EVALUATION_SEED` are for training, the others for evaluation.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from diffusion_policy_ros.sim.scene import (
     arm_links,
     build_model,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 RATE_HZ = 20
 PERIOD_NS = 1_000_000_000 // RATE_HZ
@@ -54,15 +51,18 @@ class SimArm:
     """A Cartesian-controlled gripper over a table with one block.
 
     Observations (float32 vectors, uint8 images; poses in the base frame):
-        agentview_image (84, 84, 3), robot0_eye_in_hand_image (84, 84, 3): RGB, left out with `render=False`.
-        robot0_eef_pos (3,), robot0_eef_quat (4,): tool frame, which is parallel to the base at rest.
-        robot0_gripper_qpos (2,): opening of the left and right finger, 0 to 0.04 m, each from the middle.
+        agentview_image (84, 84, 3), robot0_eye_in_hand_image (84, 84, 3): RGB, left out with
+            `render=False`.
+        robot0_eef_pos (3,), robot0_eef_quat (4,): tool frame, which is parallel to the base at
+            rest.
+        robot0_gripper_qpos (2,): opening of the left and right finger, 0 to 0.04 m, each from the
+            middle.
         object_pos (3,), object_quat (4,): the block.
         gripper_to_object_pos (3,): object_pos - robot0_eef_pos, in base axes.
 
-    Quaternions are x y z w, of the two signs the one with w >= 0. The tool stays within half a turn of its rest
-    orientation, the identity, so its quaternion never jumps; the block's may, when its turn from the identity
-    passes 180 degrees.
+    Quaternions are x y z w, of the two signs the one with w >= 0. The tool stays within half a
+    turn of its rest orientation, the identity, so its quaternion never jumps; the block's may,
+    when its turn from the identity passes 180 degrees.
 
     Args:
         render: whether observations have images.
@@ -190,7 +190,7 @@ class SimArm:
         if self._cameras is not None:
             self._cameras.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SimArm:
         return self
 
     def __exit__(self, *_: object) -> None:

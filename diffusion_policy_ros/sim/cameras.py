@@ -1,7 +1,7 @@
 """Pictures of the scene, and where a point of the world lies in them.
 
-An OpenGL context belongs to the thread that made it: render from one thread only (the contexts are made at
-the first picture, not before).
+An OpenGL context belongs to the thread that made it: render from one thread only. The contexts are
+made at the first picture, not before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Cameras:
             camera: `agentview`, `robot0_eye_in_hand` or `overview`.
             height: pixels, at most 960.
             width: pixels, at most 1280.
-            shadows: cast shadows and smooth edges; for pictures people look at: tens of milliseconds.
+            shadows: cast shadows and smooth edges; for pictures people look at: tens of
+                milliseconds.
 
         Returns:
             (height, width, 3) uint8 RGB, top row first.
@@ -105,8 +106,8 @@ def project(
         width: of the picture, pixels.
 
     Returns:
-        (..., 2) column and row, fractional, pixel centres at integers; NaN behind the camera. Points may
-        lie outside the picture.
+        (..., 2) column and row, fractional, pixel centres at integers; NaN behind the camera.
+        Points may lie outside the picture.
     """
     index = camera_id(model, camera)
     local = (np.asarray(points, float) - data.cam_xpos[index]) @ data.cam_xmat[index].reshape(3, 3)

@@ -1,9 +1,10 @@
 """A scripted demonstrator for the lift task: varied approaches, noisy execution, clean labels.
 
-It looks at the observation anew at every step, so it recovers from whatever the noise does to it: over the block,
-down, close, lift, and back to an earlier phase when the block is not where that phase needs it. Noise is
-added to what is executed while the clean action is what is recorded, so that demonstrations show how errors are
-mended without teaching the noise (Laskey et al., "DART: Noise Injection for Robust Imitation Learning", 2017).
+It looks at the observation anew at every step, so it recovers from whatever the noise does to it:
+over the block, down, close, lift, and back to an earlier phase when the block is not where that
+phase needs it. Noise is added to what is executed while the clean action is what is recorded, so
+that demonstrations show how errors are mended without teaching the noise (Laskey et al., "DART:
+Noise Injection for Robust Imitation Learning", 2017).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Expert:
 
     Args:
         seed: same seed, same demonstrations; drawn apart from the arm's own stream for that seed.
-        noise: standard deviation of one step's fresh noise, as a share of the largest action; it decays by
-            0.7 a step. 0 executes the clean actions.
+        noise: standard deviation of one step's fresh noise, as a share of the largest action; it
+            decays by 0.7 a step. 0 executes the clean actions.
     """
 
     def __init__(self, seed: int, noise: float = 0.12) -> None:
@@ -60,9 +61,9 @@ class Expert:
             commanded_quaternion: (4,) x y z w.
 
         Returns:
-            `(clean, executed)`, each (7,) float64: translation of one step in metres, at most 0.025 an axis;
-            rotation vector in rad, at most 0.15 long, applied from the left (base frame); gripper -1 open or
-            +1 closed. Record the first, command the second.
+            `(clean, executed)`, each (7,) float64: translation of one step in metres, at most
+            0.025 an axis; rotation vector in rad, at most 0.15 long, applied from the left (base
+            frame); gripper -1 open or +1 closed. Record the first, command the second.
         """
         target, gripper = self._target(obs)
         move = self._gain * (target - commanded_position)
@@ -102,7 +103,7 @@ class Expert:
         return point
 
     def _block_yaw(self, quaternion: np.ndarray) -> float:
-        """Yaw of the block's face nearest to zero at first, afterwards nearest to the one chosen."""
+        """Yaw of the face nearest to zero at first, afterwards nearest to the one chosen."""
         x_axis = Rotation.from_quat(quaternion).as_matrix()[:, 0]
         yaw = float(np.arctan2(x_axis[1], x_axis[0]))
         near = 0.0 if self._yaw is None else self._yaw

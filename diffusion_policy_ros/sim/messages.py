@@ -1,9 +1,9 @@
 """Observations and actions as ROS messages, without importing ROS.
 
-The messages are made by constructors that the caller hands in: `types(name)` returns what is called with *all*
-fields of message type `name` as keyword arguments. That serves rclpy's classes (with `arrays=ros_array`), the
-dataclasses of rosbags, which take NumPy arrays, and `types.SimpleNamespace` in tests. So a recorded message and
-a live one come from the same lines.
+The messages are made by constructors that the caller hands in: `types(name)` returns what is
+called with *all* fields of message type `name` as keyword arguments. That serves rclpy's classes
+(with `arrays=ros_array`), the dataclasses of rosbags, which take NumPy arrays, and
+`types.SimpleNamespace` in tests. So a recorded message and a live one come from the same lines.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def numpy_array(values: np.ndarray) -> np.ndarray:
 
 
 def ros_array(values: np.ndarray) -> array.array[Any]:
-    """Numeric sequences as `array.array`, which rclpy assigns whole instead of element by element."""
+    """Numeric sequences as `array.array`, which rclpy assigns whole, not value by value."""
     result = array.array(values.dtype.char)
     result.frombytes(np.ascontiguousarray(values).tobytes())
     return result

@@ -1,8 +1,8 @@
 """Choose how MuJoCo renders, before MuJoCo is imported; the only place that imports it.
 
-MuJoCo reads ``MUJOCO_GL`` once, at import, and its import fails outright where that library does not work. So
-the libraries are tried here first: EGL (0.34 ms a frame of 84x84 in software), else OSMesa (0.58 ms), else
-rendering is disabled and everything but the cameras works. A ``MUJOCO_GL`` set by the user is respected.
+MuJoCo reads `MUJOCO_GL` once, at import, and its import fails outright where that library does not
+work. So the libraries are tried here first: EGL, else OSMesa (at half the speed), else rendering
+is disabled and everything but the cameras works. A `MUJOCO_GL` set by the user is respected.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The scene: a table, a block, a two-finger gripper that follows a pose, three cameras.
 
-The gripper is a free body welded softly to a mocap body, so it is controlled by Cartesian poses as the
-controller of a real arm would be. Its body frame is the tool frame: origin between the finger tips, parallel to
-the base at rest. The arm behind it is drawn only: two links that the kinematics of `arm_links` lay between a
-shoulder and the wrist; it has no mass and touches nothing.
+The gripper is a free body welded softly to a mocap body, so it is controlled by Cartesian poses as
+the controller of a real arm would be. Its body frame is the tool frame: origin between the finger
+tips, parallel to the base at rest. The arm behind it is drawn only: two links that the kinematics
+of `arm_links` lay between a shoulder and the wrist; it has no mass and touches nothing.
 
 The numbers of the physics were found by experiment: with them a lifted block slips under half a
-millimetre in five seconds. Shadows and multisampling are off because they multiply the price of an 84x84 frame
-by a hundred in software; `cameras.py` turns them on for large pictures only.
+millimetre in five seconds. Shadows and multisampling are off because they multiply the price of an
+84x84 frame by a hundred in software; `cameras.py` turns them on for large pictures only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ XML = f"""
   </visual>
   <statistic center="0 0 0.1" extent="1"/>
   <asset>
-    <texture name="sky" type="skybox" builtin="gradient" rgb1="0.90 0.94 0.97" rgb2="0.62 0.71 0.80"
+    <texture name="sky" type="skybox" builtin="gradient" rgb1="0.90 0.94 0.97"
+             rgb2="0.62 0.71 0.80"
              width="64" height="64"/>
     <texture name="grid" type="2d" builtin="flat" mark="edge" rgb1="0.93 0.91 0.87"
              markrgb="0.78 0.77 0.74" width="128" height="128"/>
@@ -64,8 +65,10 @@ XML = f"""
     <camera name="agentview" pos="0.60 0 0.44" xyaxes="0 1 0 -0.4695 0 0.8829" fovy="37"/>
     <camera name="overview" pos="0.82 -0.68 0.62"
             xyaxes="0.6071 0.7946 0 -0.3346 0.2557 0.9070" fovy="36"/>
-    <geom class="solid" name="table" type="box" pos="-0.12 0 -0.02" size="0.52 0.42 0.02" material="table"/>
-    <geom class="drawn" name="mat" type="box" pos="0 0 -0.0047" size="0.24 0.24 0.005" material="mat"/>
+    <geom class="solid" name="table" type="box" pos="-0.12 0 -0.02"
+          size="0.52 0.42 0.02" material="table"/>
+    <geom class="drawn" name="mat" type="box" pos="0 0 -0.0047" size="0.24 0.24 0.005"
+          material="mat"/>
     <geom class="drawn" type="cylinder" pos="-0.50 0 0.01" size="0.085 0.01" material="dark"/>
     <geom class="drawn" type="cylinder" pos="-0.50 0 0.13" size="0.062 0.12" material="shell"/>
     <geom class="drawn" type="cylinder" pos="-0.50 0 0.245" size="0.064 0.012" material="joint"/>
@@ -74,12 +77,14 @@ XML = f"""
       <geom class="drawn" type="cylinder" size="0.058 0.07" zaxis="0 1 0" material="joint"/>
     </body>
     <body name="upper_arm" mocap="true">
-      <geom class="drawn" type="capsule" fromto="0 0 0 {UPPER_LENGTH} 0 0" size="0.045" material="shell"/>
+      <geom class="drawn" type="capsule" fromto="0 0 0 {UPPER_LENGTH} 0 0" size="0.045"
+            material="shell"/>
       <geom class="drawn" type="cylinder" pos="{UPPER_LENGTH} 0 0" size="0.048 0.058" zaxis="0 1 0"
             material="joint"/>
     </body>
     <body name="forearm" mocap="true">
-      <geom class="drawn" type="capsule" fromto="0 0 0 {FORE_LENGTH} 0 0" size="0.036" material="shell"/>
+      <geom class="drawn" type="capsule" fromto="0 0 0 {FORE_LENGTH} 0 0" size="0.036"
+            material="shell"/>
     </body>
 
     <body name="target" mocap="true"/>
@@ -89,29 +94,36 @@ XML = f"""
       <geom class="drawn" type="sphere" pos="0 0 {WRIST_HEIGHT}" size="0.041" material="joint"/>
       <geom class="drawn" type="cylinder" pos="0 0 0.125" size="0.030 0.022" material="shell"/>
       <geom class="drawn" type="cylinder" pos="0 0 0.106" size="0.034 0.005" material="joint"/>
-      <geom class="solid" name="palm" type="box" pos="0 0 0.084" size="0.024 0.060 0.019" mass="0.5"
+      <geom class="solid" name="palm" type="box" pos="0 0 0.084" size="0.024 0.060 0.019"
+            mass="0.5"
             material="dark"/>
       <geom class="drawn" type="box" pos="0 0 0.084" size="0.0245 0.034 0.0193" material="shell"/>
       <geom class="drawn" type="box" pos="0.040 0 0.094" size="0.016 0.016 0.010" material="dark"/>
       <geom class="drawn" type="cylinder" pos="0.050 0 0.083" size="0.009 0.004" material="joint"/>
-      <camera name="robot0_eye_in_hand" pos="0.052 0 0.088" xyaxes="0 -1 0 0.94 0 -0.342" fovy="76"/>
+      <camera name="robot0_eye_in_hand" pos="0.052 0 0.088"
+              xyaxes="0 -1 0 0.94 0 -0.342" fovy="76"/>
       <body name="left_finger" gravcomp="1">
         <joint class="finger" name="left" axis="0 1 0"/>
-        <geom class="drawn" type="box" pos="0 0.009 0.044" size="0.010 0.006 0.022" material="dark"/>
-        <geom class="solid" name="left_pad" type="box" pos="0 0.0055 0.006" size="0.011 0.0055 0.018"
+        <geom class="drawn" type="box" pos="0 0.009 0.044" size="0.010 0.006 0.022"
+              material="dark"/>
+        <geom class="solid" name="left_pad" type="box" pos="0 0.0055 0.006"
+              size="0.011 0.0055 0.018"
               mass="0.05" friction="2 0.05 0.0001" material="pad"/>
       </body>
       <body name="right_finger" gravcomp="1">
         <joint class="finger" name="right" axis="0 -1 0"/>
-        <geom class="drawn" type="box" pos="0 -0.009 0.044" size="0.010 0.006 0.022" material="dark"/>
-        <geom class="solid" name="right_pad" type="box" pos="0 -0.0055 0.006" size="0.011 0.0055 0.018"
+        <geom class="drawn" type="box" pos="0 -0.009 0.044" size="0.010 0.006 0.022"
+              material="dark"/>
+        <geom class="solid" name="right_pad" type="box" pos="0 -0.0055 0.006"
+              size="0.011 0.0055 0.018"
               mass="0.05" friction="2 0.05 0.0001" material="pad"/>
       </body>
     </body>
 
     <body name="block" pos="0 0 {BLOCK_HALF}">
       <freejoint name="block"/>
-      <geom class="solid" name="block" type="box" size="{BLOCK_HALF} {BLOCK_HALF} {BLOCK_HALF}" mass="0.05"
+      <geom class="solid" name="block" type="box"
+            size="{BLOCK_HALF} {BLOCK_HALF} {BLOCK_HALF}" mass="0.05"
             friction="1.5 0.02 0.0001" material="block"/>
     </body>
   </worldbody>
@@ -143,7 +155,8 @@ def arm_links(wrist: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         wrist: (3,) position in the base frame.
 
     Returns:
-        Body name to position (3,) and quaternion (4,), w x y z as MuJoCo has it; a link's x axis runs along it.
+        Body name to position (3,) and quaternion (4,), w x y z as MuJoCo has it; a link's x axis
+        runs along it.
     """
     forward = math.hypot(wrist[0] - SHOULDER[0], wrist[1] - SHOULDER[1])
     upward = wrist[2] - SHOULDER[2]

@@ -24,11 +24,13 @@ can_render = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def arm():
+    """Without cameras."""
     return SimArm(render=False)
 
 
 @pytest.fixture(scope="module")
 def seeing_arm():
+    """With cameras."""
     with SimArm() as arm:
         yield arm
 
@@ -44,6 +46,7 @@ def wander(arm: SimArm, seed: int, steps: int) -> list[dict[str, np.ndarray]]:
 
 
 def same(first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]) -> bool:
+    """Whether two runs agree in every bit."""
     return all(
         a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
         for a, b in zip(first, second, strict=True)
@@ -72,7 +75,7 @@ def test_leaving_out_the_images_changes_nothing_else(seeing_arm, arm):
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2 * FIRST_EVALUATION_SEED))
 def test_every_episode_starts_inside_the_task(arm, seed):
-    """Block within 0.10 m, gripper x in [-0.12, 0], y within 0.10, z within 0.05 of 0.2, fingers open."""
+    """Block within 0.10 m; gripper x in [-0.12, 0], y within 0.10, z within 0.05 of 0.2."""
     obs = arm.reset(seed)
     low, high = np.array([-0.12, -0.10, 0.15]), np.array([0.0, 0.10, 0.25])
     assert np.all(np.abs(obs["object_pos"][:2]) <= 0.1 + 1e-6)
@@ -162,7 +165,7 @@ def test_a_lift_after_two_hundred_steps_comes_too_late(arm):
 
 
 def test_the_hand_follows_the_commanded_pose(arm):
-    """Position and a turn about any axis are reached to a millimetre and half a degree in half a second."""
+    """Any pose near by is reached to a millimetre and half a degree in half a second."""
     start = arm.reset(5)["robot0_eef_pos"]
     goal = start + [0.04, -0.05, 0.03]
     turn = np.array([0.1, -0.15, 0.25, 0.0])
@@ -218,7 +221,7 @@ def test_a_negative_seed_is_refused(arm):
 def red_centre(picture: np.ndarray) -> np.ndarray:
     """Column and row of the middle of the red pixels."""
     rgb = picture.astype(int)
-    rows, columns = np.nonzero(rgb[..., 0] > rgb[..., 1:].max(-1) + 60)
+    rows, columns = np.nonzero(rgb[..., 0] > 2 * rgb[..., 1:].max(-1))
     assert len(rows) > 10
     return np.array([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2])
 
@@ -227,7 +230,7 @@ def red_centre(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("camera", ["agentview", "overview", "robot0_eye_in_hand"])
 @pytest.mark.parametrize("shape", [(84, 84), (240, 320)])
 def test_project_finds_the_block_in_the_picture(seeing_arm, camera, shape):
-    """The block's projected corners frame its red pixels to two pixels, in every camera and size."""
+    """The block's projected corners frame its red pixels to two pixels, in every picture."""
     height, width = shape
     obs = seeing_arm.reset(11)
     above = obs["object_pos"] + [0, 0, 0.12]

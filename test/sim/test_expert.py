@@ -15,6 +15,7 @@ from diffusion_policy_ros.sim.expert import MAX_ROTATION, MAX_TRANSLATION, Exper
 
 @pytest.fixture(scope="module")
 def arm():
+    """Without cameras."""
     return SimArm(render=False)
 
 
@@ -45,7 +46,7 @@ def test_the_expert_lifts_the_block(arm, noise, first):
 
 
 def test_actions_keep_to_the_limits(arm):
-    """Both of a pair, at a noise that would break them: 0.025 m an axis, 0.15 rad, gripper -1 or +1."""
+    """Both of a pair, at a noise that would break them: 0.025 m an axis, 0.15 rad."""
     _, clean, executed = demonstrate(arm, 4, noise=1.0)
     for actions in (clean, executed):
         assert actions.shape[1] == 7
@@ -70,7 +71,7 @@ def test_a_seed_gives_the_same_demonstration(arm):
 
 
 def test_approaches_vary(arm):
-    """From one start, different experts take different ways: more than 2 cm apart in the middle."""
+    """From one start, different experts take different ways: over 2 cm apart in the middle."""
     ways = []
     for seed in range(8):
         obs, expert = arm.reset(1), Expert(seed, noise=0.0)

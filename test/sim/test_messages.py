@@ -1,4 +1,4 @@
-"""Observations as messages: every value comes back from the message, with every kind of constructor."""
+"""Observations as messages: every value comes back, with every kind of constructor."""
 
 import array
 import importlib
@@ -21,6 +21,7 @@ STAMP_NS = 12_345_678_901_234
 
 
 def observation(seed: int = 0) -> dict[str, np.ndarray]:
+    """Random values of every key."""
     rng = np.random.default_rng(seed)
     vectors = {
         "robot0_eef_pos": 3,
@@ -37,15 +38,18 @@ def observation(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def plain(_name):
+    """Namespaces."""
     return SimpleNamespace
 
 
 def rosbags_types(name):
+    """Dataclasses of rosbags."""
     stores = pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")
     return stores.get_typestore(stores.Stores.ROS2_JAZZY).types[name]
 
 
 def rclpy_types(name):
+    """Classes of an installed ROS."""
     package, _, kind = name.split("/")
     reason = f"{package} is not installed: pip install -e '.[ros]'"
     module = pytest.importorskip(f"{package}.msg", reason=reason)
@@ -60,6 +64,7 @@ KINDS = [
 
 
 def vector(message, *fields):
+    """Fields of a message as a float32 vector."""
     return np.array([getattr(message, f) for f in fields], np.float32)
 
 
@@ -120,18 +125,19 @@ def test_rosbags_serializes_every_message_and_reads_it_back():
 
 
 @pytest.mark.ros
-def test_rclpy_and_rosbags_write_the_same_bytes():
-    """A bag recorded from the live robot and one written without ROS cannot be told apart."""
+def test_a_message_written_by_rosbags_is_the_one_rclpy_sends():
+    """A bag recorded from the live robot and one written without ROS carry the same messages."""
     serialization = pytest.importorskip("rclpy.serialization", reason="rclpy is not installed")
     stores = pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")
     store = stores.get_typestore(stores.Stores.ROS2_JAZZY)
     obs = observation(3)
     live = messages(obs, STAMP_NS, rclpy_types, ros_array)
+    live.append(command_message(np.arange(7.0), STAMP_NS, NAMES, rclpy_types, ros_array))
     written = messages(obs, STAMP_NS, store.types.__getitem__)
+    written.append(command_message(np.arange(7.0), STAMP_NS, NAMES, store.types.__getitem__))
     for a, b in zip(live, written, strict=True):
-        message = store.deserialize_cdr(serialization.serialize_message(a.message), a.type_name)
-        again = store.serialize_cdr(message, a.type_name)
-        assert bytes(again) == bytes(store.serialize_cdr(b.message, b.type_name))
+        raw = bytes(store.serialize_cdr(b.message, b.type_name))
+        assert serialization.deserialize_message(raw, type(a.message)) == a.message
 
 
 def test_without_images_only_the_other_topics_are_sent():
