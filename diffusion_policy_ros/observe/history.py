@@ -121,21 +121,26 @@ class History:
         self._due_ns: float | None = None
         self._last_ns: int | None = None
 
-    def push(self, topic: str, msg: Any, arrival_ns: int) -> list[Event]:
+    def push(
+        self, topic: str, msg: Any, arrival_ns: int, received_ns: int | None = None
+    ) -> list[Event]:
         """Take a message.
 
         Args:
             topic: the topic, as the contract names it.
             msg: the message.
-            arrival_ns: when it arrived, by the recorder's or the node's clock; only differences matter, except for
-                types without a header, which have it as their stamp.
+            arrival_ns: when it arrived, by the recorder's clock or one that never stands still;
+                only differences matter.
+            received_ns: the stamp of a message whose type has no header: when it arrived, by the
+                clock that the others are stamped by; arrival_ns where not given.
 
         Returns:
             What came of it: frames that closed, frames that were refused, a reset.
         """
         events = self.poll(arrival_ns)
         stamp = stamp_ns(msg)
-        stamp = arrival_ns if stamp is None else stamp
+        if stamp is None:
+            stamp = arrival_ns if received_ns is None else received_ns
         entry = self._topics[topic]
         newest = entry.newest_ns
         if newest is not None and stamp <= newest:
@@ -152,6 +157,11 @@ class History:
     def poll(self, now_ns: int) -> list[Event]:
         """Close frames whose ``settle_s`` has passed; ``now_ns`` is of the clock that ``arrival_ns`` is of."""
         return self._close(now_ns) if self._pending else []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame waits for the other streams, so that `poll` is needed."""
+        return bool(self._pending)
 
     def window(self) -> dict[str, Array] | None:
         """The last To frames, key → (To, ...); one not yet full repeats its first frame, as in training."""
