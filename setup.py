@@ -71,6 +71,11 @@ setup(
         "tqdm>=4.60",
         "Pillow>=9.1",
         "rosbags>=0.11,<0.12",
+        "mcap>=1.1,<2",
+        "lz4>=4",
+        "zstandard>=0.19",
+        "lz4>=4",
+        "zstandard>=0.21",
     ],
     extras_require={
         # One of the two in one environment: both have the same import names.

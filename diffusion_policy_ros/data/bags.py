@@ -1,0 +1,423 @@
+"""Read and write rosbag2 recordings. The only module that knows rosbags and mcap.
+
+    with BagWriter("episode_0", {"/eef_pose": "geometry_msgs/msg/PoseStamped"}, {"contract": text}) as writer:
+        writer.write("/eef_pose", log_ns, serialize("geometry_msgs/msg/PoseStamped", msg))
+
+    for topic, log_ns, msg in open_bag("episode_0").messages():
+        ...
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import yaml
+import zstandard
+
+from diffusion_policy_ros import __version__
+from diffusion_policy_ros.data.mcap_file import McapFile, Schema
+from diffusion_policy_ros.data.recorded import RecordedMessage, StampedMessage
+from diffusion_policy_ros.data.sqlite_file import SqliteFile
+from diffusion_policy_ros.errors import UserError, did_you_mean
+
+METADATA_FILE = "metadata.yaml"
+METADATA_VERSION = 8
+"""The last version with QoS as text, which every ROS 2 release reads; version 9's list stops older ones."""
+OUR_RECORD, ROSBAG2_RECORD = "diffusion_policy_ros", "rosbag2"
+"""MCAP metadata records: ours stands at the front of the file, so a killed recording has it; rosbag2's at the end."""
+STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+
+_FOREVER = "{sec: 9223372036, nsec: 854775807}"
+_QOS = (
+    "- {history: 3, depth: 0, reliability: 1, durability: 2, liveliness: 1, avoid_ros_namespace_conventions: false, "
+    f"deadline: {_FOREVER}, lifespan: {_FOREVER}, liveliness_lease_duration: {_FOREVER}}}"
+)
+"""Reliable and volatile, with the numbers that releases before ROS 2 Jazzy understand."""
+
+
+class Message(NamedTuple):
+    """One recorded message; ``msg`` is decoded when it is looked into."""
+
+    topic: str
+    log_ns: int
+    msg: RecordedMessage
+
+
+class _Storage(Protocol):
+    """One file of a bag."""
+
+    def messages(self, channel_ids: Collection[int]) -> Iterator[tuple[int, int, int, memoryview]]: ...
+
+
+class _Source(NamedTuple):
+    """A topic in one storage file."""
+
+    storage: _Storage
+    channel_id: int
+    topic: str
+    type: str
+    definition: Schema
+    count: int
+
+
+# --------------------------------------------------------------------------------------------- types
+
+
+@functools.cache
+def _standard() -> Any:
+    """The message types of ROS 2 Jazzy."""
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def message_types(name: str) -> Callable[..., Any]:
+    """The class of a message type; takes its fields as keywords.
+
+    Raises:
+        UserError: no such type is known.
+    """
+    types: dict[str, Callable[..., Any]] = _standard().types
+    if name not in types:
+        raise UserError(f"the message type '{name}' is not known", "", did_you_mean(name, types)[:200])
+    return types[name]
+
+
+def serialize(type_name: str, msg: Any) -> bytes:
+    """A message of `message_types` as CDR with its encapsulation."""
+    message_types(type_name)
+    return bytes(_standard().serialize_cdr(msg, type_name))
+
+
+@functools.lru_cache(maxsize=256)
+def _store_for(type_name: str, definition: Schema) -> Any:
+    """The types that a bag itself defines; ROS 2 Jazzy's where it defines none."""
+    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+    if not definition.text:
+        message_types(type_name)
+        return _standard()
+    store = get_typestore(Stores.EMPTY)
+    if definition.encoding == "ros2msg":
+        store.register(get_types_from_msg(definition.text, type_name))
+        return store
+    bar = "=" * 80 + "\nIDL: "
+    for text in definition.text.split(bar)[1:] if bar in definition.text else [definition.text]:
+        store.register(get_types_from_idl(text.partition("\n")[2] if bar in definition.text else text))
+    return store
+
+
+@functools.lru_cache(maxsize=256)
+def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], RecordedMessage]:
+    """What wraps the bytes of a type."""
+    from rosbags.serde import SerdeError
+    from rosbags.typesys import TypesysError
+
+    def decode(raw: memoryview) -> Any:
+        try:
+            return _store_for(type_name, definition).deserialize_cdr(raw, type_name)
+        except (SerdeError, TypesysError, KeyError, IndexError) as error:
+            raise UserError(f"{len(raw)} bytes are no {type_name} ({error})", "", "the bag is damaged") from None
+
+    kind = StampedMessage if _is_stamped(type_name, definition) else RecordedMessage
+    return functools.partial(kind, decode)
+
+
+def _is_stamped(type_name: str, definition: Schema) -> bool:
+    if definition.encoding == "ros2msg" and definition.text:
+        lines = (line.partition("#")[0].split() for line in definition.text.splitlines())
+        first = next((words for words in lines if words and "=" not in "".join(words)), [""])
+        return first[0] in ("std_msgs/Header", "std_msgs/msg/Header", "Header")
+    fields = _standard().fielddefs.get(type_name, ([], []))[1]
+    return bool(fields) and fields[0][0] == "header"
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+class Bag:
+    """A recording that is open for reading.
+
+    Attributes:
+        path: where it lies.
+        topics: topic → (message type, number of messages).
+        metadata: what its recorder noted, as the contract's text.
+        notes: what is odd about it, one line each: cut off, without metadata.
+    """
+
+    def __init__(self, path: Path, sources: list[_Source], metadata: dict[str, str], notes: list[str]) -> None:
+        self.path, self.metadata, self.notes = path, metadata, notes
+        self._sources = sources
+        counts: Counter[str] = Counter()
+        for source in sources:
+            counts[source.topic] += source.count
+        types = {source.topic: source.type for source in reversed(sources)}
+        self.topics = {topic: (types[topic], counts[topic]) for topic in sorted(types)}
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
+        """The messages of some topics, of all by default, in order of log time.
+
+        Raises:
+            UserError: the bag turned out to be damaged.
+        """
+        wanted = [s for s in self._sources if topics is None or s.topic in topics]
+        storages = list({id(s.storage): s.storage for s in wanted}.values())
+        streams = [_stream(storage, [s for s in wanted if s.storage is storage]) for storage in storages]
+        return heapq.merge(*streams, key=lambda message: message.log_ns) if len(streams) > 1 else _chain(streams)
+
+
+def _chain(streams: list[Iterator[Message]]) -> Iterator[Message]:
+    return streams[0] if streams else iter(())
+
+
+def _stream(storage: _Storage, sources: list[_Source]) -> Iterator[Message]:
+    makers = {s.channel_id: (s.topic, _maker(s.type, s.definition)) for s in sources}
+    for log_ns, _, channel_id, data in storage.messages(makers):
+        topic, make = makers[channel_id]
+        if data[:4] == zstandard.FRAME_HEADER:  # rosbag2's compression by message; CDR begins with a zero
+            data = memoryview(zstandard.ZstdDecompressor().decompressobj().decompress(data))
+        yield Message(topic, log_ns, make(data))
+
+
+def open_bag(path: str | Path) -> Bag:
+    """Open a rosbag2 recording: a directory, or a single ``.mcap`` or ``.db3`` file, also compressed with zstd.
+
+    A recording that was cut off (its recorder was killed, its disk was full) opens up to its last whole message.
+
+    Raises:
+        UserError: missing, empty, damaged, or no rosbag2 recording.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError("no such bag", str(path), "give a rosbag2 directory, an .mcap or a .db3 file")
+    described = _described(path) if path.is_dir() else {}
+    sources: list[_Source] = []
+    notes: list[str] = []
+    metadata: dict[str, str] = {}
+    for file in bag_files(path):
+        found, noted, note = _open_file(file)
+        sources += found
+        metadata.update(noted)
+        notes += [note] if note else []
+    metadata.update({str(k): str(v) for k, v in (described.get("custom_data") or {}).items()})
+    if not sum(source.count for source in sources):
+        what = "nothing whole was recorded before it was cut off" if notes else "the bag holds no messages"
+        raise UserError(what, str(path), "record it again")
+    return Bag(path, sources, metadata, notes)
+
+
+def bag_files(path: Path) -> list[Path]:
+    """The storage files of a bag in order.
+
+    Raises:
+        UserError: there are none, or one that the bag's metadata names is missing.
+    """
+    if not path.is_dir():
+        return [path]
+    named = [path / Path(str(name)).name for name in _described(path).get("relative_file_paths") or []]
+    missing = [file.name for file in named if not file.is_file()]
+    if missing:
+        raise UserError(f"its file {missing[0]} is missing", str(path), "copy the whole bag")
+    files = named or sorted(f for f in path.iterdir() if f.name.endswith(STORAGE_SUFFIXES) and f.is_file())
+    if files:
+        return files
+    if list(path.glob("*.bag")):
+        raise UserError("this holds a ROS 1 bag", str(path), "convert it with rosbags-convert --src A.bag --dst B")
+    raise UserError("there is no bag in it: no .mcap or .db3 file", str(path), "give a rosbag2 directory")
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a directory is itself a rosbag2 recording, by the files that it holds."""
+    return path.is_dir() and any(f.name == METADATA_FILE or f.name.endswith(STORAGE_SUFFIXES) for f in path.iterdir())
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What ``metadata.yaml`` says; nothing where it is missing or unreadable, as after a kill."""
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        found = yaml.load((path / METADATA_FILE).read_text(encoding="utf-8"), loader)["rosbag2_bagfile_information"]
+        return found if isinstance(found, dict) else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return {}
+
+
+def _open_file(file: Path) -> tuple[list[_Source], dict[str, str], str]:
+    """A file's topics, what its recorder noted, and what is odd about it."""
+    folder = None
+    if file.suffix == ".zstd":
+        folder = tempfile.TemporaryDirectory(prefix="bag_")
+        file = _inflated(file, Path(folder.name))
+    if file.suffix == ".db3":
+        database = SqliteFile(file, folder)
+        topics = [(t.id, t.topic, t.type, t.definition, t.count) for t in database.topics]
+        return [_Source(database, n, topic, _full(t), d, c) for n, topic, t, d, c in topics], {}, ""
+    return _open_mcap(file)
+
+
+def _open_mcap(file: Path) -> tuple[list[_Source], dict[str, str], str]:
+    mcap = McapFile(file)
+    sources: list[_Source] = []
+    for number, channel in mcap.channels.items():
+        if channel.encoding != "cdr" or mcap.profile not in ("ros2", ""):
+            what = f"{channel.topic} is encoded as '{channel.encoding}' in profile '{mcap.profile}'"
+            raise UserError(what, str(file), "only ROS 2 recordings can be read")
+        schema = mcap.schemas.get(channel.schema_id, Schema("", "", ""))
+        sources.append(_Source(mcap, number, channel.topic, _full(schema.name), schema, mcap.counts[number]))
+    cut = f"{file.name} was cut off; read up to its last whole message" if mcap.cut_at is not None else ""
+    return sources, mcap.metadata.get(OUR_RECORD, {}), cut
+
+
+def _full(name: str) -> str:
+    """``pkg/msg/Type`` for a type that a writer named ``pkg/Type``."""
+    package, _, rest = name.partition("/")
+    return name if "/" in rest or not rest else f"{package}/msg/{rest}"
+
+
+def _inflated(file: Path, folder: Path) -> Path:
+    target = folder / file.stem
+    try:
+        with file.open("rb") as packed, target.open("wb") as unpacked:
+            zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
+    except zstandard.ZstdError:
+        raise UserError("cannot be decompressed", str(file), "copy it again, or leave it out") from None
+    return target
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+class BagWriter:
+    """Writes one recording: a rosbag2 directory with one MCAP file.
+
+    Each message is on its way to the disk when `write` returns, in a chunk of its own: a process that is killed at any
+    moment leaves every message that was written, and every reader finds an index when it was not.
+
+    Args:
+        path: the directory to make.
+        topics: topic → message type.
+        metadata: what to note in it, as the contract's text; stands at the front.
+
+    Attributes:
+        counts: topic → number of messages written.
+
+    Raises:
+        UserError: the directory exists, or a type is not known.
+    """
+
+    def __init__(self, path: str | Path, topics: Mapping[str, str], metadata: Mapping[str, str] | None = None) -> None:
+        from mcap.writer import CompressionType, Writer
+
+        self.path, self.topics = Path(path), dict(topics)
+        definitions = {t: _definition(t) for t in sorted(set(self.topics.values()))}
+        self.metadata = dict(metadata or {})
+        self.counts = dict.fromkeys(self.topics, 0)
+        self._start_ns, self._end_ns = 0, 0
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError("there is something already", str(self.path), "choose another name") from None
+        self._file = (self.path / f"{self.path.name}_0.mcap").open("xb")
+        self._writer = Writer(self._file, chunk_size=0, compression=CompressionType.NONE)
+        self._writer.start(profile="ros2", library=f"diffusion_policy_ros {__version__}")
+        schemas = {t: self._writer.register_schema(t, "ros2msg", text) for t, text in definitions.items()}
+        self._channels = {
+            topic: self._writer.register_channel(topic, "cdr", schemas[t], {"offered_qos_profiles": _QOS})
+            for topic, t in self.topics.items()
+        }
+        if self.metadata:
+            self._writer.add_metadata(OUR_RECORD, self.metadata)
+        self._file.flush()
+
+    def write(self, topic: str, log_ns: int, data: bytes, publish_ns: int | None = None) -> None:
+        """Add a message.
+
+        Args:
+            topic: one of the topics.
+            log_ns: when it arrived, by the recorder's clock.
+            data: CDR with its encapsulation, as a raw subscription gives it.
+            publish_ns: when it was published, where that is known.
+        """
+        publish_ns = log_ns if publish_ns is None else publish_ns
+        self._writer.add_message(self._channels[topic], log_ns, data, publish_ns, self.counts[topic])
+        self._file.flush()
+        self._start_ns = min(self._start_ns, log_ns) if any(self.counts.values()) else log_ns
+        self._end_ns = max(self._end_ns, log_ns)
+        self.counts[topic] += 1
+
+    def close(self, metadata: Mapping[str, str] | None = None) -> None:
+        """Finish the recording.
+
+        Args:
+            metadata: what is only known now, as ``success``; added to what was noted at the start.
+        """
+        if self._file.closed:
+            return
+        if metadata:
+            self.metadata.update(metadata)
+            self._writer.add_metadata(OUR_RECORD, dict(metadata))
+        text = yaml.safe_dump(self._described(), sort_keys=False, allow_unicode=True, width=1 << 20)
+        self._writer.add_metadata(ROSBAG2_RECORD, {"serialized_metadata": text})
+        self._writer.finish()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        draft = self.path / f".{METADATA_FILE}"
+        draft.write_text(yaml.safe_dump({"rosbag2_bagfile_information": self._described()}, sort_keys=False), "utf-8")
+        draft.replace(self.path / METADATA_FILE)
+
+    def discard(self) -> None:
+        """Remove the recording."""
+        self._file.close()
+        shutil.rmtree(self.path)
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _described(self) -> dict[str, Any]:
+        """What rosbag2 writes into ``metadata.yaml``."""
+        name, total = f"{self.path.name}_0.mcap", sum(self.counts.values())
+        start = {"nanoseconds_since_epoch": self._start_ns}
+        duration = {"nanoseconds": self._end_ns - self._start_ns}
+        return {
+            "version": METADATA_VERSION,
+            "storage_identifier": "mcap",
+            "duration": duration,
+            "starting_time": start,
+            "message_count": total,
+            "topics_with_message_count": [self._described_topic(topic) for topic in self.topics],
+            "compression_format": "",
+            "compression_mode": "",
+            "relative_file_paths": [name],
+            "files": [{"path": name, "starting_time": dict(start), "duration": dict(duration), "message_count": total}],
+            "custom_data": self.metadata,
+            "ros_distro": os.environ.get("ROS_DISTRO", ""),
+        }
+
+    def _described_topic(self, topic: str) -> dict[str, Any]:
+        described = {
+            "name": topic,
+            "type": self.topics[topic],
+            "serialization_format": "cdr",
+            "offered_qos_profiles": _QOS,
+            "type_description_hash": _standard().hash_rihs01(self.topics[topic]),
+        }
+        return {"topic_metadata": described, "message_count": self.counts[topic]}
+
+
+@functools.cache
+def _definition(type_name: str) -> bytes:
+    """A type's ``ros2msg`` text, with the types that it consists of."""
+    message_types(type_name)
+    text, _ = _standard().generate_msgdef(type_name, ros_version=2)
+    return str(text).encode()

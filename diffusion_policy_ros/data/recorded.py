@@ -1,0 +1,76 @@
+"""A recorded message that is decoded only when somebody looks into it.
+
+A camera at 30 Hz and a pose at 500 Hz make 530 messages a second, of which 20 Hz frames use 40. What the frame rule
+needs of all the others is the stamp, and that stands in a fixed place of the bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from diffusion_policy_ros.errors import UserError
+
+_LITTLE, _BIG = struct.Struct("<iI"), struct.Struct(">iI")
+_LITTLE_U32, _BIG_U32 = struct.Struct("<I"), struct.Struct(">I")
+ENCAPSULATION = 4
+"""Bytes of the CDR encapsulation; the second says whether what follows is little-endian."""
+
+
+class RecordedMessage:
+    """Serialized bytes that look like the message; decoded at the first look at an attribute.
+
+    Args:
+        decode: bytes → message; raises UserError for bytes that are no message of the type.
+        raw: CDR with its encapsulation.
+    """
+
+    __slots__ = ("_decode", "_message", "raw")
+
+    def __init__(self, decode: Callable[[memoryview], Any], raw: memoryview) -> None:
+        self._decode = decode
+        self.raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_message":
+            self._message = message = self._decode(self.raw)
+            return message
+        return getattr(self._message, name)
+
+
+class StampedMessage(RecordedMessage):
+    """The same for types that begin with a ``std_msgs/Header``: its stamp is read without decoding the rest."""
+
+    __slots__ = ()
+
+    @property
+    def header(self) -> Header:
+        """The header, of which the stamp is read."""
+        raw = self.raw
+        try:
+            sec, nanosec = (_LITTLE if raw[1] & 1 else _BIG).unpack_from(raw, ENCAPSULATION)
+        except (struct.error, IndexError):
+            raise UserError(f"a message of {len(raw)} bytes has no header", "", "the bag is damaged") from None
+        return Header(sec, nanosec, raw)
+
+
+class Header:
+    """A header that is its own stamp."""
+
+    __slots__ = ("_raw", "nanosec", "sec")
+
+    def __init__(self, sec: int, nanosec: int, raw: memoryview) -> None:
+        self.sec, self.nanosec, self._raw = sec, nanosec, raw
+
+    @property
+    def stamp(self) -> Header:
+        """What has ``sec`` and ``nanosec``."""
+        return self
+
+    @property
+    def frame_id(self) -> str:
+        """The tf frame."""
+        start = ENCAPSULATION + 12
+        (length,) = (_LITTLE_U32 if self._raw[1] & 1 else _BIG_U32).unpack_from(self._raw, start - 4)
+        return bytes(self._raw[start : start + length]).rstrip(b"\0").decode("utf-8", "replace")
