@@ -1,4 +1,4 @@
-"""`diffusion-policy contract check FILE`: show what a contract means, or all that is wrong in it."""
+"""`diffusion-policy contract check FILE`: what a contract means, or all that is wrong in it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""`diffusion-policy doctor`: does everything work here that the package needs, and if not, what to do.
+"""`diffusion-policy doctor`: does all that the package needs work here, and if not, what to do.
 
-Each line is `ok`, `warn` (something is missing that some verbs need) or `fail` (something is broken), with its cure.
+Each line is `ok`, `warn` (something is missing that some verbs need) or `fail` (something is broken),
+with its cure.
 Whatever may crash or hang - DDS, OpenGL, another interpreter - runs in a process of its own.
 """
 
@@ -183,13 +184,13 @@ def check_discovery() -> Iterator[Check]:
 
 
 def profile_variable() -> str:
-    """Return the name that this release's Fast DDS reads: it was renamed with Fast DDS 3 (Kilted)."""
+    """Return the name that this release's Fast DDS reads; Fast DDS 3 (Kilted) renamed it."""
     major = (installed_version("rclpy") or "9").split(".")[0]
     return PROFILE_VARIABLES[0] if int(major) >= 8 else PROFILE_VARIABLES[1]
 
 
 def check_profile() -> Iterator[Check]:
-    """The Fast DDS profile, if one is set: that it exists, is XML and has the name that is read."""
+    """The Fast DDS profile, if one is set: it exists, is XML and has the name that is read."""
     variable = profile_variable()
     other = next(name for name in PROFILE_VARIABLES if name != variable)
     value = os.environ.get(variable, "")
@@ -215,7 +216,7 @@ def xml_mistake(path: Path) -> str:
 
 
 def check_buffers() -> Iterator[Check]:
-    """The kernel's room for images: socket buffers (other machines) and shared memory (this one)."""
+    """The kernel's room for images: socket buffers (other machines), shared memory (this one)."""
     setting = Path("/proc/sys/net/core/rmem_max")
     if setting.exists():
         size = int(setting.read_text())
@@ -255,7 +256,7 @@ def judge_images(result: dict[str, object]) -> Check:
     """Judge what `ros/loopback.py` measured: whether images arrive, and how many are lost."""
     sent, received = int(str(result["sent"])), int(str(result["received"]))
     if not result["matched"] or not received:
-        cure = "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST; if that fails, allow UDP on the loopback device"
+        cure = "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST; else allow UDP on device lo"
         return Check("DDS images", "fail", "two processes here did not find each other", cure)
     ages = sorted(result["ages_ms"]) if isinstance(result["ages_ms"], list) else []
     lost = 1 - received / sent
@@ -271,7 +272,7 @@ def judge_images(result: dict[str, object]) -> Check:
 def check_scripts() -> Iterator[Check]:
     """Whether the interpreter of each installed `policy_node` sees torch and this package.
 
-    colcon writes the interpreter that it runs with into the scripts: with apt's colcon, the system's.
+    colcon writes its own interpreter into the scripts: with apt's colcon, the system's Python.
     """
     scripts = node_scripts()
     if not scripts:

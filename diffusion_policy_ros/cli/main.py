@@ -23,6 +23,7 @@ from diffusion_policy_ros.errors import UserError
 VERBS = {
     "doctor": "doctor",
     "contract": "contract",
+    "eval": "eval",
 }
 
 EXIT_USER_ERROR = 2

@@ -1,13 +1,15 @@
 """Measure what this machine's DDS does to camera images: two processes, real sizes, real rates.
 
-`python -m diffusion_policy_ros.ros.loopback` publishes two 640x480 rgb8 cameras at 20 Hz from a child process,
-receives them here, best effort as cameras are, and prints one line of JSON. `diffusion-policy doctor` reads it.
+`python -m diffusion_policy_ros.ros.loopback` publishes two 640x480 rgb8 cameras at 20 Hz from a child
+process, receives them here, best effort as cameras are, and prints one line of JSON.
+`diffusion-policy doctor` reads it.
 """
 
 from __future__ import annotations
 
 import argparse
 import array
+import functools
 import json
 import os
 import subprocess
@@ -115,13 +117,19 @@ def receive(run_id: int) -> Result:
 def collect(node: Node, result: Result) -> None:
     """Receive until all have come, or none has come for a while."""
     start_s = MATCH_S + 4.0  # the child's own start included
-    spin_until(node, lambda: bool(result.ages_ms), start_s)
-    while True:
-        before = len(result.ages_ms)
-        if before in (0, IMAGES * CAMERAS):
+    seen = 0
+    while seen < IMAGES * CAMERAS:
+        came = spin_until(
+            node, functools.partial(more_than, result, seen), DRAIN_S if seen else start_s
+        )
+        if not came:
             return
-        if not spin_until(node, lambda seen=before: len(result.ages_ms) > seen, DRAIN_S):
-            return
+        seen = len(result.ages_ms)
+
+
+def more_than(result: Result, seen: int) -> bool:
+    """Say whether images have come since `seen` were counted."""
+    return len(result.ages_ms) > seen
 
 
 def main() -> int:

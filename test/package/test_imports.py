@@ -1,0 +1,109 @@
+"""What may be imported, and by whom."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "diffusion_policy_ros"
+TORCH_FREE = ("contract", "errors", "shipped", "strict_yaml", "observe", "sim", "cli")
+
+# Import name -> name that pip and setup.py know, where they differ.
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "Pillow"}
+ROS_MESSAGES = re.compile(
+    r"^(builtin_interfaces|rcl_interfaces|unique_identifier_msgs|\w+_(msgs|srvs))$"
+)
+
+
+def modules(*tops: str) -> list[str]:
+    """List the package's modules below these names, or all."""
+    paths = [path.relative_to(ROOT).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
+    return sorted(
+        name for name in names if not tops or name.split(".")[1:2] in [[t] for t in tops]
+    )
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top names of everything that a file imports, at its top or within functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def declared() -> set[str]:
+    """Return the names of all distributions that setup.py asks for, in lower case."""
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return {re.split(r"[<>=~\[]", text)[0].lower() for text in strings}
+
+
+def test_no_torch_where_none_is_needed():
+    """Contract, observations, simulator and command line import without torch and without ROS."""
+    names = [
+        name
+        for name in modules(*TORCH_FREE)
+        if importlib.util.find_spec("mujoco") or ".sim" not in name
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    heavy = {'torch', 'rclpy', 'diffusers'} & set(sys.modules)\n"
+        "    assert not heavy, f'{name} imports {heavy}'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_lines_help_imports_little():
+    """All verbs together import neither NumPy nor anything else that takes time."""
+    code = (
+        "import sys\n"
+        "from diffusion_policy_ros.cli import main\n"
+        "main.build_parser(list(main.VERBS))\n"
+        "print({'torch', 'numpy', 'mujoco', 'rosbags', 'matplotlib', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_import_is_declared(module):
+    """What the package imports is in setup.py, so that a fresh environment has it."""
+    path = ROOT.joinpath(*module.split("."))
+    path = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    third_party = imported(path) - set(sys.stdlib_module_names) - {"diffusion_policy_ros"}
+    ros = {"rclpy", "launch", "launch_ros", "lifecycle_msgs"}
+    unknown = {
+        name
+        for name in third_party - ros
+        if not ROS_MESSAGES.match(name) and DISTRIBUTIONS.get(name, name).lower() not in declared()
+    }
+    assert unknown == set()
+
+
+def test_no_pickle():
+    """Nothing in the package reads or writes pickles."""
+    users = [
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if imported(path) & {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
+    ]
+    assert users == []
