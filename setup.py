@@ -73,8 +73,6 @@ setup(
         "rosbags>=0.11,<0.12",
         "mcap>=1.1,<2",
         "lz4>=4",
-        "zstandard>=0.19",
-        "lz4>=4",
         "zstandard>=0.21",
     ],
     extras_require={
