@@ -1,0 +1,230 @@
+"""`diffusion-policy demo`: record, convert, train and run, on a simulated arm, in one command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusion_policy_ros.errors import UserError
+
+FIRST_UNSEEN_SEED = 10_000
+START_TIMEOUT_S = 120.0
+EPISODE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo does for one kind of observation; durations as seen on two cores."""
+
+    contract: str
+    recipe: str
+    demonstrations: int
+    record: str
+    train: str
+
+
+PLANS = {
+    "cameras": Plan("mini_lift", "mini_lift", 300, "about half a minute", "about 9 minutes"),
+    "state": Plan("mini_lift_state", "mini_lift_state", 150, "about 10 seconds", "about 2 minutes"),
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Tell argparse of the verb."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="the whole way once, on a simulated arm behind real ROS 2 topics",
+        description="Records demonstrations of a scripted expert as rosbags, converts them, trains a Diffusion Policy "
+        "with cameras, then starts simulator and policy node as separate processes over DDS and runs 20 episodes in "
+        "real time. Run again, it goes on where it was.",
+    )
+    parser.add_argument("--state", action="store_true", help="the block's pose instead of cameras: quicker")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--episodes", type=int, default=20, help="to run in the end (default: %(default)s)")
+    parser.add_argument("--demonstrations", type=int, help="to record (default: 300, with --state 150)")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="change the recipe: training.updates=500")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run every stage; print and write the figures."""
+    begun = time.monotonic()
+    plan = PLANS["state" if args.state else "cameras"]
+    out = args.out / ("state" if args.state else "cameras")
+    _check_parts()
+    _record(plan, out, args.demonstrations or plan.demonstrations)
+    _convert(plan, out)
+    checkpoint = _train(plan, out, args.settings)
+    drive = _drive(out, checkpoint, args.episodes)
+    figures = {**drive.figures(), "seconds_total": round(time.monotonic() - begun, 1), "checkpoint": str(checkpoint)}
+    _finish(out, figures, drive)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def _check_parts() -> None:
+    """Fail now rather than after ten minutes of training."""
+    for module, extra in (("mujoco", "sim"), ("rclpy", "ros")):
+        try:
+            __import__(module)
+        except ImportError:
+            cure = f"pip install -e '.[{extra}]', or run `make demo`"
+            raise UserError(f"the demo needs {module}", "demo", cure) from None
+
+
+def _say(stage: int, what: str, how_long: str) -> None:
+    print(f"[{stage}/5] {what} ({how_long})", flush=True)
+
+
+def _record(plan: Plan, out: Path, count: int) -> None:
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.demonstrations import record_demonstrations
+
+    _say(1, f"recording {count} demonstrations of the scripted expert into {out / 'bags'}", plan.record)
+    record_demonstrations(Contract.load(plan.contract), out / "bags", count, jobs=os.cpu_count() or 1)
+
+
+def _convert(plan: Plan, out: Path) -> None:
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.data.convert import convert
+
+    _say(2, f"converting the bags into {out / 'dataset'}", "a few seconds")
+    report = convert([out / "bags"], Contract.load(plan.contract), out / "dataset", jobs=os.cpu_count() or 1)
+    print(report.summary())
+
+
+def _train(plan: Plan, out: Path, settings: list[str]) -> Path:
+    from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
+    from diffusion_policy_ros.train.trainer import train
+
+    _say(3, f"training into {out / 'run'}", plan.train)
+    recipe = Recipe.load(plan.recipe, parse_overrides(settings))
+    return train(out / "dataset", recipe, out / "run", resume=(out / "run").exists())
+
+
+@dataclass
+class Drive:
+    """What was heard while the policy drove the arm."""
+
+    episodes: list[dict[str, Any]] = field(default_factory=list)
+    policy: dict[str, str] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        """The demo's figures."""
+        return {
+            "success_rate": sum(e["success"] for e in self.episodes) / max(len(self.episodes), 1),
+            "episodes": len(self.episodes),
+            "chunk_ms_p50": float(self.policy.get("chunk_ms_p50", "nan")),
+            "chunk_ms_p99": float(self.policy.get("chunk_ms_p99", "nan")),
+            "published_chunks": int(self.policy.get("chunks", 0)),
+            "deadline_misses": int(self.policy.get("deadline_misses", 0)),
+        }
+
+
+def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
+    _say(4, f"driving the arm over DDS, {episodes} unseen episodes in real time", "about 4 seconds each")
+    domain = os.environ.get("ROS_DOMAIN_ID") or str(random.randrange(50, 200))
+    environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **os.environ, "ROS_DOMAIN_ID": domain}
+    print(f"      watch it: ROS_DOMAIN_ID={domain} ros2 topic echo /policy_node/action_chunk")
+    node = {"checkpoint": checkpoint}
+    arm = {
+        "auto_reset": True,
+        "episodes": episodes,
+        "first_seed": FIRST_UNSEEN_SEED,
+        "gif": out / "rollout.gif",
+        "cameras": out.name == "cameras",
+    }
+    with (
+        _node("demo_monitor", out, environment, {}) as monitor,
+        _node("policy_node", out, environment, node) as policy,
+        _node("sim_robot", out, environment, arm) as robot,
+    ):
+        return _listen(monitor, [policy, robot], episodes)
+
+
+@contextmanager
+def _node(name: str, out: Path, environment: dict[str, str], parameters: dict[str, Any]) -> Iterator[Any]:
+    """A node as a process of its own, its log beside the results; ended by SIGINT as a user would."""
+    command = [sys.executable, "-m", f"diffusion_policy_ros.ros.{name}", "--ros-args"]
+    for key, value in parameters.items():
+        command += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
+    pipe = subprocess.PIPE if name == "demo_monitor" else subprocess.DEVNULL
+    with (out / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=log, text=True)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
+    """Collect episodes and diagnostics until all are done."""
+    drive, deadline = Drive(), time.monotonic() + START_TIMEOUT_S
+    for line in monitor.stdout:
+        heard = json.loads(line)
+        if "episode" in heard:
+            drive.episodes.append(heard["episode"])
+            deadline = time.monotonic() + EPISODE_TIMEOUT_S
+            _show(drive, episodes)
+        drive.policy = heard.get("policy", drive.policy)
+        if len(drive.episodes) >= episodes and "policy" in heard:
+            return drive
+        dead = [node.args[2].rpartition(".")[2] for node in nodes if node.poll() is not None]
+        if time.monotonic() > deadline or (dead and len(drive.episodes) < episodes):
+            why = f"{dead[0]} ended" if dead else f"no episode ended in time: {drive.policy.get('message', '')}"
+            raise UserError(why, "demo", "read the .log files in the demo's folder")
+    raise UserError("the monitor ended", "demo", "read demo_monitor.log in the demo's folder")
+
+
+def _show(drive: Drive, episodes: int) -> None:
+    last, won = drive.episodes[-1], sum(e["success"] for e in drive.episodes)
+    outcome = "lifted" if last["success"] else "not lifted"
+    print(
+        f"      episode {len(drive.episodes)}/{episodes} (seed {last['seed']}): {outcome} after {last['steps']} steps; "
+        f"{won} successes",
+        flush=True,
+    )
+
+
+def _finish(out: Path, figures: dict[str, Any], drive: Drive) -> None:
+    from diffusion_policy_ros.report.html import Page
+
+    _say(5, "writing the report", "a moment")
+    page = Page("Diffusion Policy demo: lift the block")
+    page.facts(figures)
+    page.picture(out / "rollout.gif", "Closed loop over DDS; the predicted chunk is drawn in")
+    page.heading("Training")
+    page.picture(out / "run" / "loss.png", "Loss")
+    page.heading("Episodes")
+    keys = list(drive.episodes[0]) if drive.episodes else []
+    page.table(keys, [[episode[key] for key in keys] for episode in drive.episodes])
+    page.heading("The policy node's last diagnostics")
+    page.facts(drive.policy)
+    page.heading("Go on")
+    page.code(f"diffusion-policy eval {figures['checkpoint']} --episodes 100")
+    page.code(f"policy_node --ros-args -p checkpoint:={figures['checkpoint']}")
+    page.save(out / "report.html")
+    print(
+        f"\nsuccess {figures['success_rate']:.0%} of {figures['episodes']} episodes, chunk p50 "
+        f"{figures['chunk_ms_p50']:.1f} ms, p99 {figures['chunk_ms_p99']:.1f} ms, {figures['deadline_misses']} deadline "
+        f"misses, {figures['seconds_total']:.0f} s in all\n"
+        f"rollout:    {out / 'rollout.gif'}\nloss curve: {out / 'run' / 'loss.png'}\nreport:     {out / 'report.html'}\n"
+        f"checkpoint: {figures['checkpoint']}"
+    )

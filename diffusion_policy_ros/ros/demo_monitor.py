@@ -1,0 +1,53 @@
+"""Watches a demo over DDS and prints what it hears as JSON lines: one for each episode, one a second of diagnostics.
+
+`diffusion-policy demo` starts it as a process of its own, because nothing but nodes may need rclpy.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from std_msgs.msg import String
+
+
+class DemoMonitor(Node):
+    """Prints episodes and the policy's diagnostics to standard output."""
+
+    def __init__(self) -> None:
+        super().__init__("demo_monitor")
+        self.create_subscription(String, "/sim_robot/episode", self._episode, 100)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, 100)
+
+    def _episode(self, msg: String) -> None:
+        _print({"episode": json.loads(msg.data)})
+
+    def _diagnostics(self, msg: DiagnosticArray) -> None:
+        for status in msg.status:
+            _print({"policy": {"message": status.message, **{pair.key: pair.value for pair in status.values}}})
+
+
+def _print(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Run until interrupted."""
+    rclpy.init()
+    node = DemoMonitor()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException, BrokenPipeError):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
