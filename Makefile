@@ -5,7 +5,7 @@
 #   make test                the tests;  make test ARGS='-k contract'  some of them
 #   make check               ruff, mypy, import-linter
 #   make test-jazzy          the tests that touch ROS, with ROS 2 Jazzy and NumPy 1.26
-#   make setup               only the set-up
+#   make setup               only the set-up; another torch: make clean setup TORCH=torch==2.9.1
 #   make clean               remove the environments and all that was generated
 
 PYTHON ?= python3
@@ -26,7 +26,7 @@ setup-jazzy: $(JAZZY)/.ready
 
 # torch first and pinned: what comes later is content with it and fetches no other build.
 $(VENV)/.ready: setup.py Makefile
-	@echo "Setting up $(VENV) with $(TORCH); the first time takes some minutes."
+	@echo "Setting up $(VENV): $(TORCH) first, then everything else; the first time takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP) "$(TORCH)"
 	$(VENV)/bin/python $(PIP) --editable '.[ros,sim,plot,test,dev]'
@@ -35,7 +35,7 @@ $(VENV)/.ready: setup.py Makefile
 
 # Both releases have the same import names, hence an environment of its own. apt's ROS has NumPy 1.26.
 $(JAZZY)/.ready: setup.py Makefile
-	@echo "Setting up $(JAZZY) with ROS 2 Jazzy, NumPy 1.26 and $(TORCH)."
+	@echo "Setting up $(JAZZY): $(TORCH) and NumPy 1.26 first, then ROS 2 Jazzy and everything else."
 	$(PYTHON) -m venv $(JAZZY)
 	$(JAZZY)/bin/python $(PIP) "$(TORCH)" "numpy==1.26.*"
 	$(JAZZY)/bin/python $(PIP) --editable '.[ros-jazzy,sim,plot,test]' "numpy==1.26.*"
