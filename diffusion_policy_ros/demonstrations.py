@@ -1,0 +1,245 @@
+"""Demonstrations without a robot: the scripted expert in the simulator, written into rosbag2
+files.
+
+The bags are what the recorder would have written of `sim_robot` led by the expert: the same
+messages by the same stamps through the same writer, only faster than real time. One bag an
+episode, named by its seed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data import bags
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
+from diffusion_policy_ros.sim.messages import Stamped, command_message, messages
+from diffusion_policy_ros.simulated_robot import SimulatedRobot, check_contract
+
+START_NS = 1_000_000_000
+"""Stamp of the first frame: a simulated clock, soon after its start."""
+
+ARRIVALS_US = {
+    "/eef_pose": (300, 150),
+    "/gripper/joint_states": (400, 200),
+    "/object_pose": (500, 200),
+    "/gripper_to_object": (600, 200),
+    "/eye_in_hand/image_raw": (1500, 700),
+    "/agentview/image_raw": (1800, 900),
+    "/eef_command": (6000, 1000),
+}
+"""Topic → how long after its stamp a message arrives, µs, and how much later than that it may be.
+"""
+
+
+@dataclass
+class Recorded:
+    """What `record_demonstrations` did.
+
+    Attributes:
+        bags: one folder an episode, in order of seeds; each has a success.
+        failed: seeds of episodes that the expert did not finish in time; not kept.
+        skipped: how many of the bags were there already.
+        frames: in all new bags.
+    """
+
+    bags: list[Path] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    skipped: int = 0
+    frames: int = 0
+
+
+Progress = Callable[[Recorded, int], None]
+"""Called after every episode with what there is so far and how many are wanted."""
+
+
+def record_demonstrations(
+    contract: Contract,
+    out: str | Path,
+    count: int,
+    first_seed: int = 0,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Recorded:
+    """Record episodes of the expert into bags; what is there already is kept.
+
+    Seeds are taken in order from the first one, and as many more as episodes failed: the result is
+    the same whatever the number of processes.
+
+    Args:
+        contract: the robot: what is recorded; its cameras are rendered if it has any.
+        out: folder for the bags, ``seed_00000`` and so on.
+        count: bags wanted.
+        first_seed: of the episodes; all must be below 10000, where evaluation begins.
+        jobs: processes.
+        progress: called after each episode.
+
+    Raises:
+        UserError: the contract is not of the simulated arm, the seeds reach evaluation's, or the
+        folder holds bags
+            of another contract.
+    """
+    check_contract(contract, expert=True)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    recorded, seed = Recorded(), first_seed
+    with _Workers(contract, out, jobs) as workers:
+        while len(recorded.bags) < count:
+            seeds = range(seed, seed + count - len(recorded.bags))
+            seed = seeds.stop
+            _check_seeds(first_seed, seed)
+            for episode in workers.record(seeds):
+                _note(recorded, episode)
+                if progress is not None:
+                    progress(recorded, count)
+    return recorded
+
+
+@dataclass(frozen=True)
+class _Episode:
+    seed: int
+    path: Path
+    success: bool
+    frames: int
+    skipped: bool = False
+
+
+def _note(recorded: Recorded, episode: _Episode) -> None:
+    if not episode.success:
+        recorded.failed.append(episode.seed)
+        return
+    recorded.bags.append(episode.path)
+    recorded.skipped += episode.skipped
+    recorded.frames += 0 if episode.skipped else episode.frames
+
+
+def _check_seeds(first: int, end: int) -> None:
+    if first < 0 or end > FIRST_EVALUATION_SEED:
+        raise UserError(
+            f"seeds {first} to {end - 1} are not all training seeds",
+            "demonstrations",
+            f"stay within 0 to {FIRST_EVALUATION_SEED - 1}",
+        )
+
+
+class _Workers:
+    """Records episodes in this process or in several, always in the seeds' order."""
+
+    def __init__(self, contract: Contract, out: Path, jobs: int) -> None:
+        self._recorder: _Recorder | None = None
+        self._pool: ProcessPoolExecutor | None = None
+        if jobs <= 1:
+            self._recorder = _Recorder(contract, out)
+        else:
+            # Not forked: an OpenGL context does not survive it.
+            spawn = get_context("spawn")
+            self._pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, (contract.text, out))
+
+    def record(self, seeds: Iterable[int]) -> Iterator[_Episode]:
+        """Each seed's episode, as it is done."""
+        if self._recorder is not None:
+            return map(self._recorder.record, seeds)
+        assert self._pool is not None
+        return self._pool.map(_record_in_worker, seeds)
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+_worker: _Recorder | None = None
+
+
+def _begin_worker(contract_text: str, out: Path) -> None:
+    global _worker
+    _worker = _Recorder(Contract.from_text(contract_text), out)
+
+
+def _record_in_worker(seed: int) -> _Episode:
+    assert _worker is not None
+    return _worker.record(seed)
+
+
+class _Recorder:
+    """Records one episode after the other."""
+
+    def __init__(self, contract: Contract, out: Path) -> None:
+        self._contract, self._out = contract, out
+        cameras = any(stream.is_image for stream in contract.observations.values())
+        self._robot = SimulatedRobot(contract, cameras, expert=True)
+
+    def close(self) -> None:
+        self._robot.close()
+
+    def record(self, seed: int) -> _Episode:
+        """One episode's bag, or nothing where the expert failed or the bag is there."""
+        path = self._out / f"seed_{seed:05d}"
+        if self._is_there(path):
+            return _Episode(seed, path, True, 0, skipped=True)
+        metadata = {"contract": self._contract.text, "seed": str(seed), "success": "true"}
+        writer = bags.BagWriter(path, self._contract.recorded_topics, metadata)
+        try:
+            success, frames = self._write_episode(writer, seed)
+        except BaseException:
+            writer.discard()
+            raise
+        if success:
+            writer.close()
+        else:
+            writer.discard()
+        return _Episode(seed, path, success, frames)
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether the episode is there, whole and of the same contract; half a one is removed."""
+        if not path.exists():
+            return False
+        if not (path / "metadata.yaml").is_file():
+            shutil.rmtree(path)
+            return False
+        theirs = Contract.from_text(bags.open_bag(path).metadata.get("contract", ""), str(path))
+        if theirs.hash != self._contract.hash:
+            what = f"was recorded with another contract ({self._contract.difference(theirs)})"
+            raise UserError(what, str(path), "use another folder")
+        return True
+
+    def _write_episode(self, writer: bags.BagWriter, seed: int) -> tuple[bool, int]:
+        """Play the episode into a bag; whether it succeeded, and its frames."""
+        robot, time_ns, frames = self._robot, START_NS, 0
+        delays = np.random.default_rng([seed, 2])
+        robot.reset(seed, time_ns)
+        while True:
+            frame = messages(robot.obs, time_ns, bags.message_types)
+            step = robot.advance(time_ns)
+            assert step.command is not None, "the expert leads until the result"
+            names = self._contract.action_names
+            frame.append(command_message(step.command, time_ns, names, bags.message_types))
+            self._write(writer, frame, [_arrival_ns(m.topic, time_ns, delays) for m in frame])
+            frames, time_ns = frames + 1, time_ns + PERIOD_NS
+            if step.result is not None:
+                return step.result.success, frames
+
+    def _write(self, writer: bags.BagWriter, frame: list[Stamped], arrivals_ns: list[int]) -> None:
+        """Write a frame's messages in the order in which they would have arrived."""
+        for i in np.argsort(arrivals_ns, kind="stable"):
+            topic, type_name, message = frame[i]
+            if topic in self._contract.recorded_topics:
+                writer.write(topic, arrivals_ns[i], bags.serialize(type_name, message))
+
+
+def _arrival_ns(topic: str, time_ns: int, delays: np.random.Generator) -> int:
+    least, spread = ARRIVALS_US[topic]
+    return time_ns + 1000 * least + int(1000 * spread * delays.uniform())
