@@ -1,8 +1,8 @@
 """Samplers: pure functions from noise to a clean sample.
 
-Each takes a denoiser, a schedule, a start and the steps to visit; random samplers also take a source of
-noise. They read no clock, no default device and no global generator. A new one is one function and one
-line in SAMPLERS; the tests take it from there.
+Each takes a denoiser, a schedule, a start and the steps to visit; random ones also take a source
+of noise. They read no clock, no default device and no global generator. A new one is one function
+and one line in SAMPLERS; the tests take it from there.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SPACINGS = ("trailing", "leading", "linspace")
 def inference_timesteps(
     num_train_timesteps: int, num_inference_steps: int, spacing: str = "trailing"
 ) -> list[int]:
-    """The training steps to visit, falling, after Lin et al. 2023 (arxiv.org/abs/2305.08891) table 2.
+    """The training steps to visit, falling: Lin et al. 2023 (arxiv.org/abs/2305.08891) table 2.
 
-    "trailing" begins at T - 1, where the start really is noise, so few steps (even one) work. "leading"
-    is what the original Diffusion Policy uses; "linspace" visits both ends.
+    "trailing" begins at T - 1, where the start really is noise, so few steps (even one) work.
+    "leading" is what the original Diffusion Policy uses; "linspace" visits both ends.
 
     Raises:
         UserError: for an unknown spacing, or a number of steps outside 1..T.
@@ -58,7 +58,7 @@ def inference_timesteps(
 
 
 class _Step:
-    """Constants of one step from t to the next one visited, as Python floats (computed in float64)."""
+    """Constants of one step, from t to the next one visited, as Python floats."""
 
     def __init__(self, schedule: NoiseSchedule, now: int, following: int | None) -> None:
         self.now = now
@@ -114,10 +114,10 @@ def ddim(
     draw: DrawNoise | None = None,
     eta: float = 0.0,
 ) -> Tensor:
-    """DDIM, Song et al. 2021 (https://arxiv.org/abs/2010.02502) eq. 12; deterministic with eta = 0.
+    """DDIM, Song et al. 2021 (https://arxiv.org/abs/2010.02502) eq. 12; with eta = 0 no noise.
 
-    Each step leads to the next one *visited*, so any stride is exact (diffusers' DDIMScheduler assumes a
-    constant stride of T // K, which differs for "trailing" where K does not divide T).
+    Each step leads to the next one *visited*, so any stride is exact (diffusers' DDIMScheduler
+    assumes a constant stride of T // K, which is wrong for "trailing" where K does not divide T).
 
     Args:
         denoise: the network, (x_t (B, H, A), t (B,)) -> prediction.
@@ -155,8 +155,8 @@ def ddpm(
 ) -> Tensor:
     """Ancestral sampling, Ho et al. 2020 eq. 7, strided as in Nichol and Dhariwal 2021 section 4.
 
-    Arguments and result as in `ddim`; `draw` is needed unless there is one step. The variance is the
-    posterior's ("fixed_small"); the last step adds no noise.
+    Arguments and result as in `ddim`; `draw` is needed unless there is one step. The variance is
+    the posterior's ("fixed_small"); the last step adds no noise.
     """
     sample = start
     for step in _walk(schedule, timesteps):
@@ -188,7 +188,9 @@ class Sampler(Protocol):
         prediction_type: str = "epsilon",
         clip: float | None = 1.0,
         draw: DrawNoise | None = None,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Noise (B, H, A) -> clean sample (B, H, A)."""
+        ...
 
 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm}

@@ -1,7 +1,7 @@
 """Noise schedules: every constant of the diffusion process in one frozen object.
 
-Words follow Ho et al. 2020 (https://arxiv.org/abs/2006.11239): betas are the variances added at each of
-the T training steps, alphas = 1 - betas, and alphas_cumprod their running product.
+Words follow Ho et al. 2020 (https://arxiv.org/abs/2006.11239): betas are the variances added at
+each of the T training steps, alphas = 1 - betas, and alphas_cumprod their running product.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Samplers, step for step against diffusers' schedulers."""
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -29,6 +28,7 @@ def network(sample, timestep):
 
 
 def randn(seed):
+    """Standard normal numbers, the same for the same seed."""
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).double()
 
 
@@ -59,6 +59,7 @@ def diffusers_sample(scheduler, start, steps, seed=None):
 
 
 def settings(schedule, prediction, spacing, clip):
+    """Arguments of the reference's constructors."""
     return {
         "num_train_timesteps": T,
         "beta_schedule": schedule,
@@ -126,7 +127,7 @@ def test_ddpm_equals_diffusers(spacing, prediction, steps):
 
 
 def test_ddim_with_eta_one_has_the_noise_of_diffusers():
-    """eta scales the noise as in the reference."""
+    """Eta scales the noise as in the reference."""
     theirs = DDIMScheduler(**settings("squaredcos_cap_v2", "sample", "leading", True))
     exactly(theirs).set_timesteps(10)
     generator, sample = torch.Generator().manual_seed(3), randn(2)
@@ -143,7 +144,7 @@ def test_ddim_with_eta_one_has_the_noise_of_diffusers():
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 8, 37, 100])
 def test_a_perfect_denoiser_gives_the_clean_sample(name, spacing, steps):
-    """A network that knows x_0 leads every sampler there, from any noise, in any number of steps."""
+    """A network that knows x_0 leads every sampler there, in any count of steps."""
     clean = randn(4).clamp(-1, 1)
     ours = SAMPLERS[name](
         lambda sample, t: clean,
@@ -167,7 +168,7 @@ def test_float32_stays_near_float64():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_no_global_generator_is_read(name):
-    """The same start and source of noise give the same sample, whatever the global seed; none moves."""
+    """Same start and source, same sample, whatever the global seed, which does not move."""
 
     def run():
         draw = noise_source(torch.Generator().manual_seed(0))
@@ -175,9 +176,9 @@ def test_no_global_generator_is_read(name):
         return SAMPLERS[name](network, make_schedule(), randn(0), visited, draw=draw)
 
     torch.manual_seed(1)
-    first, state = run(), torch.random.get_rng_state()
-    np.random.seed(2)
-    torch.manual_seed(1)
+    first = run()
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
     assert torch.equal(run(), first)
     assert torch.equal(torch.random.get_rng_state(), state)
 

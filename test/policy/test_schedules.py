@@ -41,7 +41,7 @@ def test_tables_agree_with_each_other(name):
 
 
 def test_two_steps_by_hand():
-    """Betas 0.1 and 0.5 give the products 0.9 and 0.45 and the posterior variance 0.5 * 0.1 / 0.55."""
+    """Betas 0.1, 0.5: products 0.9, 0.45 and posterior variance 0.5 * 0.1 / 0.55."""
     schedule = NoiseSchedule.from_betas(torch.tensor([0.1, 0.5], dtype=torch.float64))
     torch.testing.assert_close(schedule.alphas_cumprod, torch.tensor([0.9, 0.45]).double())
     torch.testing.assert_close(

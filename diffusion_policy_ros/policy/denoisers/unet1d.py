@@ -67,7 +67,7 @@ class UNet1DSettings:
 
 
 class SinusoidalEmbedding(nn.Module):
-    """Diffusion steps (B,) -> (B, dim): sines, then cosines, of geometrically falling frequency."""
+    """Sines, then cosines, of geometrically falling frequency."""
 
     frequencies: Tensor
 
@@ -78,12 +78,13 @@ class SinusoidalEmbedding(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, timestep: Tensor) -> Tensor:
+        """Diffusion steps (B,) -> (B, dim)."""
         angles = timestep[:, None] * self.frequencies[None, :]
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class ConvBlock(nn.Module):
-    """Convolution, group normalisation, Mish: (B, in, H) -> (B, out, H)."""
+    """Convolution, group normalisation, Mish."""
 
     def __init__(self, dim_in: int, dim_out: int, kernel_size: int, n_groups: int) -> None:
         super().__init__()
@@ -91,11 +92,12 @@ class ConvBlock(nn.Module):
         self.norm = nn.GroupNorm(n_groups, dim_out)
 
     def forward(self, sample: Tensor) -> Tensor:
+        """Channels change: (B, in, H) -> (B, out, H)."""
         return functional.mish(self.norm(self.conv(sample)))
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with FiLM between, and a way around: (B, in, H), (B, C) -> (B, out, H)."""
+    """Two convolutions with FiLM (Perez et al. 2018) between, and a way around."""
 
     def __init__(self, dim_in: int, dim_out: int, cond_dim: int, settings: UNet1DSettings) -> None:
         super().__init__()
@@ -107,6 +109,7 @@ class ResidualBlock(nn.Module):
         self.around = nn.Conv1d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
     def forward(self, sample: Tensor, feature: Tensor) -> Tensor:
+        """Sample (B, in, H) and the condition's feature (B, C) -> (B, out, H)."""
         hidden: Tensor = self.first(sample)
         film = self.film(feature).unsqueeze(-1)
         if self.predict_scale:
@@ -119,13 +122,14 @@ class ResidualBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """Two residual blocks, whose output is also returned, then a resize to half or double length."""
+    """Two residual blocks, then a resize to half or double length."""
 
     def __init__(self, first: ResidualBlock, second: ResidualBlock, resize: nn.Module) -> None:
         super().__init__()
         self.first, self.second, self.resize = first, second, resize
 
     def forward(self, sample: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """What the blocks give, (B, out, H), and the same resized."""
         hidden = self.second(self.first(sample, feature), feature)
         return hidden, self.resize(hidden)
 

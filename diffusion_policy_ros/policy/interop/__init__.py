@@ -1,1 +1,1 @@
-"""Networks and checkpoints of other projects, mapped onto ours: one implementation, two sets of names."""
+"""Networks and checkpoints of other projects, mapped onto ours: one network, two sets of names."""

@@ -65,7 +65,7 @@ class OfficialUNet1D(nn.Module):
         local_cond: Tensor | None = None,
         global_cond: Tensor | None = None,
     ) -> Tensor:
-        """sample (B, H, A), timestep a number or (B,), global_cond (B, C) -> (B, H, A)."""
+        """Predict from sample (B, H, A), timestep, a number or (B,), and global_cond (B, C)."""
         step = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
         out: Tensor = self.net(sample, step, Condition(global_cond, local_cond))
         return out

@@ -1,0 +1,96 @@
+"""Engines: the same `sample`, faster. A new one is one file here and one line in ENGINES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion_policy_ros.engine.eager import EagerEngine
+from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
+
+__all__ = ["ENGINES", "Engine", "build_engine", "pick_device"]
+
+
+class Engine(Protocol):
+    """What runs a policy. Arguments and result of `sample` are DiffusionPolicy.sample's."""
+
+    @property
+    def name(self) -> str:
+        """Its key in ENGINES."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def policy(self) -> DiffusionPolicy:
+        """The policy that it runs; gives recipe and contract."""
+        ...
+
+    def sample(
+        self,
+        observation: Arrays,
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Observation windows -> chunks (B, H, Da)."""
+        ...
+
+
+EngineFactory = Callable[[DiffusionPolicy, torch.device, "torch.dtype | None"], Engine]
+ENGINES: dict[str, EngineFactory] = {"eager": EagerEngine}
+
+
+def build_engine(
+    policy: DiffusionPolicy,
+    name: str = "auto",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+) -> Engine:
+    """The engine `name` for `policy`.
+
+    Args:
+        policy: what to run; an engine may move it.
+        name: a key of ENGINES, or "auto" for the fastest that is known to be right here.
+        device: where; "auto" is the GPU when there is one, None the policy's own.
+        dtype: of the computation; None is the engine's choice.
+        threads: of the process' computation on the CPU; None or 0 leaves torch's.
+
+    Raises:
+        UserError: unknown engine or device, or a dtype that the engine does not have.
+    """
+    if name != "auto" and name not in ENGINES:
+        raise UserError(
+            f"unknown engine '{name}'", "engine", did_you_mean(name, ["auto", *ENGINES])
+        )
+    if threads:
+        torch.set_num_threads(threads)
+    where = policy.device if device is None else pick_device(str(device))
+    return ENGINES["eager" if name == "auto" else name](policy, where, dtype)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device `name`; "auto" is the GPU when there is one.
+
+    Raises:
+        UserError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"no device '{name}' here", "device", "use auto or cpu") from None
+    return device

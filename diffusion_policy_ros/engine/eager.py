@@ -1,0 +1,56 @@
+"""The policy as it is, run by PyTorch: what every other engine is compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
+
+
+class EagerEngine:
+    """Runs `policy.sample` in float32.
+
+    Args:
+        policy: moved to `device` and put into eval mode.
+        device: where to compute.
+        dtype: None or float32.
+
+    Raises:
+        UserError: for another dtype.
+    """
+
+    name = "eager"
+
+    def __init__(
+        self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype | None = None
+    ) -> None:
+        if dtype not in (None, torch.float32):
+            raise UserError(f"{dtype}", "dtype", "the eager engine computes in float32")
+        self.policy = policy.to(device).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.policy.device
+
+    def sample(
+        self,
+        observation: Arrays,
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """See DiffusionPolicy.sample."""
+        return self.policy.sample(
+            observation,
+            steps=steps,
+            sampler=sampler,
+            generator=generator,
+            noise=noise,
+            guidance=guidance,
+        )

@@ -1,0 +1,291 @@
+"""A checkpoint: a directory that rebuilds the policy alone, without pickle.
+
+    config.yaml                 the recipe
+    contract.yaml               the robot
+    weights.safetensors         averaged weights and normaliser statistics
+    training_state.safetensors  what resuming needs besides, where there is any
+    training_state.json
+    card.md                     what this is, for people
+    manifest.json               SHA-256 of every other file
+
+It is written beside its place and renamed, so a reader finds the whole or nothing; on reading,
+every file is compared with its hash first, so a truncated or altered one is named instead of run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffusion_policy_ros import __version__
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import Recipe
+
+CONFIG, CONTRACT, WEIGHTS = "config.yaml", "contract.yaml", "weights.safetensors"
+STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
+CARD, MANIFEST = "card.md", "manifest.json"
+RUNS = (CONFIG, CONTRACT, WEIGHTS)  # what running needs; the rest is for training and people
+FORMAT = 1
+
+CURE = "train again, or copy the checkpoint again"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What resuming needs besides the averaged weights.
+
+    Attributes:
+        tensors: weights being trained and the optimiser's moments.
+        values: plain numbers and names.
+    """
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+def save_checkpoint(
+    directory: str | Path,
+    policy: DiffusionPolicy,
+    *,
+    state: TrainingState | None = None,
+    notes: str = "",
+) -> Path:
+    """Write `policy` (its averaged weights) as a checkpoint; an older one there is replaced.
+
+    Args:
+        directory: where; its parents are made.
+        policy: gives weights, statistics, recipe and contract.
+        state: what resuming needs.
+        notes: Markdown lines for the card, such as data and losses.
+
+    Returns:
+        The directory.
+    """
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    part = directory.with_name(f".{directory.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        _write_files(part, policy, state, notes)
+        _write_manifest(part)
+        _rename_over(part, directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return directory
+
+
+def _write_files(
+    part: Path, policy: DiffusionPolicy, state: TrainingState | None, notes: str
+) -> None:
+    (part / CONFIG).write_text(policy.recipe.to_text(), encoding="utf-8")
+    (part / CONTRACT).write_text(policy.contract.text, encoding="utf-8")
+    save_file(_contiguous(policy.state_dict()), part / WEIGHTS)
+    (part / CARD).write_text(_card(policy, notes), encoding="utf-8")
+    if state is not None:
+        save_file(_contiguous(state.tensors), part / STATE_TENSORS)
+        text = json.dumps(state.values, indent=1, sort_keys=True)
+        (part / STATE).write_text(text + "\n", encoding="utf-8")
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Cloned, because safetensors refuses tensors that share memory; row-major, whatever ran them.
+    return {
+        name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()
+    }
+
+
+def _write_manifest(part: Path) -> None:
+    files = {path.name: _sha256(path) for path in sorted(part.iterdir())}
+    manifest = {"format": FORMAT, "version": __version__, "sha256": files}
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    for path in part.iterdir():
+        _sync(path)
+
+
+def _rename_over(part: Path, directory: Path) -> None:
+    old = directory.with_name(f".{directory.name}.old-{os.getpid()}")
+    if directory.exists():
+        directory.rename(old)
+    part.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(directory.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint at `path`: itself, or the newest one of a run.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file() or (path / WEIGHTS).is_file():
+        return path
+    found = run_checkpoints(path)
+    if found:
+        return found[-1]
+    what = "there is no checkpoint here" if path.exists() else "no such directory"
+    raise UserError(what, str(path), f"give a directory that holds {MANIFEST}, or a run")
+
+
+def run_checkpoints(run: str | Path) -> list[Path]:
+    """The checkpoints of a run directory, oldest first."""
+    found = Path(run).glob("checkpoints/update_*")
+    return sorted(path for path in found if (path / MANIFEST).is_file())
+
+
+def load_policy(
+    directory: str | Path,
+    device: str | torch.device = "cpu",
+    contract: Contract | None = None,
+) -> DiffusionPolicy:
+    """Rebuild the policy of a checkpoint, in eval mode.
+
+    Args:
+        directory: a checkpoint, or a run whose newest checkpoint is meant.
+        device: where to put it.
+        contract: the robot that it is to run on, where that is known.
+
+    Raises:
+        UserError: missing, damaged, or made for another contract.
+    """
+    directory = find_checkpoint(directory)
+    _verify(directory, RUNS)
+    ours = Contract.from_text((directory / CONTRACT).read_text(), str(directory / CONTRACT))
+    check_contract(ours, contract, str(directory))
+    recipe = Recipe.from_text((directory / CONFIG).read_text(), str(directory / CONFIG))
+    policy = DiffusionPolicy(recipe, ours)
+    load_exactly(policy, _read_tensors(directory / WEIGHTS), str(directory / WEIGHTS))
+    return policy.to(device).eval()
+
+
+def load_training_state(directory: Path) -> TrainingState:
+    """What resuming needs of a checkpoint.
+
+    Raises:
+        UserError: it is damaged, or was saved without a training state.
+    """
+    _verify(directory, (*RUNS, STATE_TENSORS, STATE))
+    values = json.loads((directory / STATE).read_text())
+    return TrainingState(_read_tensors(directory / STATE_TENSORS), values)
+
+
+def checkpoint_hash(directory: str | Path) -> str:
+    """Sixteen characters that name a checkpoint by its content, for logs and diagnostics."""
+    return _sha256(find_checkpoint(directory) / MANIFEST)[:16]
+
+
+def check_contract(trained: Contract, robot: Contract | None, where: str) -> None:
+    """Refuse to run what was trained for another robot.
+
+    Raises:
+        UserError: the meanings differ; names the first keys.
+    """
+    if robot is not None and robot.hash != trained.hash:
+        what = f"trained for contract '{trained.name}', not for '{robot.name}'"
+        difference = trained.difference(robot)
+        raise UserError(f"{what} (they differ in {difference})", where, "use the contract it has")
+
+
+def load_exactly(policy: DiffusionPolicy, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load weights by name; nothing may be missing, left over, or of another shape.
+
+    Raises:
+        UserError: they do not fit; names the first that does not.
+    """
+    ours = policy.state_dict()
+    for name in [*ours, *tensors]:
+        if name not in tensors:
+            raise UserError(f"'{name}' is missing", where, "use the recipe it was trained with")
+        if name not in ours:
+            raise UserError(
+                f"unknown tensor '{name}'", where, "use the recipe it was trained with"
+            )
+        if ours[name].shape != tensors[name].shape:
+            what = f"'{name}' is {tuple(tensors[name].shape)}, needed {tuple(ours[name].shape)}"
+            raise UserError(what, where, "use the recipe it was trained with")
+    policy.load_state_dict(dict(tensors), strict=True)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not readable: {error}", str(path), CURE) from None
+
+
+def _verify(directory: Path, needed: tuple[str, ...]) -> None:
+    hashes = _read_manifest(directory)
+    for name in needed:
+        path = directory / name
+        if name not in hashes or not path.is_file():
+            raise UserError("is missing", str(path), CURE)
+        if _sha256(path) != hashes[name]:
+            raise UserError("is damaged: its SHA-256 is not the manifest's", str(path), CURE)
+
+
+def _read_manifest(directory: Path) -> dict[str, str]:
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"]
+        hashes = {str(name): str(value) for name, value in manifest["sha256"].items()}
+    except FileNotFoundError:
+        raise UserError("is missing", str(path), CURE) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError("is damaged", str(path), CURE) from None
+    if found != FORMAT:
+        what = f"format {found}, this version reads {FORMAT}"
+        raise UserError(what, str(path), "install the version that wrote it")
+    return hashes
+
+
+def _card(policy: DiffusionPolicy, notes: str) -> str:
+    settings, contract = policy.recipe.policy, policy.contract
+    observations = ", ".join(
+        f"{key} {'x'.join(map(str, stream.shape))}"
+        for key, stream in contract.observations.items()
+    )
+    parameters = sum(weight.numel() for weight in policy.parameters())
+    return f"""# {policy.recipe.name}: a Diffusion Policy for {contract.name}
+
+Made with diffusion_policy_ros {__version__}.
+Runs with `policy_node --ros-args -p checkpoint:=DIR`.
+
+- Robot: contract `{contract.name}`, hash `{contract.hash}`, {contract.rate_hz:g} Hz
+- Observes {settings.n_obs_steps} frames of: {observations}
+- Predicts {settings.horizon} actions of {contract.action_dim} values \
+({", ".join(contract.action_names)}), executes {settings.n_action_steps}
+- Network: {settings.denoiser.name}, {parameters:,} parameters with the encoders
+- Diffusion: {settings.schedule}, {settings.num_train_timesteps} steps, predicts the \
+{settings.prediction_type}; by default {settings.num_inference_steps} {settings.sampler} steps
+{notes}"""

@@ -1,0 +1,227 @@
+"""From an observation window to the denoiser's condition.
+
+Images enter as the uint8 (B, To, H, W, C) that they are stored and observed as. That layout is
+torch's channels-last already, so nothing is transposed in memory on the way to the convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.normalizer import Normalizer
+from diffusion_policy_ros.policy.recipe import ImageEncoderSettings
+
+Observation = Mapping[str, Tensor]
+
+
+class SpatialSoftmax(nn.Module):
+    """Expected coordinates of feature maps, each from -1 to 1.
+
+    Finn et al. 2016 (https://arxiv.org/abs/1509.06113): where in the image a feature is.
+    """
+
+    grid: Tensor
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        y, x = torch.meshgrid(
+            torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+        )
+        grid = torch.stack([x.flatten(), y.flatten()], dim=1)
+        self.register_buffer("grid", grid, persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (N, K, H, W) -> x and y of each, (N, 2 K)."""
+        attention = maps.flatten(2).softmax(dim=-1)
+        return (attention @ self.grid.to(attention)).flatten(1)
+
+
+def small_conv(channels: int) -> nn.Sequential:
+    """Two convolutions, (N, C, H, W) -> (N, 64, about H/4, about W/4): for small machines."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 8, stride=4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.GroupNorm(8, 64),
+        nn.ReLU(inplace=True),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Residual block of He et al. 2016 (https://arxiv.org/abs/1512.03385), group-normalised."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.norm1 = _group_norm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = _group_norm(channels_out)
+        self.around: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            around = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            self.around = nn.Sequential(around, _group_norm(channels_out))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (N, in, H, W) -> (N, out, H / stride, W / stride)."""
+        hidden = functional.relu(self.norm1(self.conv1(maps)), inplace=True)
+        hidden = self.norm2(self.conv2(hidden))
+        return functional.relu(hidden + self.around(maps), inplace=True)
+
+
+def resnet18(channels: int) -> nn.Sequential:
+    """ResNet-18 without its head, (N, C, H, W) -> (N, 512, about H/32, about W/32).
+
+    Group normalisation (16 channels a group) instead of batch statistics, which averaged weights
+    would not fit to, as in Chi et al. 2023.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False),
+        _group_norm(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    ]
+    width = 64
+    for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [BasicBlock(width, out, stride), BasicBlock(out, out, 1)]
+        width = out
+    return nn.Sequential(*layers)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // 16, channels)
+
+
+# name -> backbone for a number of channels, (N, C, H, W) -> feature maps
+IMAGE_ENCODERS: dict[str, Callable[[int], nn.Module]] = {
+    "small_conv": small_conv,
+    "resnet18": resnet18,
+}
+
+
+class ImageEncoder(nn.Module):
+    """One camera: uint8 (B, To, H, W, C) -> features (B, To, F).
+
+    Args:
+        stream: the camera in the contract.
+        settings: see ImageEncoderSettings.
+
+    Raises:
+        UserError: the crop is larger than the image, or the image too small for the backbone.
+    """
+
+    def __init__(self, stream: Stream, settings: ImageEncoderSettings) -> None:
+        super().__init__()
+        height, width, channels = stream.shape
+        self.crop = _crop_size(stream, settings)
+        self.backbone = IMAGE_ENCODERS[settings.name](channels)
+        with torch.no_grad():
+            try:
+                maps = self.backbone(torch.zeros(1, channels, *self.crop))
+            except RuntimeError:
+                what = f"{height} x {width} is too small for {settings.name}"
+                raise UserError(what, f"image {stream.name}", "use a larger image") from None
+        self.to_keypoints = nn.Conv2d(maps.shape[1], settings.keypoints, 1)
+        self.pool = SpatialSoftmax(*maps.shape[2:])
+        self.features = settings.features or 2 * settings.keypoints
+        self.project: nn.Module = nn.Identity()
+        if settings.features:
+            self.project = nn.Linear(2 * settings.keypoints, settings.features)
+        _to_channels_last(self)
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Random crops from `generator`, one for all frames of a window; centre crops without."""
+        batch, frames = images.shape[:2]
+        images = crop_windows(images, self.crop, generator).flatten(0, 1)
+        pixels = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        keypoints = self.pool(self.to_keypoints(self.backbone(pixels)))
+        features: Tensor = self.project(keypoints)
+        return features.view(batch, frames, -1)
+
+
+def _to_channels_last(module: nn.Module) -> None:
+    """Lay out the convolutions' weights as their inputs are, so that nothing is reordered."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+def _crop_size(stream: Stream, settings: ImageEncoderSettings) -> tuple[int, int]:
+    height, width = stream.shape[:2]
+    if not settings.crop_shape:
+        return height, width
+    crop = settings.crop_shape[0], settings.crop_shape[1]
+    if crop[0] > height or crop[1] > width:
+        what = f"{crop[0]} x {crop[1]} does not fit into {stream.name}, {height} x {width}"
+        cure = "use a size up to the image's, or [] for none"
+        raise UserError(what, "policy.image_encoder.crop_shape", cure)
+    return crop
+
+
+def crop_windows(
+    images: Tensor, size: tuple[int, int], generator: torch.Generator | None
+) -> Tensor:
+    """(B, To, H, W, C) -> (B, To, h, w, C), the same place in all frames of a window.
+
+    Args:
+        images: the windows.
+        size: (h, w).
+        generator: source of random places; None cuts from the centre.
+    """
+    spare = images.shape[2] - size[0], images.shape[3] - size[1]
+    if spare == (0, 0):
+        return images
+    if generator is None:
+        top, left = spare[0] // 2, spare[1] // 2
+        return images[:, :, top : top + size[0], left : left + size[1]]
+    draws = torch.rand(len(images), 2, generator=generator, device=generator.device)
+    places = (draws.cpu() * (torch.tensor(spare) + 1)).long().tolist()
+    return torch.stack(
+        [
+            window[:, top : top + size[0], left : left + size[1]]
+            for window, (top, left) in zip(images, places, strict=True)
+        ]
+    )
+
+
+class ObservationEncoder(nn.Module):
+    """Observation window -> one vector (B, To * Do): frame by frame, keys in the contract's order.
+
+    Args:
+        contract: says which keys there are.
+        settings: of the cameras' encoders.
+    """
+
+    def __init__(self, contract: Contract, settings: ImageEncoderSettings) -> None:
+        super().__init__()
+        self.observation_keys = tuple(contract.observations)
+        self.cameras = nn.ModuleDict(
+            {
+                key: ImageEncoder(stream, settings)
+                for key, stream in contract.observations.items()
+                if stream.is_image
+            }
+        )
+        vectors = sum(s.size for s in contract.observations.values() if not s.is_image)
+        cameras = [camera for camera in self.cameras.values() if isinstance(camera, ImageEncoder)]
+        self.frame_features = vectors + sum(camera.features for camera in cameras)
+
+    def forward(
+        self,
+        observation: Observation,
+        normalizer: Normalizer,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Images (B, To, H, W, C) and vectors (B, To, D) in physical units -> (B, To * Do)."""
+        parts = [
+            self.cameras[key](observation[key], generator)
+            if key in self.cameras
+            else normalizer[key].normalize(observation[key])
+            for key in self.observation_keys
+        ]
+        return torch.cat(parts, dim=-1).flatten(1)

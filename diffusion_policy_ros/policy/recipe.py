@@ -1,0 +1,239 @@
+"""Recipe: everything about a policy and its training that is not the robot.
+
+One YAML file, as strict as the contract: every mistake is reported at once. Shipped ones are in
+`config/recipes/`; the command line overrides single keys (`training.updates=500`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from diffusion_policy_ros import strict_yaml
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.denoisers import DenoiserSettings
+from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
+from diffusion_policy_ros.shipped import config_names, config_path
+from diffusion_policy_ros.strict_yaml import Problem
+
+
+def _within(default: Any, low: float, high: float) -> Any:
+    """A field with a default and a range that the reader checks."""
+    return dataclasses.field(default=default, metadata={"min": low, "max": high})
+
+
+@dataclass(frozen=True)
+class ImageEncoderSettings:
+    """How one camera's image becomes features; each camera has weights of its own.
+
+    Attributes:
+        name: a key of IMAGE_ENCODERS.
+        keypoints: of the spatial softmax, two coordinates each.
+        features: size after a last linear layer; 0 leaves the coordinates as they are.
+        crop_shape: (height, width) cut out at random in training and from the centre otherwise.
+    """
+
+    name: Literal["small_conv", "resnet18"] = "resnet18"
+    keypoints: int = _within(32, 1, 1024)
+    features: int = _within(64, 0, 4096)
+    crop_shape: tuple[int, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with them that types cannot show."""
+        if self.crop_shape and (len(self.crop_shape) != 2 or min(self.crop_shape) < 1):
+            yield Problem(
+                "crop_shape", f"{list(self.crop_shape)} is no size", "write [height, width]"
+            )
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """What the policy is. The words are those of doc/design.md.
+
+    Attributes:
+        n_obs_steps: To, observed frames.
+        horizon: H, predicted actions, the first at the oldest observed frame.
+        n_action_steps: Ta, executed actions, the first at the newest observed frame.
+        replan_steps: frames between inferences; n_action_steps where not given.
+        prediction_type: what the denoiser predicts.
+        schedule: a key of SCHEDULES.
+        num_train_timesteps: T, diffusion steps of training.
+        beta_start: first beta of the linear schedule.
+        beta_end: last beta of the linear schedule.
+        sampler: a key of SAMPLERS, used where none is asked for.
+        num_inference_steps: K, used where none is asked for.
+        timestep_spacing: which of the T steps the K are, see inference_timesteps.
+        clip_sample: keep the predicted clean actions within the normalised range.
+        denoiser: the network.
+        image_encoder: of every camera.
+    """
+
+    n_obs_steps: int = _within(2, 1, 1000)
+    horizon: int = _within(16, 1, 10_000)
+    n_action_steps: int = _within(8, 1, 10_000)
+    replan_steps: int | None = _within(None, 1, 10_000)
+    prediction_type: Literal["epsilon", "sample"] = "epsilon"
+    schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
+    num_train_timesteps: int = _within(100, 1, 100_000)
+    beta_start: float = _within(1e-4, 1e-9, 0.999)
+    beta_end: float = _within(0.02, 1e-9, 0.999)
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    num_inference_steps: int = _within(10, 1, 100_000)
+    timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    clip_sample: bool = True
+    denoiser: DenoiserSettings = UNet1DSettings()
+    image_encoder: ImageEncoderSettings = ImageEncoderSettings()
+
+    @property
+    def frames_between_inferences(self) -> int:
+        """replan_steps, or its default."""
+        return self.n_action_steps if self.replan_steps is None else self.replan_steps
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with them that types cannot show."""
+        longest = self.horizon - self.n_obs_steps + 1
+        if self.n_action_steps > longest:
+            what = f"{self.n_action_steps} actions, but only {longest} follow the newest frame"
+            cure = "lower it, or raise horizon: horizon >= n_obs_steps - 1 + n_action_steps"
+            yield Problem("n_action_steps", what, cure)
+        if self.frames_between_inferences > self.n_action_steps:
+            what = f"{self.replan_steps}, but a chunk lasts {self.n_action_steps} frames"
+            yield Problem("replan_steps", what, "use n_action_steps or less")
+        if self.num_inference_steps > self.num_train_timesteps:
+            what = f"{self.num_inference_steps}, trained with {self.num_train_timesteps}"
+            cure = f"use 1 to {self.num_train_timesteps}"
+            yield Problem("num_inference_steps", what, cure)
+        horizon = self.denoiser.horizon_problem(self.horizon)
+        if horizon is not None:
+            yield horizon
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How it is trained.
+
+    Attributes:
+        seed: of weights, batches, noise and the choice of held-out episodes.
+        batch_size: windows an update.
+        noise_samples: draws of noise and step for each window of a batch, which is encoded once.
+        updates: length of training.
+        decay_updates: length of the learning rate's cosine; `updates` where not given.
+        lr: highest learning rate.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        warmup_updates: learning rate rises from 0 to lr over these.
+        grad_clip: longest gradient (2-norm of all weights); 0 for any.
+        ema_decay: of the averaged weights, which are what runs; reached as (1 + n) / (10 + n).
+        mask_padding: padded actions beyond an episode's ends do not count in the loss.
+        validation_fraction: share of episodes held out.
+        val_every: updates between validations; 0 for only the last.
+        val_windows: windows that a validation looks at, at most.
+        checkpoint_every: updates between checkpoints; 0 for only the last.
+        keep_checkpoints: how many of them are kept; 0 for all.
+        log_every: updates between lines of loss.csv.
+        threads: of the computation on a CPU; 0 for torch's own choice.
+        device: "auto" is the GPU when there is one.
+    """
+
+    seed: int = _within(0, 0, 2**31 - 1)
+    batch_size: int = _within(64, 1, 65536)
+    noise_samples: int = _within(1, 1, 1024)
+    updates: int = _within(50_000, 1, 10**9)
+    decay_updates: int | None = _within(None, 1, 10**9)
+    lr: float = _within(1e-4, 1e-12, 10.0)
+    betas: tuple[float, ...] = (0.95, 0.999)
+    weight_decay: float = _within(1e-6, 0.0, 10.0)
+    warmup_updates: int = _within(500, 0, 10**9)
+    grad_clip: float = _within(1.0, 0.0, 1e9)
+    ema_decay: float = _within(0.999, 0.0, 1.0)
+    mask_padding: bool = True
+    validation_fraction: float = _within(0.02, 0.0, 0.9)
+    val_every: int = _within(1000, 0, 10**9)
+    val_windows: int = _within(256, 1, 10**9)
+    checkpoint_every: int = _within(5000, 0, 10**9)
+    keep_checkpoints: int = _within(3, 0, 10**6)
+    log_every: int = _within(20, 1, 10**9)
+    threads: int = _within(0, 0, 1024)
+    device: str = "auto"
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with them that types cannot show."""
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            yield Problem("betas", f"{list(self.betas)}", "give two numbers from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A policy and its training.
+
+    Attributes:
+        name: what the recipe is called in logs and cards.
+        policy: what the policy is.
+        training: how it is trained.
+    """
+
+    name: str = "recipe"
+    policy: PolicySettings = PolicySettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @classmethod
+    def from_text(
+        cls, text: str, where: str = "recipe", overrides: Mapping[str, str] | None = None
+    ) -> Recipe:
+        """Read YAML text; `overrides` (dotted key -> YAML text) win.
+
+        Raises:
+            UserErrors: every mistake with key, line and cure.
+        """
+        return strict_yaml.parse(cls, text, where, dict(overrides or {}))
+
+    @classmethod
+    def load(cls, name: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+        """Read a file, or a shipped recipe by its name.
+
+        Raises:
+            UserError: there is no such file, or it has mistakes.
+        """
+        path = Path(name)
+        if not path.is_file() and path.parent == Path("."):
+            shipped = config_path("recipes", path.stem)
+            path = shipped if shipped.is_file() else path
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = "is no text file" if isinstance(error, UnicodeDecodeError) else "no such recipe"
+            cure = f"give a YAML file or a shipped recipe: {', '.join(config_names('recipes'))}"
+            raise UserError(why, str(name), cure) from None
+        return cls.from_text(text, str(path), overrides)
+
+    def to_text(self) -> str:
+        """YAML with every key written out; `from_text` reads it back equal."""
+        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False)
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, str]:
+    """`key=value` words of a command line -> dotted key -> YAML text.
+
+    Raises:
+        UserError: for a word without a key or without "=".
+    """
+    found = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or not key.strip():
+            raise UserError(
+                f"'{word}' is no setting", "command line", "write training.updates=500"
+            )
+        found[key.strip()] = value
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    return [_plain(child) for child in value] if isinstance(value, tuple | list) else value
