@@ -9,6 +9,8 @@ Noise Injection for Robust Imitation Learning", 2017).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -23,6 +25,7 @@ _GRASP_HEIGHT = 0.018
 _LIFT_TO = 0.22
 _OVER, _AT = 0.015, 0.008
 _TURNED = 0.10
+_CLOSING_BELOW = 0.036
 _HELD_BELOW = BLOCK_HALF + 0.0015
 _HELD_ABOVE = BLOCK_HALF - 0.006
 
@@ -32,8 +35,8 @@ class Expert:
 
     Args:
         seed: same seed, same demonstrations; drawn apart from the arm's own stream for that seed.
-        noise: standard deviation of one step's fresh noise, as a share of the largest action; it
-            decays by 0.7 a step. 0 executes the clean actions.
+        noise: standard deviation of the noise, as a share of the largest action; from step to step
+            it correlates by 0.7. 0 executes the clean actions.
     """
 
     def __init__(self, seed: int, noise: float = 0.12) -> None:
@@ -78,11 +81,13 @@ class Expert:
         grasp = np.array([block[0], block[1], block[2] - BLOCK_HALF + _GRASP_HEIGHT])
         offset = tool - grasp
         aside = float(np.hypot(offset[0], offset[1]))
-        opening = obs["robot0_gripper_qpos"]
-        if _between_fingers(offset) and _HELD_ABOVE < float(opening.max()) < _HELD_BELOW:
+        opening = float(obs["robot0_gripper_qpos"].mean())
+        if _between_fingers(offset) and _HELD_ABOVE < opening < _HELD_BELOW:
             return np.array([tool[0], tool[1], _LIFT_TO]), CLOSED
         turned = self._turn_left(obs) < _TURNED
-        if aside < _AT and abs(offset[2]) < _AT and turned:
+        # What has begun to close goes on through small errors, instead of opening again.
+        slack = 2.0 if opening < _CLOSING_BELOW else 1.0
+        if max(aside, abs(offset[2])) < slack * _AT and (turned or slack > 1.0):
             return grasp, CLOSED
         if self._over(offset, aside, turned):
             return grasp, OPEN
@@ -104,19 +109,20 @@ class Expert:
 
     def _block_yaw(self, quaternion: np.ndarray) -> float:
         """Yaw of the face nearest to zero at first, afterwards nearest to the one chosen."""
-        x_axis = Rotation.from_quat(quaternion).as_matrix()[:, 0]
-        yaw = float(np.arctan2(x_axis[1], x_axis[0]))
+        x, y, z, w = quaternion.tolist()
+        yaw = math.atan2(2 * (x * y + z * w), 1 - 2 * (y * y + z * z))
         near = 0.0 if self._yaw is None else self._yaw
-        self._yaw = yaw - 0.5 * np.pi * np.round((yaw - near) / (0.5 * np.pi))
+        self._yaw = yaw - 0.5 * math.pi * round((yaw - near) / (0.5 * math.pi))
         return self._yaw
 
     def _turn_left(self, obs: dict[str, np.ndarray]) -> float:
         """Angle in rad between the tool and the chosen face."""
-        turn = Rotation.from_euler("z", self._block_yaw(obs["object_quat"]))
-        return float((turn * Rotation.from_quat(obs["robot0_eef_quat"]).inv()).magnitude())
+        yaw, tool = self._block_yaw(obs["object_quat"]), obs["robot0_eef_quat"]
+        cosine = abs(tool[2] * math.sin(yaw / 2) + tool[3] * math.cos(yaw / 2))
+        return 2 * math.acos(min(1.0, float(cosine)))
 
     def _next_noise(self) -> np.ndarray:
-        fresh = self._sigma * np.sqrt(1 - NOISE_KEPT**2) * self._rng.standard_normal(6)
+        fresh = self._sigma * math.sqrt(1 - NOISE_KEPT**2) * self._rng.standard_normal(6)
         self._noise = NOISE_KEPT * self._noise + fresh * (
             [MAX_TRANSLATION] * 3 + [MAX_ROTATION] * 3
         )

@@ -5,7 +5,7 @@ the controller of a real arm would be. Its body frame is the tool frame: origin 
 tips, parallel to the base at rest. The arm behind it is drawn only: two links that the kinematics
 of `arm_links` lay between a shoulder and the wrist; it has no mass and touches nothing.
 
-The numbers of the physics were found by experiment: with them a lifted block slips under half a
+The numbers of the physics were found by experiment: with them a lifted block slips a fifth of a
 millimetre in five seconds. Shadows and multisampling are off because they multiply the price of an
 84x84 frame by a hundred in software; `cameras.py` turns them on for large pictures only.
 """
@@ -53,9 +53,11 @@ XML = f"""
   </asset>
   <default>
     <default class="drawn"><geom contype="0" conaffinity="0" group="1" mass="0"/></default>
-    <default class="solid"><geom condim="4" friction="1 0.01 0.0001"/></default>
+    <default class="solid">
+      <geom condim="4" friction="1 0.01 0.0001" solref="0.01 1" solimp="0.95 0.99 0.001"/>
+    </default>
     <default class="finger">
-      <joint type="slide" range="0 {FINGER_OPEN}" damping="2" armature="0.01"/>
+      <joint type="slide" range="0 {FINGER_OPEN}" damping="20" armature="0.1"/>
       <position kp="500" kv="20" ctrlrange="0 {FINGER_OPEN}" forcerange="-20 20"/>
     </default>
   </default>
@@ -134,6 +136,7 @@ XML = f"""
   </contact>
   <equality>
     <weld body1="target" body2="hand" solref="0.02 1" relpose="0 0 0 1 0 0 0"/>
+    <joint joint1="left" joint2="right" polycoef="0 1 0 0 0" solref="0.01 1"/>
   </equality>
   <actuator>
     <position class="finger" name="left" joint="left"/>
