@@ -1,10 +1,10 @@
 """Read and write rosbag2 recordings. The only module that knows rosbags and mcap.
 
-    with BagWriter("episode_0", {"/eef_pose": "geometry_msgs/msg/PoseStamped"}, {"contract": text}) as writer:
-        writer.write("/eef_pose", log_ns, serialize("geometry_msgs/msg/PoseStamped", msg))
+with BagWriter("episode_0", {"/eef_pose": "geometry_msgs/msg/PoseStamped"}, {"contract": text}) as writer:
+    writer.write("/eef_pose", log_ns, serialize("geometry_msgs/msg/PoseStamped", msg))
 
-    for topic, log_ns, msg in open_bag("episode_0").messages():
-        ...
+for topic, log_ns, msg in open_bag("episode_0").messages():
+    ...
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Message(NamedTuple):
 class _Storage(Protocol):
     """One file of a bag."""
 
-    def messages(self, channel_ids: Collection[int]) -> Iterator[tuple[int, int, int, memoryview]]: ...
+    def messages(
+        self, channel_ids: Collection[int]
+    ) -> Iterator[tuple[int, int, int, memoryview]]: ...
 
 
 class _Source(NamedTuple):
@@ -87,7 +89,9 @@ def message_types(name: str) -> Callable[..., Any]:
     """
     types: dict[str, Callable[..., Any]] = _standard().types
     if name not in types:
-        raise UserError(f"the message type '{name}' is not known", "", did_you_mean(name, types)[:200])
+        raise UserError(
+            f"the message type '{name}' is not known", "", did_you_mean(name, types)[:200]
+        )
     return types[name]
 
 
@@ -111,7 +115,9 @@ def _store_for(type_name: str, definition: Schema) -> Any:
         return store
     bar = "=" * 80 + "\nIDL: "
     for text in definition.text.split(bar)[1:] if bar in definition.text else [definition.text]:
-        store.register(get_types_from_idl(text.partition("\n")[2] if bar in definition.text else text))
+        store.register(
+            get_types_from_idl(text.partition("\n")[2] if bar in definition.text else text)
+        )
     return store
 
 
@@ -125,7 +131,9 @@ def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], Recorde
         try:
             return _store_for(type_name, definition).deserialize_cdr(raw, type_name)
         except (SerdeError, TypesysError, KeyError, IndexError) as error:
-            raise UserError(f"{len(raw)} bytes are no {type_name} ({error})", "", "the bag is damaged") from None
+            raise UserError(
+                f"{len(raw)} bytes are no {type_name} ({error})", "", "the bag is damaged"
+            ) from None
 
     kind = StampedMessage if _is_stamped(type_name, definition) else RecordedMessage
     return functools.partial(kind, decode)
@@ -153,7 +161,9 @@ class Bag:
         notes: what is odd about it, one line each: cut off, without metadata.
     """
 
-    def __init__(self, path: Path, sources: list[_Source], metadata: dict[str, str], notes: list[str]) -> None:
+    def __init__(
+        self, path: Path, sources: list[_Source], metadata: dict[str, str], notes: list[str]
+    ) -> None:
         self.path, self.metadata, self.notes = path, metadata, notes
         self._sources = sources
         counts: Counter[str] = Counter()
@@ -170,8 +180,14 @@ class Bag:
         """
         wanted = [s for s in self._sources if topics is None or s.topic in topics]
         storages = list({id(s.storage): s.storage for s in wanted}.values())
-        streams = [_stream(storage, [s for s in wanted if s.storage is storage]) for storage in storages]
-        return heapq.merge(*streams, key=lambda message: message.log_ns) if len(streams) > 1 else _chain(streams)
+        streams = [
+            _stream(storage, [s for s in wanted if s.storage is storage]) for storage in storages
+        ]
+        return (
+            heapq.merge(*streams, key=lambda message: message.log_ns)
+            if len(streams) > 1
+            else _chain(streams)
+        )
 
 
 def _chain(streams: list[Iterator[Message]]) -> Iterator[Message]:
@@ -182,7 +198,9 @@ def _stream(storage: _Storage, sources: list[_Source]) -> Iterator[Message]:
     makers = {s.channel_id: (s.topic, _maker(s.type, s.definition)) for s in sources}
     for log_ns, _, channel_id, data in storage.messages(makers):
         topic, make = makers[channel_id]
-        if data[:4] == zstandard.FRAME_HEADER:  # rosbag2's compression by message; CDR begins with a zero
+        if (
+            data[:4] == zstandard.FRAME_HEADER
+        ):  # rosbag2's compression by message; CDR begins with a zero
             data = memoryview(zstandard.ZstdDecompressor().decompressobj().decompress(data))
         yield Message(topic, log_ns, make(data))
 
@@ -197,7 +215,9 @@ def open_bag(path: str | Path) -> Bag:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError("no such bag", str(path), "give a rosbag2 directory, an .mcap or a .db3 file")
+        raise UserError(
+            "no such bag", str(path), "give a rosbag2 directory, an .mcap or a .db3 file"
+        )
     described = _described(path) if path.is_dir() else {}
     sources: list[_Source] = []
     notes: list[str] = []
@@ -209,7 +229,11 @@ def open_bag(path: str | Path) -> Bag:
         notes += [note] if note else []
     metadata.update({str(k): str(v) for k, v in (described.get("custom_data") or {}).items()})
     if not sum(source.count for source in sources):
-        what = "nothing whole was recorded before it was cut off" if notes else "the bag holds no messages"
+        what = (
+            "nothing whole was recorded before it was cut off"
+            if notes
+            else "the bag holds no messages"
+        )
         raise UserError(what, str(path), "record it again")
     return Bag(path, sources, metadata, notes)
 
@@ -222,28 +246,42 @@ def bag_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    named = [path / Path(str(name)).name for name in _described(path).get("relative_file_paths") or []]
+    named = [
+        path / Path(str(name)).name for name in _described(path).get("relative_file_paths") or []
+    ]
     missing = [file.name for file in named if not file.is_file()]
     if missing:
         raise UserError(f"its file {missing[0]} is missing", str(path), "copy the whole bag")
-    files = named or sorted(f for f in path.iterdir() if f.name.endswith(STORAGE_SUFFIXES) and f.is_file())
+    files = named or sorted(
+        f for f in path.iterdir() if f.name.endswith(STORAGE_SUFFIXES) and f.is_file()
+    )
     if files:
         return files
     if list(path.glob("*.bag")):
-        raise UserError("this holds a ROS 1 bag", str(path), "convert it with rosbags-convert --src A.bag --dst B")
-    raise UserError("there is no bag in it: no .mcap or .db3 file", str(path), "give a rosbag2 directory")
+        raise UserError(
+            "this holds a ROS 1 bag",
+            str(path),
+            "convert it with rosbags-convert --src A.bag --dst B",
+        )
+    raise UserError(
+        "there is no bag in it: no .mcap or .db3 file", str(path), "give a rosbag2 directory"
+    )
 
 
 def is_bag(path: Path) -> bool:
     """Whether a directory is itself a rosbag2 recording, by the files that it holds."""
-    return path.is_dir() and any(f.name == METADATA_FILE or f.name.endswith(STORAGE_SUFFIXES) for f in path.iterdir())
+    return path.is_dir() and any(
+        f.name == METADATA_FILE or f.name.endswith(STORAGE_SUFFIXES) for f in path.iterdir()
+    )
 
 
 def _described(path: Path) -> dict[str, Any]:
     """What ``metadata.yaml`` says; nothing where it is missing or unreadable, as after a kill."""
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        found = yaml.load((path / METADATA_FILE).read_text(encoding="utf-8"), loader)["rosbag2_bagfile_information"]
+        found = yaml.load((path / METADATA_FILE).read_text(encoding="utf-8"), loader)[
+            "rosbag2_bagfile_information"
+        ]
         return found if isinstance(found, dict) else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return {}
@@ -258,7 +296,11 @@ def _open_file(file: Path) -> tuple[list[_Source], dict[str, str], str]:
     if file.suffix == ".db3":
         database = SqliteFile(file, folder)
         topics = [(t.id, t.topic, t.type, t.definition, t.count) for t in database.topics]
-        return [_Source(database, n, topic, _full(t), d, c) for n, topic, t, d, c in topics], {}, ""
+        return (
+            [_Source(database, n, topic, _full(t), d, c) for n, topic, t, d, c in topics],
+            {},
+            "",
+        )
     return _open_mcap(file)
 
 
@@ -267,11 +309,19 @@ def _open_mcap(file: Path) -> tuple[list[_Source], dict[str, str], str]:
     sources: list[_Source] = []
     for number, channel in mcap.channels.items():
         if channel.encoding != "cdr" or mcap.profile not in ("ros2", ""):
-            what = f"{channel.topic} is encoded as '{channel.encoding}' in profile '{mcap.profile}'"
+            what = (
+                f"{channel.topic} is encoded as '{channel.encoding}' in profile '{mcap.profile}'"
+            )
             raise UserError(what, str(file), "only ROS 2 recordings can be read")
         schema = mcap.schemas.get(channel.schema_id, Schema("", "", ""))
-        sources.append(_Source(mcap, number, channel.topic, _full(schema.name), schema, mcap.counts[number]))
-    cut = f"{file.name} was cut off; read up to its last whole message" if mcap.cut_at is not None else ""
+        sources.append(
+            _Source(mcap, number, channel.topic, _full(schema.name), schema, mcap.counts[number])
+        )
+    cut = (
+        f"{file.name} was cut off; read up to its last whole message"
+        if mcap.cut_at is not None
+        else ""
+    )
     return sources, mcap.metadata.get(OUR_RECORD, {}), cut
 
 
@@ -287,7 +337,9 @@ def _inflated(file: Path, folder: Path) -> Path:
         with file.open("rb") as packed, target.open("wb") as unpacked:
             zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
     except zstandard.ZstdError:
-        raise UserError("cannot be decompressed", str(file), "copy it again, or leave it out") from None
+        raise UserError(
+            "cannot be decompressed", str(file), "copy it again, or leave it out"
+        ) from None
     return target
 
 
@@ -312,7 +364,12 @@ class BagWriter:
         UserError: the directory exists, or a type is not known.
     """
 
-    def __init__(self, path: str | Path, topics: Mapping[str, str], metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        topics: Mapping[str, str],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         from mcap.writer import CompressionType, Writer
 
         self.path, self.topics = Path(path), dict(topics)
@@ -323,13 +380,19 @@ class BagWriter:
         try:
             self.path.mkdir(parents=True)
         except FileExistsError:
-            raise UserError("there is something already", str(self.path), "choose another name") from None
+            raise UserError(
+                "there is something already", str(self.path), "choose another name"
+            ) from None
         self._file = (self.path / f"{self.path.name}_0.mcap").open("xb")
         self._writer = Writer(self._file, chunk_size=0, compression=CompressionType.NONE)
         self._writer.start(profile="ros2", library=f"diffusion_policy_ros {__version__}")
-        schemas = {t: self._writer.register_schema(t, "ros2msg", text) for t, text in definitions.items()}
+        schemas = {
+            t: self._writer.register_schema(t, "ros2msg", text) for t, text in definitions.items()
+        }
         self._channels = {
-            topic: self._writer.register_channel(topic, "cdr", schemas[t], {"offered_qos_profiles": _QOS})
+            topic: self._writer.register_channel(
+                topic, "cdr", schemas[t], {"offered_qos_profiles": _QOS}
+            )
             for topic, t in self.topics.items()
         }
         if self.metadata:
@@ -346,7 +409,9 @@ class BagWriter:
             publish_ns: when it was published, where that is known.
         """
         publish_ns = log_ns if publish_ns is None else publish_ns
-        self._writer.add_message(self._channels[topic], log_ns, data, publish_ns, self.counts[topic])
+        self._writer.add_message(
+            self._channels[topic], log_ns, data, publish_ns, self.counts[topic]
+        )
         self._file.flush()
         self._start_ns = min(self._start_ns, log_ns) if any(self.counts.values()) else log_ns
         self._end_ns = max(self._end_ns, log_ns)
@@ -363,14 +428,19 @@ class BagWriter:
         if metadata:
             self.metadata.update(metadata)
             self._writer.add_metadata(OUR_RECORD, dict(metadata))
-        text = yaml.safe_dump(self._described(), sort_keys=False, allow_unicode=True, width=1 << 20)
+        text = yaml.safe_dump(
+            self._described(), sort_keys=False, allow_unicode=True, width=1 << 20
+        )
         self._writer.add_metadata(ROSBAG2_RECORD, {"serialized_metadata": text})
         self._writer.finish()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         draft = self.path / f".{METADATA_FILE}"
-        draft.write_text(yaml.safe_dump({"rosbag2_bagfile_information": self._described()}, sort_keys=False), "utf-8")
+        draft.write_text(
+            yaml.safe_dump({"rosbag2_bagfile_information": self._described()}, sort_keys=False),
+            "utf-8",
+        )
         draft.replace(self.path / METADATA_FILE)
 
     def discard(self) -> None:
@@ -399,7 +469,14 @@ class BagWriter:
             "compression_format": "",
             "compression_mode": "",
             "relative_file_paths": [name],
-            "files": [{"path": name, "starting_time": dict(start), "duration": dict(duration), "message_count": total}],
+            "files": [
+                {
+                    "path": name,
+                    "starting_time": dict(start),
+                    "duration": dict(duration),
+                    "message_count": total,
+                }
+            ],
             "custom_data": self.metadata,
             "ros_distro": os.environ.get("ROS_DISTRO", ""),
         }

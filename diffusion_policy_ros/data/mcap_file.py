@@ -156,7 +156,12 @@ class McapFile:
     def _entries(self, block: _Block) -> Iterator[Entry]:
         if block.opcode == MESSAGE:
             channel_id, _, log_ns, _ = _MESSAGE.unpack_from(self._buffer, block.body)
-            yield Entry(log_ns, block.body, channel_id, self._buffer[block.body + _MESSAGE.size : block.end])
+            yield Entry(
+                log_ns,
+                block.body,
+                channel_id,
+                self._buffer[block.body + _MESSAGE.size : block.end],
+            )
             return
         records = self._chunk_records(block)
         place, size = 0, len(records)
@@ -170,7 +175,9 @@ class McapFile:
                 raise self._damaged("a message that is longer than its chunk")
             if opcode == MESSAGE:
                 channel_id, _, log_ns, _ = _MESSAGE.unpack_from(records, body)
-                yield Entry(log_ns, block.body + body, channel_id, records[body + _MESSAGE.size : place])
+                yield Entry(
+                    log_ns, block.body + body, channel_id, records[body + _MESSAGE.size : place]
+                )
             elif opcode in (SCHEMA, CHANNEL):
                 self._read_inner(opcode, records[body:place])
 
@@ -181,10 +188,17 @@ class McapFile:
         (length,) = _U64.unpack_from(self._buffer, place)
         place += _U64.size
         whole = place + length <= block.end
-        records = self._inflated(compression, self._buffer[place : min(place + length, block.end)], whole)
+        records = self._inflated(
+            compression, self._buffer[place : min(place + length, block.end)], whole
+        )
         if whole and len(records) != size:
             raise self._damaged("a chunk whose size is not what its header says")
-        if whole and checksum and (compression or size <= CHECKED_BYTES) and zlib.crc32(records) != checksum:
+        if (
+            whole
+            and checksum
+            and (compression or size <= CHECKED_BYTES)
+            and zlib.crc32(records) != checksum
+        ):
             raise self._damaged("a chunk whose checksum does not match")
         return records
 
@@ -200,10 +214,16 @@ class McapFile:
             if not whole:
                 return memoryview(b"")
             raise self._damaged("a chunk that cannot be decompressed") from None
-        raise UserError(f"chunks compressed with '{compression[:20]}'", str(self.path), "rewrite it with ros2 bag convert")
+        raise UserError(
+            f"chunks compressed with '{compression[:20]}'",
+            str(self.path),
+            "rewrite it with ros2 bag convert",
+        )
 
     def _damaged(self, what: str) -> UserError:
-        return UserError(f"the file is damaged: it has {what}", str(self.path), "copy it again, or leave it out")
+        return UserError(
+            f"the file is damaged: it has {what}", str(self.path), "copy it again, or leave it out"
+        )
 
     def _read_header(self, body: int, _end: int) -> None:
         self.profile, _ = _text(self._buffer, body)
@@ -228,7 +248,9 @@ class McapFile:
             self.channels[number] = Channel(schema_id, topic, encoding)
 
     def _note_message(self, body: int, end: int) -> None:
-        self._blocks.append(_Block(_MESSAGE.unpack_from(self._buffer, body)[2], MESSAGE, body, end))
+        self._blocks.append(
+            _Block(_MESSAGE.unpack_from(self._buffer, body)[2], MESSAGE, body, end)
+        )
 
     def _note_chunk(self, body: int, end: int) -> None:
         self._blocks.append(_Block(_CHUNK.unpack_from(self._buffer, body)[0], CHUNK, body, end))
@@ -257,9 +279,17 @@ def _mapped(path: Path) -> memoryview:
         if not start:
             raise UserError("the file is empty", str(path), "record it again")
         if start == b"#ROSBAG V2.0\n":
-            raise UserError("this is a ROS 1 bag", str(path), "convert it with rosbags-convert --src A.bag --dst B")
+            raise UserError(
+                "this is a ROS 1 bag",
+                str(path),
+                "convert it with rosbags-convert --src A.bag --dst B",
+            )
         if not start.startswith(MAGIC):
-            raise UserError("this is no MCAP file", str(path), "give a rosbag2 directory, an .mcap or a .db3 file")
+            raise UserError(
+                "this is no MCAP file",
+                str(path),
+                "give a rosbag2 directory, an .mcap or a .db3 file",
+            )
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 

@@ -51,7 +51,9 @@ class StampedMessage(RecordedMessage):
         try:
             sec, nanosec = (_LITTLE if raw[1] & 1 else _BIG).unpack_from(raw, ENCAPSULATION)
         except (struct.error, IndexError):
-            raise UserError(f"a message of {len(raw)} bytes has no header", "", "the bag is damaged") from None
+            raise UserError(
+                f"a message of {len(raw)} bytes has no header", "", "the bag is damaged"
+            ) from None
         return Header(sec, nanosec, raw)
 
 
@@ -72,5 +74,7 @@ class Header:
     def frame_id(self) -> str:
         """The tf frame."""
         start = ENCAPSULATION + 12
-        (length,) = (_LITTLE_U32 if self._raw[1] & 1 else _BIG_U32).unpack_from(self._raw, start - 4)
+        (length,) = (_LITTLE_U32 if self._raw[1] & 1 else _BIG_U32).unpack_from(
+            self._raw, start - 4
+        )
         return bytes(self._raw[start : start + length]).rstrip(b"\0").decode("utf-8", "replace")

@@ -55,7 +55,9 @@ class SqliteFile:
         marks = ",".join("?" * len(channel_ids))
         query = f"SELECT timestamp, id, topic_id, data FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id"
         try:
-            for log_ns, place, channel_id, data in self._connection.execute(query, list(channel_ids)):
+            for log_ns, place, channel_id, data in self._connection.execute(
+                query, list(channel_ids)
+            ):
                 yield log_ns, place, channel_id, memoryview(data)
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from None
@@ -64,15 +66,30 @@ class SqliteFile:
         known = self._columns("message_definitions")
         definitions: dict[str, Schema] = {}
         if {"topic_type", "encoding", "encoded_message_definition"} <= known:
-            query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
-            definitions = {name: Schema(name, *rest) for name, *rest in self._connection.execute(query)}
-        counts = dict(self._connection.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
-        rows = list(self._connection.execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id"))
+            query = (
+                "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
+            )
+            definitions = {
+                name: Schema(name, *rest) for name, *rest in self._connection.execute(query)
+            }
+        counts = dict(
+            self._connection.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")
+        )
+        rows = list(
+            self._connection.execute(
+                "SELECT id, name, type, serialization_format FROM topics ORDER BY id"
+            )
+        )
         foreign = [name for _, name, _, encoding in rows if encoding != "cdr"]
         if foreign:
-            raise UserError(f"{foreign[0]} is not serialized as cdr", str(self.path), "only cdr can be read")
+            raise UserError(
+                f"{foreign[0]} is not serialized as cdr", str(self.path), "only cdr can be read"
+            )
         empty = Schema("", "", "")
-        return [Topic(n, name, kind, definitions.get(kind, empty), counts.get(n, 0)) for n, name, kind, _ in rows]
+        return [
+            Topic(n, name, kind, definitions.get(kind, empty), counts.get(n, 0))
+            for n, name, kind, _ in rows
+        ]
 
     def _columns(self, table: str) -> set[str]:
         return {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}

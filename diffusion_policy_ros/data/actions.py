@@ -1,0 +1,197 @@
+"""Which action belongs to which frame: recorded commands, or the states one frame later.
+
+The frame at time t gets the first command with a stamp in [t, t + 1 / rate): what the operator told the robot after
+seeing it. A frame without one has no action, and the episode ends there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from diffusion_policy_ros.contract import ActionField, Contract
+from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
+
+POSITION_M, ROTATION_RAD, JOINT = 2e-3, 1e-2, 5e-3
+"""What counts as motion, from the pose at rest: m, rad, and rad or m of a joint."""
+KEPT_IDLE_FRAMES = 2
+"""Frames of rest that are kept at either end, so that starting and stopping can be learned."""
+
+
+class Commands:
+    """The recorded commands of one bag, decoded when a frame asks for them."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._streams = contract.action.commands
+        self._found: dict[tuple[int, str], list[tuple[int, Any]]] = {}
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def topics(self) -> set[str]:
+        """The topics that commands are recorded on."""
+        return {stream.topic for stream in self._streams}
+
+    def push(self, topic: str, msg: Any, arrival_ns: int, life: int) -> None:
+        """Take a message of one of the topics; ``life`` counts how often the robot's time has started anew."""
+        stamp = stamp_ns(msg)
+        entry = (arrival_ns if stamp is None else stamp, msg)
+        self._found.setdefault((life, topic), []).append(entry)
+
+    def actions(self, times_ns: NDArray[np.int64], life: int) -> tuple[Array, NDArray[np.bool_]]:
+        """Actions of frames, and which frames have one.
+
+        Args:
+            times_ns: (n,) the frames' times.
+            life: which life of the robot's time they belong to.
+
+        Returns:
+            float32 (n, Da), and bool (n,).
+        """
+        parts = [self._stream_actions(stream, times_ns, life) for stream in self._streams]
+        return np.concatenate([p[0] for p in parts], axis=1), np.logical_and.reduce(
+            [p[1] for p in parts]
+        )
+
+    def _stream_actions(self, stream: Any, times_ns: Array, life: int) -> tuple[Array, Array]:
+        found = sorted(self._found.get((life, stream.topic), []), key=lambda entry: entry[0])
+        stamps = np.array([stamp for stamp, _ in found], dtype=np.int64)
+        values = np.zeros((len(times_ns), stream.size), np.float32)
+        valid = np.zeros(len(times_ns), bool)
+        for i, place in enumerate(np.searchsorted(stamps, times_ns)):
+            if place == len(found) or stamps[place] >= times_ns[i] + self._contract.period_ns:
+                self.refused[f"no command on {stream.topic} within one frame"] += 1
+                continue
+            try:
+                values[i], valid[i] = decode(stream, found[place][1]), True
+            except DecodeError as error:
+                self.refused[str(error)] += 1
+        return values, valid
+
+
+def next_state_actions(contract: Contract, states: dict[str, Array]) -> Array:
+    """Actions that lead from each frame to the next one.
+
+    Args:
+        contract: says which state each part of the action is derived from.
+        states: observation key → (n, size), of frames without a gap.
+
+    Returns:
+        float32 (n - 1, Da).
+    """
+    parts = [
+        _PART[part.kind](part, states[part.state].astype(np.float64))
+        for part in contract.action.fields
+    ]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _delta_position(_part: ActionField, state: Array) -> Array:
+    return state[1:] - state[:-1]
+
+
+def _delta_axis_angle(_part: ActionField, state: Array) -> Array:
+    """Rotation vectors in the base frame: R1 = exp(v) R0."""
+    turns = Rotation.from_quat(state)
+    return np.asarray((turns[1:] * turns[:-1].inv()).as_rotvec())
+
+
+def _axis_angle(_part: ActionField, state: Array) -> Array:
+    return np.asarray(Rotation.from_quat(state[1:]).as_rotvec())
+
+
+def _next(_part: ActionField, state: Array) -> Array:
+    return state[1:]
+
+
+def _binary(part: ActionField, state: Array) -> Array:
+    """+1 for closed, -1 for open."""
+    return np.where(state[1:, :1] < (part.threshold or 0.0), 1.0, -1.0)
+
+
+_PART = {
+    "delta_position": _delta_position,
+    "delta_axis_angle": _delta_axis_angle,
+    "position": _next,
+    "axis_angle": _axis_angle,
+    "quaternion": _next,
+    "joint_position": _next,
+    "binary": _binary,
+}
+
+
+class Idle(NamedTuple):
+    """Frames of rest at the ends of a segment."""
+
+    start: int
+    end: int
+
+
+def idle_ends(contract: Contract, states: dict[str, Array], actions: Array) -> Idle:
+    """How many frames at either end of a segment show no motion, beyond those that are kept.
+
+    A frame is at rest when neither the arm has left its first (or last) pose nor the action asks for motion. The
+    arm's pose is what the action's parts name as their ``state``; all vectors where none is named.
+
+    Args:
+        contract: the robot.
+        states: observation key → (n, size) of vectors.
+        actions: (n, Da).
+    """
+    moving = _acting(contract, actions)
+    at_start = moving | _away(contract, states, actions, 0)
+    at_end = moving | _away(contract, states, actions, -1)
+    if not at_start.any() or not at_end.any():
+        return Idle(len(actions), 0)
+    start, end = int(at_start.argmax()), int(at_end[::-1].argmax())
+    return Idle(max(0, start - KEPT_IDLE_FRAMES), max(0, end - KEPT_IDLE_FRAMES))
+
+
+def _acting(contract: Contract, actions: Array) -> NDArray[np.bool_]:
+    """Which frames' delta actions ask for motion."""
+    moving = np.zeros(len(actions), bool)
+    for part in contract.action.fields:
+        limit = {"delta_position": POSITION_M / 2, "delta_axis_angle": ROTATION_RAD / 2}.get(
+            part.kind
+        )
+        if limit:
+            moving |= np.linalg.norm(actions[:, contract.action.slices[part.name]], axis=1) > limit
+    return moving
+
+
+def _away(
+    contract: Contract, states: dict[str, Array], actions: Array, place: int
+) -> NDArray[np.bool_]:
+    """Which frames' pose or absolute action differs from that of the frame ``place``."""
+    away = np.zeros(len(actions), bool)
+    for part in contract.action.fields:
+        if not part.kind.startswith("delta"):
+            values = actions[:, contract.action.slices[part.name]]
+            limit = {"binary": 0.5, "position": POSITION_M, "joint_position": JOINT}.get(
+                part.kind, ROTATION_RAD
+            )
+            away |= np.abs(values - values[place]).max(axis=1) > limit
+    named = {part.state for part in contract.action.fields if part.state}
+    for key in named or states:
+        away |= _distance(states[key], place) > _limit(contract, key)
+    return away
+
+
+def _limit(contract: Contract, key: str) -> float:
+    field = contract.observations[key].field
+    if field.endswith(("orientation", "rotation")):
+        return ROTATION_RAD
+    return POSITION_M if field.endswith(("position", "translation")) and "." in field else JOINT
+
+
+def _distance(values: Array, place: int) -> Array:
+    """Largest difference of a component; for quaternions about half the angle, whatever their sign."""
+    reference = values[place]
+    distance = np.abs(values - reference).max(axis=1)
+    if values.shape[1] == 4:
+        return 2 * np.minimum(distance, np.abs(values + reference).max(axis=1))
+    return np.asarray(distance)

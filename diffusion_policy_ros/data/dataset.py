@@ -1,0 +1,315 @@
+"""A dataset on disk, and the windows that training draws from it.
+
+    windows = WindowDataset("dataset", n_obs_steps=2, horizon=16)
+    batch = windows.batch(np.arange(64))     # key → (64, 2, …), action (64, 16, Da), action_is_pad (64, 16)
+
+A directory: ``dataset.yaml`` (contract, one line an episode) and ``shards/NAME/KEY.npy``. Plain arrays, nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from diffusion_policy_ros import strict_yaml
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.shards import ACTION, STAMP, Rows, open_shard
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import Array
+
+INDEX, SHARDS = "dataset.yaml", "shards"
+FORMAT = 1
+QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+SAMPLED_IMAGES = 512
+"""Statistics of images are of this many frames, evenly spread; all of them would take minutes and tell the same."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A stretch of frames without a gap.
+
+    Attributes:
+        bag: the name of the bag that it comes from.
+        hash: that bag's content.
+        shard: the shard that it stands in.
+        start: its first row there.
+        frames: its length.
+        success: what the recorder said of it; None where it said nothing.
+    """
+
+    bag: str
+    hash: str
+    shard: str
+    start: int = dataclasses.field(metadata={"min": 0})
+    frames: int = dataclasses.field(metadata={"min": 1})
+    success: bool | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """What ``dataset.yaml`` says.
+
+    Attributes:
+        format: version of this layout.
+        contract: the contract's text.
+        contract_hash: what that text meant when it was written.
+        shards: name → rows.
+        episodes: in the order of conversion.
+    """
+
+    format: int
+    contract: str
+    contract_hash: str
+    shards: dict[str, int]
+    episodes: tuple[Episode, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Index:
+        """Read a dataset's index.
+
+        Raises:
+            UserError: there is none, or it has mistakes.
+        """
+        path = folder / INDEX
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            what = "is no dataset" if folder.exists() else "no such dataset"
+            cure = "make one: diffusion-policy convert --contract C BAG... --out DATASET"
+            raise UserError(what, str(folder), cure) from None
+        index = strict_yaml.parse(cls, text, str(path))
+        if index.format != FORMAT:
+            cure = "convert the bags again, or update the package"
+            raise UserError(f"has format {index.format}, known is {FORMAT}", str(path), cure)
+        lost = {episode.shard for episode in index.episodes} - index.shards.keys()
+        beyond = [
+            e.bag for e in index.episodes if e.start + e.frames > index.shards.get(e.shard, 0)
+        ]
+        if lost or beyond:
+            what = f"the episode of {beyond[0]} is not in its shard"
+            raise UserError(what, str(path), "copy the dataset again, or convert the bags again")
+        return index
+
+    def save(self, folder: Path) -> None:
+        """Replace a dataset's index in one step."""
+        draft = folder / f".{INDEX}"
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(self._text())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / INDEX)
+
+    def _text(self) -> str:
+        head = {
+            "format": self.format,
+            "contract_hash": self.contract_hash,
+            "contract": _Block(self.contract),
+            "shards": self.shards,
+        }
+        text = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        # JSON is YAML: one line an episode.
+        lines = (f"- {json.dumps(dataclasses.asdict(episode))}\n" for episode in self.episodes)
+        return f"{text}episodes:\n{''.join(lines)}" if self.episodes else f"{text}episodes: []\n"
+
+
+class _Block(str):
+    """Text that is written as a block, line by line."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    _Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
+)
+
+
+class Dataset:
+    """A dataset that is open for reading.
+
+    Attributes:
+        path: its folder.
+        contract: the robot that it was recorded on.
+        episodes: its episodes.
+
+    Raises:
+        UserError: it is missing, incomplete or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        index = Index.load(self.path)
+        self.contract = Contract.from_text(index.contract, f"{self.path / INDEX}: contract")
+        if self.contract.hash != index.contract_hash:
+            cure = "convert the bags again with the contract that is meant"
+            raise UserError("its contract was edited", str(self.path / INDEX), cure)
+        self.episodes = list(index.episodes)
+        if not self.episodes:
+            raise UserError(
+                "holds no episodes", str(self.path), "convert at least one bag into it"
+            )
+        shards = [
+            open_shard(self.path / SHARDS / name, self.contract, rows)
+            for name, rows in index.shards.items()
+        ]
+        offsets = np.cumsum([0, *index.shards.values()])
+        self._offset = dict(zip(index.shards, offsets.tolist(), strict=False))
+        self.rows = {key: Rows([shard[key] for shard in shards]) for key in shards[0]}
+
+    def first_row(self, episode: Episode) -> int:
+        """Its first row, counted over all shards, as `rows` counts them."""
+        return self._offset[episode.shard] + episode.start
+
+    def episode(self, number: int) -> dict[str, Array]:
+        """An episode's arrays: key → (frames, ...), with ``action`` and ``stamp_ns``."""
+        episode = self.episodes[number]
+        start = self.first_row(episode)
+        rows = np.arange(start, start + episode.frames)
+        return {key: column.take(rows) for key, column in self.rows.items()}
+
+
+class WindowDataset:
+    """Windows of a dataset: `len` of them, one a frame, drawn in batches.
+
+    Window i has a newest observed frame t: observations are t-To+1 … t, actions t-To+1 … t-To+H. Both repeat the
+    episode's first and last frame beyond its ends, and never cross into another episode; ``action_is_pad`` marks the
+    repeated actions. A window's observations are what `History.window` gives at that frame.
+
+    Args:
+        path: the dataset's folder.
+        n_obs_steps: To.
+        horizon: H.
+        episodes: numbers of the episodes to draw from; all by default.
+
+    Attributes:
+        contract: the robot that it was recorded on.
+        episodes: the episodes that are drawn from.
+
+    Raises:
+        UserError: the dataset is missing, incomplete or damaged, or has no such episode.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        n_obs_steps: int,
+        horizon: int,
+        episodes: Sequence[int] | None = None,
+    ) -> None:
+        if n_obs_steps < 1 or horizon < n_obs_steps:
+            what = f"n_obs_steps {n_obs_steps} and horizon {horizon} make no window"
+            raise UserError(what, str(path), "use 1 <= n_obs_steps <= horizon")
+        self.dataset = Dataset(path)
+        self.contract = self.dataset.contract
+        self.n_obs_steps, self.horizon = n_obs_steps, horizon
+        self.episodes = [self.dataset.episodes[number] for number in self._checked(episodes)]
+        lengths = np.array([episode.frames for episode in self.episodes])
+        firsts = np.array([self.dataset.first_row(episode) for episode in self.episodes])
+        self._first = np.repeat(firsts, lengths)
+        self._last = np.repeat(firsts + lengths - 1, lengths)
+        counts = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self._row = self._first + counts
+
+    def _checked(self, episodes: Sequence[int] | None) -> Collection[int]:
+        count = len(self.dataset.episodes)
+        if episodes is None:
+            return range(count)
+        wrong = [number for number in episodes if not 0 <= number < count]
+        if wrong or not len(episodes):
+            what = f"has no episode {wrong[0]}" if wrong else "no episode was chosen"
+            raise UserError(what, str(self.dataset.path), f"choose from 0 to {count - 1}")
+        return [int(number) for number in episodes]
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> dict[str, Array]:
+        """Some windows.
+
+        Args:
+            indices: (B,) numbers of windows.
+
+        Returns:
+            key → (B, To, H, W, C) uint8 or (B, To, n) float32; ``action`` (B, H, Da) float32;
+            ``action_is_pad`` (B, H) bool.
+        """
+        indices = np.asarray(indices)
+        first, last = self._first[indices, None], self._last[indices, None]
+        wanted = self._row[indices, None] + np.arange(
+            1 - self.n_obs_steps, self.horizon - self.n_obs_steps + 1
+        )
+        rows = np.clip(wanted, first, last)
+        seen = rows[:, : self.n_obs_steps]
+        found = {key: self.dataset.rows[key].take(seen) for key in self.contract.observations}
+        found[ACTION] = self.dataset.rows[ACTION].take(rows)
+        found["action_is_pad"] = rows != wanted
+        return found
+
+    @functools.cached_property
+    def episode_of(self) -> NDArray[np.int64]:
+        """(len,) which of `episodes` each window belongs to."""
+        return np.repeat(np.arange(len(self.episodes)), [e.frames for e in self.episodes])
+
+    def statistics(self) -> dict[str, dict[str, Array]]:
+        """Statistics of the frames that are drawn from.
+
+        Returns:
+            key → ``min``, ``max``, ``mean``, ``std`` (each (n,) of a vector, (C,) of an image in 0 … 255) and
+            ``quantiles`` (len(QUANTILES), n). Images are sampled: `SAMPLED_IMAGES`.
+        """
+        return self._statistics
+
+    @functools.cached_property
+    def _statistics(self) -> dict[str, dict[str, Array]]:
+        keys = [*self.contract.observations, ACTION]
+        return {key: self._describe(self.dataset.rows[key]) for key in keys}
+
+    def _describe(self, column: Rows) -> dict[str, Array]:
+        image = len(column.shape) == 3
+        step = max(1, -(-len(self) // SAMPLED_IMAGES)) if image else 1
+        values = column.take(self._row[::step])
+        values = values.reshape(-1, column.shape[-1])
+        if image:
+            return _of_histogram(values)
+        quantiles = np.quantile(values, QUANTILES, axis=0).astype(np.float32)
+        # A float32 sum over a million frames is off in the fourth digit.
+        mean, std = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
+        return {
+            "min": values.min(0),
+            "max": values.max(0),
+            "mean": mean.astype(np.float32),
+            "std": std.astype(np.float32),
+            "quantiles": quantiles,
+        }
+
+
+def _of_histogram(pixels: Array) -> dict[str, Array]:
+    """Statistics of uint8 (N, C), from how often each value occurs."""
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
+    share = counts / counts.sum(1, keepdims=True)
+    levels = np.arange(256)
+    mean = share @ levels
+    cumulated = np.cumsum(share, axis=1)
+    found = {
+        "min": (counts > 0).argmax(1),
+        "max": 255 - (counts[:, ::-1] > 0).argmax(1),
+        "mean": mean,
+        "std": np.sqrt(np.maximum(share @ levels**2 - mean**2, 0)),
+        "quantiles": np.stack([(cumulated >= q - 1e-12).argmax(1) for q in QUANTILES]),
+    }
+    return {name: value.astype(np.float32) for name, value in found.items()}
+
+
+__all__ = ["ACTION", "STAMP", "Dataset", "Episode", "Index", "WindowDataset"]
