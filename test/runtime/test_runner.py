@@ -1,0 +1,163 @@
+"""Windows become chunks on a thread of their own; what does not go as meant is counted and named."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.recipe import PolicySettings
+from diffusion_policy_ros.runtime.runner import Runner, Sampling
+
+CONTRACT = Contract.load("mini_lift_state")
+WINDOW = {"robot0_eef_pos": np.zeros((2, 3), np.float32)}
+SAMPLING = Sampling(num_inference_steps=4, sampler="ddim", replan_steps=1, n_action_steps=8)
+PERIOD = CONTRACT.period_ns
+
+
+class Engine:
+    """Stands in for a policy: gives the action's index, when it is let."""
+
+    def __init__(self):
+        self.steps = []
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.error = None
+
+    def sample(self, observation, *, steps, **_):
+        """(1, 16, 7), every component the index in the horizon."""
+        self.steps.append(steps)
+        assert self.may_go.wait(10)
+        if self.error is not None:
+            raise self.error
+        return torch.arange(16.0)[None, :, None].expand(1, 16, 7)
+
+
+class Rig:
+    """A runner with a stand-in engine; collects what comes out."""
+
+    def __init__(self, sampling=SAMPLING):
+        self.engine, self.chunks, self.faults, self.now = Engine(), [], [], 0
+        self.runner = Runner(
+            self.engine, CONTRACT, sampling, self.chunks.append, self.faults.append, lambda: self.now, seed=0
+        )
+        self.runner.start()
+
+    def offer(self, frame):
+        """Tell of frame number ``frame``."""
+        self.runner.offer(frame * PERIOD, lambda: WINDOW)
+
+    def wait(self, condition):
+        """Until it holds, or fail."""
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def rig():
+    """A running rig, stopped at the end."""
+    rig = Rig()
+    yield rig
+    rig.engine.may_go.set()
+    assert rig.runner.stop()
+
+
+def test_a_chunk_begins_at_the_newest_frame(rig):
+    """Of H=16 predicted actions, Ta=8 are handed over, the first at the newest of To=2 frames."""
+    rig.offer(3)
+    rig.wait(lambda: rig.chunks)
+    (chunk,) = rig.chunks
+    assert chunk.stamp_ns == 3 * PERIOD and chunk.actions[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_the_newest_window_wins(rig):
+    """While one is computed, later windows replace each other; the count says how many."""
+    rig.engine.may_go.clear()
+    rig.offer(0)
+    rig.wait(lambda: rig.engine.steps)
+    for frame in (1, 2, 3):
+        rig.offer(frame)
+    rig.engine.may_go.set()
+    rig.wait(lambda: len(rig.chunks) == 2)
+    assert [chunk.stamp_ns // PERIOD for chunk in rig.chunks] == [0, 3]
+    assert rig.runner.counts.replaced == 2
+
+
+def test_replan_steps_frames_lie_between_inferences():
+    """With replan_steps 4, every fourth frame is sampled from."""
+    rig = Rig(Sampling(4, "ddim", replan_steps=4, n_action_steps=8))
+    for frame in range(9):
+        rig.offer(frame)
+        rig.wait(lambda n=frame // 4 + 1: len(rig.chunks) == n)
+    assert [chunk.stamp_ns // PERIOD for chunk in rig.chunks] == [0, 4, 8]
+    assert rig.runner.stop()
+
+
+def test_settings_change_from_the_next_chunk_on(rig):
+    """A chunk is sampled with one set of settings, whole."""
+    rig.offer(0)
+    rig.wait(lambda: rig.chunks)
+    rig.runner.sampling = Sampling(7, "ddim", 1, 8)
+    rig.offer(1)
+    rig.wait(lambda: len(rig.chunks) == 2)
+    assert rig.engine.steps == [4, 7]
+
+
+def test_nothing_comes_out_after_cancel(rig):
+    """A chunk that is being computed when the node begins to hold is dropped."""
+    rig.engine.may_go.clear()
+    rig.offer(0)
+    rig.wait(lambda: rig.engine.steps)
+    rig.runner.cancel()
+    rig.engine.may_go.set()
+    rig.offer(5)
+    rig.wait(lambda: rig.chunks)
+    assert [chunk.stamp_ns // PERIOD for chunk in rig.chunks] == [5]
+
+
+def test_a_chunk_after_the_last_one_ran_out_is_a_deadline_miss(rig):
+    """Counted by the clock that frames are stamped by."""
+    rig.offer(0)
+    rig.wait(lambda: rig.chunks)
+    rig.now = 8 * PERIOD
+    rig.offer(1)
+    rig.wait(lambda: len(rig.chunks) == 2)
+    rig.now = 10 * PERIOD
+    rig.offer(8)
+    rig.wait(lambda: len(rig.chunks) == 3)
+    assert rig.runner.counts.deadline_misses == 1
+
+
+def test_a_failing_inference_is_named_and_survived(rig):
+    """The reason comes out, and the next window is tried."""
+    rig.engine.error = RuntimeError("out of memory")
+    rig.offer(0)
+    rig.wait(lambda: rig.faults)
+    assert "out of memory" in rig.faults[0] and rig.runner.counts.failures == 1
+    rig.engine.error = None
+    rig.offer(1)
+    rig.wait(lambda: rig.chunks)
+
+
+def test_an_output_that_is_not_finite_is_no_chunk(rig, monkeypatch):
+    """NaN of the network never reaches the robot."""
+    monkeypatch.setattr(rig.engine, "sample", lambda observation, **_: torch.full((1, 16, 7), float("nan")))
+    rig.offer(0)
+    rig.wait(lambda: rig.faults)
+    assert "not finite" in rig.faults[0] and not rig.chunks
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_inference_steps": 0}, {"num_inference_steps": 101}, {"replan_steps": 9}, {"sampler": "ddmi"}]
+)
+def test_settings_that_the_policy_cannot_take_are_refused(change):
+    """With the valid ones in words."""
+    settings = PolicySettings(n_action_steps=8, num_train_timesteps=100)
+    assert Sampling.of(settings, num_inference_steps=None).num_inference_steps == settings.num_inference_steps
+    with pytest.raises(UserError, match="use 1 to|did you mean"):
+        Sampling.of(settings, **change)
