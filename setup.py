@@ -49,6 +49,7 @@ TEST = [
     "matplotlib",
     "colcon-core",
     "colcon-ros",
+    "colcon-package-information",
 ]
 
 setup(
