@@ -160,6 +160,7 @@ class SimulatedRobot:
             return Step(set_point, None, None)
         gripper = OPEN if set_point.gripper is None else set_point.gripper
         upright = UPRIGHT if set_point.quaternion is None else set_point.quaternion
+        assert set_point.position is not None, "check_contract demands one"
         self.obs = self.arm.step(set_point.position, upright, gripper)
         self._holds += bool(set_point.holding)
         return Step(set_point, command, self._check_over())
@@ -182,6 +183,12 @@ class SimulatedRobot:
     def close(self) -> None:
         """Free what rendering took."""
         self.arm.close()
+
+    def __enter__(self) -> SimulatedRobot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _due(self, time_ns: int) -> tuple[SetPoint, Vector | None]:
         """The set-point, and the action to record where the expert leads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FOLLOW = 0.01
+FOLLOW = 0.002
 """How much of its lateness the grid takes over at each frame: clocks drift against each other."""
 LOST_PERIODS = 5
 """Periods off the grid after which it begins anew instead of catching up."""

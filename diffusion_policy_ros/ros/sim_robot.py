@@ -1,0 +1,295 @@
+"""The simulated arm as a ROS 2 robot: `sim_robot --ros-args -p auto_reset:=true`.
+
+Publishes cameras, poses and joint states at 20 Hz and plays the policy's chunks. Its clock is the
+system's, somebody's `/clock`, or its own, which it then publishes (`publish_clock`), faster or
+slower than real time.
+
+Topics: those of `sim.messages.TOPICS`, `/eef_command` where the expert leads, `~/episode` with one
+line of JSON an episode. Service `~/reset` begins the episode of parameter `seed`. Between two
+episodes it is silent for a quarter of a second: the arm jumps, and no window may span that.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
+from rosgraph_msgs.msg import Clock as ClockMessage
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.report.gif import RolloutGif
+from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
+from diffusion_policy_ros.ros.message_types import message_class
+from diffusion_policy_ros.ros.parameters import declare
+from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
+from diffusion_policy_ros.sim.grid import FrameGrid
+from diffusion_policy_ros.sim.messages import (
+    COMMAND_TOPIC,
+    TOPICS,
+    TRAJECTORY,
+    Stamped,
+    command_message,
+    messages,
+    ros_array,
+)
+from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step
+
+SILENCE_NS = 5 * PERIOD_NS
+CLOCK_START_NS = 1_000_000_000  # zero means "no time yet" to ROS
+CLOCK_PARTS = (10, 5, 2, 1)
+CLOCK_HZ = 100.0
+ACKNOWLEDGED_S = 2.0
+EPISODES_KEPT = 1000  # for who subscribes late
+GIF_CAMERA, GIF_SIZE, GIF_EVERY = "overview", 240, 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The node's parameters that do not change; `declare_settings` has their descriptions."""
+
+    contract: str
+    action_topic: str
+    cameras: bool
+    expert: bool
+    publish_clock: bool
+    speed: float
+    auto_reset: bool
+    episodes: int
+    first_seed: int
+    results: str
+    gif: str
+    gif_episodes: int
+
+
+def declare_settings(node: Node) -> Settings:
+    """Declare the node's parameters."""
+    add = functools.partial(declare, node)
+    add("seed", -1, "episode that ~/reset begins; -1: the next", low=-1, high=2**31 - 1, live=True)
+    return Settings(
+        contract=add("contract", "", "contract (name or file); empty: mini_lift, or _state"),
+        action_topic=add("action_topic", "/policy_node/action_chunk", "chunks to play"),
+        cameras=add("cameras", True, "render and publish the two cameras"),
+        expert=add("expert", False, "let the scripted expert lead and publish its commands"),
+        publish_clock=add("publish_clock", False, "be the source of /clock"),
+        speed=add("speed", 1.0, "simulated s in one real s", low=0.01, high=50.0),
+        auto_reset=add("auto_reset", False, "begin the next episode at success or the last step"),
+        episodes=add("episodes", 0, "end after so many episodes; 0: never", low=0, high=10**6),
+        first_seed=add(
+            "first_seed", -1, "-1: 10000, or 0 where the expert leads", low=-1, high=10**9
+        ),
+        results=add("results", "", "append each episode's result to this file"),
+        gif=add("gif", "", "write the first episodes to this file, the chunk drawn in"),
+        gif_episodes=add("gif_episodes", 1, "how many of them", low=1, high=100),
+    )
+
+
+class SimRobot(Node):
+    """The simulated arm's clock, topics and service; what it does is in `simulated_robot.py`.
+
+    Attributes:
+        finished: done when the wanted number of episodes is over.
+
+    Raises:
+        UserError: parameters that do not fit, or the cameras cannot be rendered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("sim_robot")
+        settings = self._settings = declare_settings(self)
+        if settings.speed != 1.0 and not settings.publish_clock:
+            cure = "set publish_clock:=true, or leave the speed at 1"
+            raise UserError(f"speed {settings.speed:g} without a clock", self.get_name(), cure)
+        shipped = "mini_lift" if settings.cameras else "mini_lift_state"
+        contract = Contract.load(settings.contract or shipped)
+        self._robot = SimulatedRobot(contract, settings.cameras, settings.expert)
+        self.finished: Future[bool] = Future()
+        self._episodes = 0
+        self._gif = RolloutGif(settings.gif) if settings.gif else None
+        first = 0 if settings.expert else FIRST_EVALUATION_SEED
+        self._next_seed: int | None = first if settings.first_seed < 0 else settings.first_seed
+        self._last_ns: int | None = None
+        self._connect()
+        self._start_clock()
+        self.get_logger().info(
+            f"simulated arm, contract {contract.name}: first seed {self._next_seed}"
+        )
+
+    def close(self) -> None:
+        """Free what rendering took, and write what there is of the GIF."""
+        self._save_gif()
+        self._robot.close()
+
+    def _connect(self) -> None:
+        """Make publishers, the subscription and the service."""
+        offered = {topic: name for topic, name in TOPICS.items() if self._offers(name)}
+        if self._settings.expert:
+            offered[COMMAND_TOPIC] = TRAJECTORY
+        self._outputs: dict[str, Publisher] = {
+            topic: self.create_publisher(message_class(name), topic, 10)
+            for topic, name in offered.items()
+        }
+        latched = QoSProfile(depth=EPISODES_KEPT, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._episode = self.create_publisher(String, "~/episode", latched)
+        self.create_subscription(JointTrajectory, self._settings.action_topic, self._on_chunk, 10)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+
+    def _offers(self, type_name: str) -> bool:
+        return self._settings.cameras or type_name != "sensor_msgs/msg/Image"
+
+    # ------------------------------------------------------------------------------------ time
+
+    def _start_clock(self) -> None:
+        """Tick: by the own clock, somebody's simulated time, or the system's at a steady pace."""
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        if not self._settings.publish_clock:
+            self._grid = FrameGrid(PERIOD_NS)
+            simulated = self.get_parameter("use_sim_time").value
+            pace = self.get_clock() if simulated else steady
+            self.create_timer(PERIOD_NS / 1e9, self._on_timer, clock=pace)
+            return
+        fine = CLOCK_HZ * PERIOD_NS / 1e9 / self._settings.speed
+        self._clock_step_ns = PERIOD_NS // next(n for n in CLOCK_PARTS if n <= fine or n == 1)
+        self._clock_ns = CLOCK_START_NS
+        self._clock_topic = self.create_publisher(ClockMessage, "/clock", 10)
+        wall_s = self._clock_step_ns / 1e9 / self._settings.speed
+        self.create_timer(wall_s, self._on_clock, clock=steady)
+
+    def _on_timer(self) -> None:
+        for stamp_ns in self._grid.stamps(self.get_clock().now().nanoseconds):
+            self._frame(stamp_ns)
+
+    def _on_clock(self) -> None:
+        self._clock_topic.publish(ClockMessage(clock=time_msg(self._clock_ns)))
+        if self._clock_ns % PERIOD_NS == 0:
+            self._frame(self._clock_ns)
+        self._clock_ns += self._clock_step_ns
+
+    # ---------------------------------------------------------------------------------- frames
+
+    def _frame(self, stamp_ns: int) -> None:
+        """Publish what is observed now, then execute what is due now."""
+        if self._last_ns is not None and stamp_ns < self._last_ns:
+            self.get_logger().warning("time ran backwards: the episode begins anew")
+            self._next_seed, self._last_ns = self._robot.seed, None
+        if self._next_seed is not None and not self._begun(self._next_seed, stamp_ns):
+            return
+        self._last_ns = stamp_ns
+        self._publish(*messages(self._robot.obs, stamp_ns, message_class, ros_array))
+        step = self._robot.advance(stamp_ns)
+        if step.command is not None:
+            names = self._robot.contract.action_names
+            self._publish(command_message(step.command, stamp_ns, names, message_class, ros_array))
+        self._picture(step, stamp_ns)
+        if step.result is not None:
+            self._over(step.result)
+
+    def _begun(self, seed: int, stamp_ns: int) -> bool:
+        """Begin the next episode once the silence before it has passed."""
+        if self._last_ns is not None and stamp_ns - self._last_ns < SILENCE_NS:
+            return False
+        cut_short = self._robot.reset(seed, stamp_ns)
+        self._next_seed = None
+        if cut_short is not None:
+            self._report(cut_short)
+        return True
+
+    def _publish(self, *stamped: Stamped) -> None:
+        for topic, _, message in stamped:
+            if topic in self._outputs:
+                self._outputs[topic].publish(message)
+
+    def _on_chunk(self, message: JointTrajectory) -> None:
+        try:
+            chunk = chunk_of(message, self._robot.contract)
+        except UserError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=1.0)
+            return
+        reason = self._robot.offer(chunk)
+        if reason:
+            self.get_logger().warning(f"chunk not played: {reason}", throttle_duration_sec=1.0)
+
+    # -------------------------------------------------------------------------------- episodes
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        wanted = self.get_parameter("seed").value
+        before = self._robot.seed if self._next_seed is None else self._next_seed - 1
+        self._next_seed = wanted if wanted >= 0 else (-1 if before is None else before) + 1
+        response.success, response.message = True, f"the episode of seed {self._next_seed} begins"
+        return response
+
+    def _over(self, result: EpisodeResult) -> None:
+        self._report(result)
+        self._episodes += 1
+        if self._episodes == self._settings.gif_episodes:
+            self._save_gif()
+        if self._episodes == self._settings.episodes:
+            self._episode.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_S))
+            self.finished.set_result(True)
+        elif self._settings.auto_reset:
+            self._next_seed = result.seed + 1
+
+    def _report(self, result: EpisodeResult) -> None:
+        line = result.to_json()
+        self._episode.publish(String(data=line))
+        self.get_logger().info(f"episode {line}")
+        if self._settings.results:
+            path = Path(self._settings.results)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    # ------------------------------------------------------------------------------------- GIF
+
+    def _picture(self, step: Step, stamp_ns: int) -> None:
+        """Every other step's picture of the first episodes."""
+        arm = self._robot.arm
+        if self._gif is None or arm.steps % GIF_EVERY or self._robot.waiting:
+            return
+        size = (GIF_CAMERA, GIF_SIZE, GIF_SIZE)
+        points = arm.project(self._robot.planned(stamp_ns), *size)
+        state = "success" if arm.success else step.set_point.holding
+        self._gif.add(arm.render(*size), points, f"{arm.time_ns / 1e9:4.1f} s  {state}".strip())
+
+    def _save_gif(self) -> None:
+        gif, self._gif = self._gif, None
+        if gif is not None and gif.save():
+            self.get_logger().info(f"wrote {gif.path}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted or its episodes are over."""
+    rclpy.init(args=args)
+    node: Any = None
+    try:
+        node = SimRobot()
+        rclpy.spin_until_future_complete(node, node.finished)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
