@@ -1,7 +1,8 @@
 """The robot's contract: which topics become which arrays, and what an action is.
 
-One YAML file a robot, copied into bag metadata, dataset and checkpoint. The recorder, the converter, the trainer and
-the node all read the robot from here and from nowhere else, which is why they agree.
+One YAML file a robot, copied into bag metadata, dataset and checkpoint. The recorder, the
+converter, the trainer and the node all read the robot from here and from nowhere else, which is
+why they agree.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from diffusion_policy_ros.strict_yaml import Problem
 
 @dataclass(frozen=True)
 class MessageType:
-    """What the contract has to know of a message type; how to read one is in ``observe/codecs.py``.
+    """What the contract has to know of a message type; how to read one is in
+    ``observe/codecs.py``.
 
     Attributes:
-        fields: readable fields → size, 0 where ``names`` or ``shape`` gives it. The first is the default.
+        fields: readable fields → size, 0 where ``names`` or ``shape`` gives it. The first is the
+            default.
         stamped: whether it has a header. Without one, time is the time of receipt.
         image: whether it becomes an image.
     """
@@ -41,7 +44,9 @@ MESSAGE_TYPES: dict[str, MessageType] = {
     "sensor_msgs/msg/CompressedImage": MessageType({"": 0}, image=True),
     "sensor_msgs/msg/JointState": MessageType({"position": 0, "velocity": 0, "effort": 0}),
     "geometry_msgs/msg/PoseStamped": MessageType({"pose.position": 3, "pose.orientation": 4}),
-    "geometry_msgs/msg/TransformStamped": MessageType({"transform.translation": 3, "transform.rotation": 4}),
+    "geometry_msgs/msg/TransformStamped": MessageType(
+        {"transform.translation": 3, "transform.rotation": 4}
+    ),
     "geometry_msgs/msg/TwistStamped": MessageType({"twist.linear": 3, "twist.angular": 3}),
     "trajectory_msgs/msg/JointTrajectory": MessageType({"positions": 0, "velocities": 0}),
     "std_msgs/msg/Float32MultiArray": MessageType({"data": 0}, stamped=False),
@@ -59,7 +64,8 @@ ACTION_KINDS: dict[str, int] = {
 }
 """Kind of an action field → its size, 0 where the contract gives it.
 
-Deltas are per action, in the base frame, rotations multiplied from the left; ``binary`` is > 0 for closed.
+Deltas are per action, in the base frame, rotations multiplied from the left; ``binary`` is > 0 for
+closed.
 """
 
 
@@ -70,11 +76,13 @@ class Stream:
     Attributes:
         topic: the ROS topic, absolute or relative to the node's namespace.
         type: the message type, as in ``sensor_msgs/msg/Image``.
-        shape: (height, width, channels) of an image after resizing; otherwise (size,), derived where possible.
+        shape: (height, width, channels) of an image after resizing; otherwise (size,), derived
+            where possible.
         field: which part of the message, as in ``pose.position``.
         names: joint names to pick, in this order, whatever the message's order.
         encoding: what an Image must be encoded as; anything else is refused rather than guessed.
-        source_size: (height, width) that images must arrive with; any when empty and ``resize`` is not none.
+        source_size: (height, width) that images must arrive with; any when empty and ``resize`` is
+            not none.
         crop: (top, left, height, width) cut out before resizing.
         resize: how an image gets to its shape: ``area`` averages, ``none`` demands the exact size.
         scale: what one unit of the message is in SI units; one number, or one for each component.
@@ -123,42 +131,66 @@ class Stream:
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
         if not self.topic.strip("/") or any(c.isspace() for c in self.topic):
-            yield Problem("topic", f"'{self.topic}' is no topic name", "write it as /camera/image_raw")
+            yield Problem(
+                "topic", f"'{self.topic}' is no topic name", "write it as /camera/image_raw"
+            )
         message = MESSAGE_TYPES.get(self.type)
         if message is None:
-            yield Problem("type", f"cannot read '{self.type}'", did_you_mean(self.type, MESSAGE_TYPES))
+            yield Problem(
+                "type", f"cannot read '{self.type}'", did_you_mean(self.type, MESSAGE_TYPES)
+            )
             return
         if self.field and self.field not in message.fields:
-            yield Problem("field", f"{self.type} has no '{self.field}'", did_you_mean(self.field, message.fields))
+            yield Problem(
+                "field",
+                f"{self.type} has no '{self.field}'",
+                did_you_mean(self.field, message.fields),
+            )
             return
         yield from self._image_problems() if message.image else self._vector_problems(message)
 
     def _image_problems(self) -> Iterator[Problem]:
         if len(self.shape) != 3 or min(self.shape) < 1 or self.shape[-1] not in (1, 3):
-            yield Problem("shape", f"{list(self.shape)} is no image shape", "write [height, width, 3]")
+            yield Problem(
+                "shape", f"{list(self.shape)} is no image shape", "write [height, width, 3]"
+            )
         if self.crop and (len(self.crop) != 4 or min(self.crop) < 0 or min(self.crop[2:]) < 1):
-            yield Problem("crop", f"{list(self.crop)} is no crop", "write [top, left, height, width]")
+            yield Problem(
+                "crop", f"{list(self.crop)} is no crop", "write [top, left, height, width]"
+            )
         if self.source_size and (len(self.source_size) != 2 or min(self.source_size) < 1):
-            yield Problem("source_size", f"{list(self.source_size)} is no size", "write [height, width]")
+            yield Problem(
+                "source_size", f"{list(self.source_size)} is no size", "write [height, width]"
+            )
         if self.names or self.scale:
             yield Problem("names" if self.names else "scale", "an image has none", "remove it")
 
     def _vector_problems(self, message: MessageType) -> Iterator[Problem]:
         size = message.fields.get(self.field or next(iter(message.fields)), 0)
         if size and self.shape and self.shape != (size,):
-            yield Problem("shape", f"{list(self.shape)} does not fit the field", f"write [{size}] or leave it out")
+            yield Problem(
+                "shape",
+                f"{list(self.shape)} does not fit the field",
+                f"write [{size}] or leave it out",
+            )
         if not size and not self.names and (len(self.shape) != 1 or self.shape[0] < 1):
             yield Problem("shape", "the size is not known", "give names: [...] or shape: [n]")
         if self.names and (size or not message.stamped):
             yield Problem("names", f"{self.type} has no joint names", "remove them")
         if self.names and self.shape and self.shape != (len(self.names),):
-            yield Problem("shape", f"{list(self.shape)} but {len(self.names)} names", "leave the shape out")
+            yield Problem(
+                "shape", f"{list(self.shape)} but {len(self.names)} names", "leave the shape out"
+            )
         if len(set(self.names)) != len(self.names):
             yield Problem("names", "a name stands twice", "name each joint once")
         if len(self.scale) > 1 and len(self.scale) != (size or len(self.names) or sum(self.shape)):
-            yield Problem("scale", f"{len(self.scale)} numbers", "give one, or one for each component")
+            yield Problem(
+                "scale", f"{len(self.scale)} numbers", "give one, or one for each component"
+            )
         if self.crop or self.source_size:
-            yield Problem("crop" if self.crop else "source_size", "only images have one", "remove it")
+            yield Problem(
+                "crop" if self.crop else "source_size", "only images have one", "remove it"
+            )
 
 
 @dataclass(frozen=True)
@@ -170,14 +202,21 @@ class ActionField:
         kind: one of `ACTION_KINDS`.
         size: number of components; given by the kind, but for joints.
         frame: the tf frame that it is expressed in.
-        state: the observation that measures the same thing: where the arm is now, and what actions are derived from
-            when ``record`` is ``next_state``.
-        threshold: for ``binary`` from ``next_state``: closed where the state's first component is below it.
+        state: the observation that measures the same thing: where the arm is now, and what actions
+            are derived from when ``record`` is ``next_state``.
+        threshold: for ``binary`` from ``next_state``: closed where the state's first component is
+            below it.
     """
 
     name: str
     kind: Literal[
-        "delta_position", "delta_axis_angle", "position", "axis_angle", "quaternion", "joint_position", "binary"
+        "delta_position",
+        "delta_axis_angle",
+        "position",
+        "axis_angle",
+        "quaternion",
+        "joint_position",
+        "binary",
     ]
     size: int = dataclasses.field(default=0, metadata={"min": 0, "max": 1000})
     frame: str = "base"
@@ -222,7 +261,9 @@ class Limits:
         for name, size in (("workspace", 3), ("joint", 0)):
             low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
             if len(low) != len(high) or (low and size and len(low) != size):
-                yield Problem(f"{name}_min", "minimum and maximum differ in size", "give both, equally long")
+                yield Problem(
+                    f"{name}_min", "minimum and maximum differ in size", "give both, equally long"
+                )
             elif any(a > b for a, b in zip(low, high, strict=True)):
                 yield Problem(f"{name}_min", "is above the maximum", "swap them")
 
@@ -233,7 +274,8 @@ class Action:
 
     Attributes:
         fields: its parts in order.
-        record: recorded command streams, concatenated; or ``next_state``: derived from the states one frame later.
+        record: recorded command streams, concatenated; or ``next_state``: derived from the states
+            one frame later.
         limits: what no action may exceed.
     """
 
@@ -247,7 +289,9 @@ class Action:
         ends = [0]
         for part in self.fields:
             ends.append(ends[-1] + part.size)
-        return {part.name: slice(a, b) for part, a, b in zip(self.fields, ends, ends[1:], strict=False)}
+        return {
+            part.name: slice(a, b) for part, a, b in zip(self.fields, ends, ends[1:], strict=False)
+        }
 
     @property
     def commands(self) -> tuple[Stream, ...]:
@@ -273,10 +317,14 @@ class Action:
         size, recorded = sum(f.size or ACTION_KINDS[f.kind] for f in self.fields), 0
         for i, stream in enumerate(self.commands):
             if stream.type in MESSAGE_TYPES and stream.message.image:
-                yield Problem(f"record.{i}.type", "an image is no command", "name a command's topic")
+                yield Problem(
+                    f"record.{i}.type", "an image is no command", "name a command's topic"
+                )
             recorded += sum(stream.resolved("").shape)
         if self.commands and recorded != size:
-            yield Problem("record", f"gives {recorded} values, the fields need {size}", "make them equal")
+            yield Problem(
+                "record", f"gives {recorded} values, the fields need {size}", "make them equal"
+            )
 
 
 @dataclass(frozen=True)
@@ -299,7 +347,9 @@ class Contract:
     observations: dict[str, Stream]
     action: Action
     settle_s: float = dataclasses.field(default=0.01, metadata={"min": 0.0, "max": 10.0})
-    text: str = dataclasses.field(default="", compare=False, repr=False, metadata={"derived": True})
+    text: str = dataclasses.field(
+        default="", compare=False, repr=False, metadata={"derived": True}
+    )
 
     @classmethod
     def from_text(cls, text: str, where: str = "contract") -> Contract:
@@ -313,7 +363,9 @@ class Contract:
         record = action.record
         if not isinstance(record, str):
             record = tuple(s.resolved(f"action.record.{i}") for i, s in enumerate(record))
-        fields = tuple(dataclasses.replace(f, size=f.size or ACTION_KINDS[f.kind]) for f in action.fields)
+        fields = tuple(
+            dataclasses.replace(f, size=f.size or ACTION_KINDS[f.kind]) for f in action.fields
+        )
         return dataclasses.replace(
             raw,
             observations={key: stream.resolved(key) for key, stream in raw.observations.items()},
@@ -335,8 +387,12 @@ class Contract:
         try:
             return cls.from_text(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
-            why = "is no text file" if isinstance(error, UnicodeDecodeError) else "no such contract"
-            cure = f"give a YAML file or a shipped contract: {', '.join(config_names('contracts'))}"
+            why = (
+                "is no text file" if isinstance(error, UnicodeDecodeError) else "no such contract"
+            )
+            cure = (
+                f"give a YAML file or a shipped contract: {', '.join(config_names('contracts'))}"
+            )
             raise UserError(why, str(name), cure) from None
 
     @property
@@ -351,7 +407,7 @@ class Contract:
 
     @property
     def action_names(self) -> list[str]:
-        """One name for each component of the action: the joint's, or ``translation.0``, or the field's own."""
+        """One name a component: the joint's, or ``translation.0``, or the field's own."""
         return [name for part in self.action.fields for name in self._component_names(part)]
 
     def _component_names(self, part: ActionField) -> list[str]:
@@ -382,22 +438,41 @@ class Contract:
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
     def difference(self, other: Contract) -> str:
-        """The first keys in which two contracts differ, for messages; empty when they mean the same."""
-        ours, theirs = (_flat(dataclasses.asdict(dataclasses.replace(c, text=""))) for c in (self, other))
+        """The first keys in which two contracts differ; empty when they mean the same."""
+        ours, theirs = (
+            _flat(dataclasses.asdict(dataclasses.replace(c, text=""))) for c in (self, other)
+        )
         keys = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
-        order = [] if list(self.observations) == list(other.observations) else ["order of observations"]
+        order = (
+            []
+            if list(self.observations) == list(other.observations)
+            else ["order of observations"]
+        )
         return ", ".join((keys + order)[:4])
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
         if self.anchor not in self.observations:
-            yield Problem("anchor", f"'{self.anchor}' is no observation", did_you_mean(self.anchor, self.observations))
+            yield Problem(
+                "anchor",
+                f"'{self.anchor}' is no observation",
+                did_you_mean(self.anchor, self.observations),
+            )
         elif self.observations[self.anchor].type.endswith("MultiArray"):
-            yield Problem("anchor", "its messages have no stamp", "anchor frames to a stamped stream")
+            yield Problem(
+                "anchor", "its messages have no stamp", "anchor frames to a stamped stream"
+            )
         types: dict[str, str] = {}
-        for key, stream in [*self.observations.items(), *((c.topic, c) for c in self.action.commands)]:
+        for key, stream in [
+            *self.observations.items(),
+            *((c.topic, c) for c in self.action.commands),
+        ]:
             if types.setdefault(stream.topic, stream.type) != stream.type:
-                yield Problem(f"observations.{key}.type", f"{stream.topic} is {types[stream.topic]} elsewhere", "")
+                yield Problem(
+                    f"observations.{key}.type",
+                    f"{stream.topic} is {types[stream.topic]} elsewhere",
+                    "",
+                )
         for i, part in enumerate(self.action.fields):
             yield from self._state_problems(i, part)
 
@@ -405,19 +480,37 @@ class Contract:
         key = f"action.fields.{i}.state"
         if not part.state:
             if self.action.record == "next_state":
-                yield Problem(key, "is missing, and record is next_state", "name the observation it is derived from")
+                yield Problem(
+                    key,
+                    "is missing, and record is next_state",
+                    "name the observation it is derived from",
+                )
             return
         stream = self.observations.get(part.state)
         if stream is None:
-            yield Problem(key, f"'{part.state}' is no observation", did_you_mean(part.state, self.observations))
+            yield Problem(
+                key,
+                f"'{part.state}' is no observation",
+                did_you_mean(part.state, self.observations),
+            )
             return
-        needed = 4 if part.kind in ("delta_axis_angle", "axis_angle", "quaternion") else part.size or 3
+        needed = (
+            4 if part.kind in ("delta_axis_angle", "axis_angle", "quaternion") else part.size or 3
+        )
         needed = 3 if part.kind in ("delta_position", "position") else needed
         shape = stream.resolved("").shape
         if part.kind != "binary" and shape and shape != (needed,):
-            yield Problem(key, f"'{part.state}' does not have {needed} values", "name a pose's position or orientation")
+            yield Problem(
+                key,
+                f"'{part.state}' does not have {needed} values",
+                "name a pose's position or orientation",
+            )
         if part.kind == "binary" and part.threshold is None and self.action.record == "next_state":
-            yield Problem(f"action.fields.{i}.threshold", "is missing", "say below which state the gripper is closed")
+            yield Problem(
+                f"action.fields.{i}.threshold",
+                "is missing",
+                "say below which state the gripper is closed",
+            )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Closed-loop episodes without ROS: simulator → messages → history → policy → playback → simulator.
+"""Closed-loop episodes without ROS: simulator → messages → history → policy → playback →
+simulator.
 
-Every part but the transport is the one that the robot runs. Inference takes no simulated time: what is measured is
-the policy at zero latency.
+Every part but the transport is the one that the robot runs. Inference takes no simulated time:
+what is measured is the policy at zero latency.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Pilot:
         window = self._history.window()
         assert window is not None, "a frame was just closed"
         begun = time.perf_counter()
-        self.chunk = make_chunk(self.engine, self.contract, window, time_ns, self.sampling, self._generator)
+        self.chunk = make_chunk(
+            self.engine, self.contract, window, time_ns, self.sampling, self._generator
+        )
         self.chunk_ms.append((time.perf_counter() - begun) * 1e3)
         self._playback.offer(self.chunk)
 
@@ -132,12 +135,17 @@ def make_simulator(name: str, contract: Contract) -> SimArm:
         if offered.get(stream.topic) != stream.type:
             arm.close()
             cure = "use a checkpoint whose contract is of this simulator"
-            raise UserError(f"the simulator has no {stream.type} on {stream.topic}", contract.name, cure)
+            raise UserError(
+                f"the simulator has no {stream.type} on {stream.topic}", contract.name, cure
+            )
     return arm
 
 
 def run_episode(
-    arm: SimArm, pilot: Pilot, seed: int, on_step: Callable[[SimArm, Pilot, SetPoint], None] | None = None
+    arm: SimArm,
+    pilot: Pilot,
+    seed: int,
+    on_step: Callable[[SimArm, Pilot, SetPoint], None] | None = None,
 ) -> Episode:
     """One closed-loop episode, ending at success or after the task's last step.
 
@@ -151,6 +159,10 @@ def run_episode(
     pilot.reset(seed)
     while not arm.done:
         target = pilot.set_point(obs, arm.time_ns)
+        if target.position is None or target.quaternion is None:
+            raise UserError(
+                "the action commands no pose", "simulator", "use a contract with deltas or poses"
+            )
         gripper = -1.0 if target.gripper is None else target.gripper
         obs = arm.step(target.position, target.quaternion, gripper)
         if on_step is not None:
@@ -159,7 +171,10 @@ def run_episode(
 
 
 def evaluate(
-    arm: SimArm, pilot: Pilot, seeds: Iterable[int], on_episode: Callable[[Episode], None] | None = None
+    arm: SimArm,
+    pilot: Pilot,
+    seeds: Iterable[int],
+    on_episode: Callable[[Episode], None] | None = None,
 ) -> Result:
     """Run the episodes of these seeds.
 

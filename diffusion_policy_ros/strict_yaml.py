@@ -1,8 +1,9 @@
 """YAML into frozen dataclasses, with every mistake of a file reported at once.
 
-The dataclass is the schema: its annotations give the types, its defaults what may be left out, and an optional
-method ``problems()`` what no type can say. A mistake names its key, its line and the cure; an unknown key suggests
-the near one. Contracts and recipes are both read here, so that both are equally strict.
+The dataclass is the schema: its annotations give the types, its defaults what may be left out, and
+an optional method ``problems()`` what no type can say. A mistake names its key, its line and the
+cure; an unknown key suggests the near one. Contracts and recipes are both read here, so that both
+are equally strict.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def parse(cls: type[T], text: str, where: str, overrides: dict[str, str] | None 
     """Read YAML text as the dataclass ``cls``.
 
     Args:
-        cls: a dataclass whose fields are scalars, tuples, dicts with text keys, or dataclasses of the same sort.
+        cls: a dataclass whose fields are scalars, tuples, dicts with text keys, or dataclasses of
+            the same sort.
         text: the YAML document.
         where: the file's name, for messages.
         overrides: dotted key → YAML text, as given on a command line; they win over the document.
@@ -77,11 +79,15 @@ class _Reader:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise UserErrors([self._yaml_error(error, line)]) from None
         except yaml.YAMLError as error:
-            raise UserErrors([UserError(f"not YAML: {error}", self.where, "write it as UTF-8 text")]) from None
+            raise UserErrors(
+                [UserError(f"not YAML: {error}", self.where, "write it as UTF-8 text")]
+            ) from None
         except RecursionError:
             raise UserErrors([UserError("nested too deeply", self.where, "flatten it")]) from None
         if not isinstance(node, yaml.MappingNode):
-            what = "the file is empty" if node is None else "expected 'key: value' lines at the top"
+            what = (
+                "the file is empty" if node is None else "expected 'key: value' lines at the top"
+            )
             raise UserErrors([UserError(what, self.where, "start from a shipped file in config/")])
         return node
 
@@ -106,7 +112,9 @@ class _Reader:
             value = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError:
             value = None
-        node.value.append((_key_node(last), value or yaml.ScalarNode("tag:yaml.org,2002:null", text)))
+        node.value.append(
+            (_key_node(last), value or yaml.ScalarNode("tag:yaml.org,2002:null", text))
+        )
 
     def line_of(self, error: UserError) -> int:
         """The line that a noted mistake stands at, for reading order."""
@@ -127,7 +135,7 @@ class _Reader:
         self.errors.append(UserError(f"{key}: {what}" if key else what, where, cure))
 
     def build(self, kind: Any, node: yaml.Node, key: str) -> Any:
-        """The value that ``node`` describes as type ``kind``; notes a mistake and gives None where it cannot."""
+        """The value that ``node`` describes as type ``kind``; None after a mistake."""
         if node.start_mark is not None:
             self.lines.setdefault(key, node.start_mark.line + 1)
         if dataclasses.is_dataclass(kind):
@@ -160,7 +168,9 @@ class _Reader:
     def _dataclass(self, cls: type, node: yaml.Node, key: str) -> Any:
         before = self.misfits
         pairs = self._pairs(node, key)
-        fields = {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("derived")}
+        fields = {
+            f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("derived")
+        }
         for name in pairs.keys() - fields.keys():
             self.misfit(_join(key, name), "unknown key", did_you_mean(name, fields))
         for name, field in fields.items():
@@ -168,7 +178,9 @@ class _Reader:
             if required and name not in pairs:
                 self.misfit(_join(key, name), "is missing", f"add '{name}:' here")
         hints = _hints(cls)
-        values = {n: self.build(hints[n], v, _join(key, n)) for n, v in pairs.items() if n in fields}
+        values = {
+            n: self.build(hints[n], v, _join(key, n)) for n, v in pairs.items() if n in fields
+        }
         for name, value in values.items():
             self._check_range(fields[name], value, _join(key, name))
         if self.misfits > before:
@@ -181,7 +193,10 @@ class _Reader:
     def _check_range(self, field: dataclasses.Field[Any], value: Any, key: str) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return
-        low, high = field.metadata.get("min", -float("inf")), field.metadata.get("max", float("inf"))
+        low, high = (
+            field.metadata.get("min", -float("inf")),
+            field.metadata.get("max", float("inf")),
+        )
         if not low <= value <= high:
             self.fail(key, f"{value} is out of range", f"use a value from {low} to {high}")
 
@@ -195,7 +210,11 @@ class _Reader:
         if type(None) in kinds and _is_null(node):
             return None
         scalar = isinstance(node, yaml.ScalarNode)
-        fitting = [k for k in kinds if k is not type(None) and (typing.get_origin(k) is not tuple) == scalar]
+        fitting = [
+            k
+            for k in kinds
+            if k is not type(None) and (typing.get_origin(k) is not tuple) == scalar
+        ]
         return self.build((fitting or [k for k in kinds if k is not type(None)])[0], node, key)
 
     def _tuple(self, kind: Any, node: yaml.Node, key: str) -> Any:
@@ -207,10 +226,17 @@ class _Reader:
         return tuple(self.build(kind, child, f"{key}.{i}") for i, child in enumerate(node.value))
 
     def _dict(self, kind: Any, node: yaml.Node, key: str) -> Any:
-        return {name: self.build(kind, child, _join(key, name)) for name, child in self._pairs(node, key).items()}
+        return {
+            name: self.build(kind, child, _join(key, name))
+            for name, child in self._pairs(node, key).items()
+        }
 
     def _scalar(self, kind: type, node: yaml.Node, key: str) -> Any:
-        value = yaml.SafeLoader("").construct_object(node) if isinstance(node, yaml.ScalarNode) else node
+        value = (
+            yaml.SafeLoader("").construct_object(node)
+            if isinstance(node, yaml.ScalarNode)
+            else node
+        )
         if kind is float and isinstance(value, str):
             value = _number(value)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffusion_policy_ros.contract import MESSAGE_TYPES, Contract
 from diffusion_policy_ros.errors import UserError, UserErrors
@@ -39,7 +38,7 @@ def test_mini_lift_has_seven_named_action_components():
 
 @pytest.mark.parametrize("task", ["can", "square"])
 def test_robomimic_contracts_have_the_datasets_sizes(task):
-    """agentview and eye-in-hand 84x84, position 3, quaternion 4, gripper 2; action 7."""
+    """Agentview and eye-in-hand 84x84, position 3, quaternion 4, gripper 2; action 7."""
     contract = Contract.load(f"robomimic_{task}")
     shapes = {key: stream.shape for key, stream in contract.observations.items()}
     assert list(shapes.values()) == [(84, 84, 3), (84, 84, 3), (3,), (4,), (2,)]
@@ -66,12 +65,20 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
         ("rate_hz: 20", "rate_hz: 0", "out of range"),
         ("rate_hz: 20", "rate_hz: .nan", "expected a number"),
         ("anchor: agentview_image", "anchor: agent_view_image", "did you mean 'agentview_image'?"),
-        ("sensor_msgs/msg/JointState", "sensor_msgs/JointState", "did you mean 'sensor_msgs/msg/JointState'?"),
+        (
+            "sensor_msgs/msg/JointState",
+            "sensor_msgs/JointState",
+            "did you mean 'sensor_msgs/msg/JointState'?",
+        ),
         ("shape: [7]", "shape: [6]", "gives 6 values, the fields need 7"),
         ("kind: binary", "kind: boolean", "not a valid choice"),
         ("topic: /eef_command", "topic: /eef_pose", "is geometry_msgs/msg/PoseStamped elsewhere"),
         ("state: robot0_eef_quat", "state: robot0_eef_pos", "does not have 4 values"),
-        ("workspace_min: [-0.3, -0.3, 0.0]", "workspace_min: [0.4, -0.3, 0.0]", "above the maximum"),
+        (
+            "workspace_min: [-0.3, -0.3, 0.0]",
+            "workspace_min: [0.4, -0.3, 0.0]",
+            "above the maximum",
+        ),
         ("names: [left, right]", "names: [left, left]", "stands twice"),
     ],
 )
@@ -81,7 +88,9 @@ def test_a_mistake_is_named(old, new, expected):
     assert any(expected in line for line in mistakes(MINI_LIFT.replace(old, new)))
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "a: &a [*a]", "x: !!python/object:os.system 1", "\x00", "{", "'"])
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "a: &a [*a]", "x: !!python/object:os.system 1", "\x00", "{", "'"]
+)
 def test_what_is_no_contract_is_refused_in_words(text):
     """Whatever the file holds, a user's error comes out."""
     assert mistakes(text)
@@ -96,7 +105,10 @@ def test_a_missing_file_names_the_shipped_contracts(tmp_path):
 def test_the_hash_is_of_the_meaning():
     """Comments and layout change nothing; a value or the order of observations does."""
     contract = Contract.from_text(MINI_LIFT)
-    assert Contract.from_text("# note\n" + MINI_LIFT.replace("rate_hz: 20", "rate_hz:  20.0")).hash == contract.hash
+    assert (
+        Contract.from_text("# note\n" + MINI_LIFT.replace("rate_hz: 20", "rate_hz:  20.0")).hash
+        == contract.hash
+    )
     other = Contract.from_text(MINI_LIFT.replace("rate_hz: 20", "rate_hz: 10"))
     assert other.hash != contract.hash and contract.difference(other) == "rate_hz"
     lines = MINI_LIFT.splitlines()

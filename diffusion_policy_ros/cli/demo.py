@@ -35,7 +35,9 @@ class Plan:
 
 PLANS = {
     "cameras": Plan("mini_lift", "mini_lift", 300, "about half a minute", "about 9 minutes"),
-    "state": Plan("mini_lift_state", "mini_lift_state", 150, "about 10 seconds", "about 2 minutes"),
+    "state": Plan(
+        "mini_lift_state", "mini_lift_state", 150, "about 10 seconds", "about 2 minutes"
+    ),
 }
 
 
@@ -44,16 +46,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "demo",
         help="the whole way once, on a simulated arm behind real ROS 2 topics",
-        description="Records demonstrations of a scripted expert as rosbags, converts them, trains a Diffusion Policy "
-        "with cameras, then starts simulator and policy node as separate processes over DDS and runs 20 episodes in "
-        "real time. Run again, it goes on where it was.",
+        description="Records demonstrations of a scripted expert as rosbags, converts them, trains "
+        "a Diffusion Policy with cameras, then starts simulator and policy node as separate "
+        "processes over DDS and runs 20 episodes in real time. Run again, it goes on where it was.",
     )
-    parser.add_argument("--state", action="store_true", help="the block's pose instead of cameras: quicker")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
+    parser.add_argument(
+        "--state", action="store_true", help="the block's pose instead of cameras: quicker"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        help="folder for everything (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--episodes", type=int, default=20, help="to run in the end (default: %(default)s)")
-    parser.add_argument("--demonstrations", type=int, help="to record (default: 300, with --state 150)")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="change the recipe: training.updates=500")
+    parser.add_argument(
+        "--episodes", type=int, default=20, help="to run in the end (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--demonstrations", type=int, help="to record (default: 300, with --state 150)"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="change the recipe: training.updates=500"
+    )
     parser.set_defaults(run=run)
 
 
@@ -67,7 +82,11 @@ def run(args: argparse.Namespace) -> int:
     _convert(plan, out)
     checkpoint = _train(plan, out, args.settings)
     drive = _drive(out, checkpoint, args.episodes)
-    figures = {**drive.figures(), "seconds_total": round(time.monotonic() - begun, 1), "checkpoint": str(checkpoint)}
+    figures = {
+        **drive.figures(),
+        "seconds_total": round(time.monotonic() - begun, 1),
+        "checkpoint": str(checkpoint),
+    }
     _finish(out, figures, drive)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -93,8 +112,14 @@ def _record(plan: Plan, out: Path, count: int) -> None:
     from diffusion_policy_ros.contract import Contract
     from diffusion_policy_ros.demonstrations import record_demonstrations
 
-    _say(1, f"recording {count} demonstrations of the scripted expert into {out / 'bags'}", plan.record)
-    record_demonstrations(Contract.load(plan.contract), out / "bags", count, jobs=os.cpu_count() or 1)
+    _say(
+        1,
+        f"recording {count} demonstrations of the scripted expert into {out / 'bags'}",
+        plan.record,
+    )
+    record_demonstrations(
+        Contract.load(plan.contract), out / "bags", count, jobs=os.cpu_count() or 1
+    )
 
 
 def _convert(plan: Plan, out: Path) -> None:
@@ -102,7 +127,9 @@ def _convert(plan: Plan, out: Path) -> None:
     from diffusion_policy_ros.data.convert import convert
 
     _say(2, f"converting the bags into {out / 'dataset'}", "a few seconds")
-    report = convert([out / "bags"], Contract.load(plan.contract), out / "dataset", jobs=os.cpu_count() or 1)
+    report = convert(
+        [out / "bags"], Contract.load(plan.contract), out / "dataset", jobs=os.cpu_count() or 1
+    )
     print(report.summary())
 
 
@@ -135,9 +162,17 @@ class Drive:
 
 
 def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
-    _say(4, f"driving the arm over DDS, {episodes} unseen episodes in real time", "about 4 seconds each")
+    _say(
+        4,
+        f"driving the arm over DDS, {episodes} unseen episodes in real time",
+        "about 4 seconds each",
+    )
     domain = os.environ.get("ROS_DOMAIN_ID") or str(random.randrange(50, 200))
-    environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **os.environ, "ROS_DOMAIN_ID": domain}
+    environment = {
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        **os.environ,
+        "ROS_DOMAIN_ID": domain,
+    }
     print(f"      watch it: ROS_DOMAIN_ID={domain} ros2 topic echo /policy_node/action_chunk")
     node = {"checkpoint": checkpoint}
     arm = {
@@ -156,8 +191,10 @@ def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
 
 
 @contextmanager
-def _node(name: str, out: Path, environment: dict[str, str], parameters: dict[str, Any]) -> Iterator[Any]:
-    """A node as a process of its own, its log beside the results; ended by SIGINT as a user would."""
+def _node(
+    name: str, out: Path, environment: dict[str, str], parameters: dict[str, Any]
+) -> Iterator[Any]:
+    """A node as a process of its own, its log beside the results."""
     command = [sys.executable, "-m", f"diffusion_policy_ros.ros.{name}", "--ros-args"]
     for key, value in parameters.items():
         command += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
@@ -188,7 +225,11 @@ def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
             return drive
         dead = [node.args[2].rpartition(".")[2] for node in nodes if node.poll() is not None]
         if time.monotonic() > deadline or (dead and len(drive.episodes) < episodes):
-            why = f"{dead[0]} ended" if dead else f"no episode ended in time: {drive.policy.get('message', '')}"
+            why = (
+                f"{dead[0]} ended"
+                if dead
+                else f"no episode ended in time: {drive.policy.get('message', '')}"
+            )
             raise UserError(why, "demo", "read the .log files in the demo's folder")
     raise UserError("the monitor ended", "demo", "read demo_monitor.log in the demo's folder")
 
@@ -197,8 +238,8 @@ def _show(drive: Drive, episodes: int) -> None:
     last, won = drive.episodes[-1], sum(e["success"] for e in drive.episodes)
     outcome = "lifted" if last["success"] else "not lifted"
     print(
-        f"      episode {len(drive.episodes)}/{episodes} (seed {last['seed']}): {outcome} after {last['steps']} steps; "
-        f"{won} successes",
+        f"      episode {len(drive.episodes)}/{episodes} (seed {last['seed']}): {outcome} after "
+        f"{last['steps']} steps; {won} successes",
         flush=True,
     )
 
@@ -223,8 +264,8 @@ def _finish(out: Path, figures: dict[str, Any], drive: Drive) -> None:
     page.save(out / "report.html")
     print(
         f"\nsuccess {figures['success_rate']:.0%} of {figures['episodes']} episodes, chunk p50 "
-        f"{figures['chunk_ms_p50']:.1f} ms, p99 {figures['chunk_ms_p99']:.1f} ms, {figures['deadline_misses']} deadline "
-        f"misses, {figures['seconds_total']:.0f} s in all\n"
-        f"rollout:    {out / 'rollout.gif'}\nloss curve: {out / 'run' / 'loss.png'}\nreport:     {out / 'report.html'}\n"
-        f"checkpoint: {figures['checkpoint']}"
+        f"{figures['chunk_ms_p50']:.1f} ms, p99 {figures['chunk_ms_p99']:.1f} ms, "
+        f"{figures['deadline_misses']} deadline misses, {figures['seconds_total']:.0f} s in all\n"
+        f"rollout:    {out / 'rollout.gif'}\nloss curve: {out / 'run' / 'loss.png'}\n"
+        f"report:     {out / 'report.html'}\ncheckpoint: {figures['checkpoint']}"
     )

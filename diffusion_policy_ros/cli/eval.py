@@ -13,18 +13,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "eval",
         help="closed-loop success rate of a checkpoint in the simulator",
-        description="Runs a checkpoint in the simulator, without ROS, through the same code from observation to "
-        "set-point as on the robot. Inference takes no simulated time (zero latency).",
+        description="Runs a checkpoint in the simulator, without ROS, through the same code from "
+        "observation to set-point as on the robot. Inference takes no simulated time.",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint directory")
     parser.add_argument("--sim", default="mini_lift", help="the simulator (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=100, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=10000, help="of the first; unseen from 10000 (default)")
+    parser.add_argument(
+        "--episodes", type=int, default=100, help="how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=10000, help="of the first; unseen from 10000 (default)"
+    )
     parser.add_argument("--steps", type=int, help="denoising steps (default: the checkpoint's)")
     parser.add_argument("--sampler", help="ddpm or ddim (default: the checkpoint's)")
-    parser.add_argument("--replan-steps", type=int, help="frames between chunks (default: the checkpoint's)")
+    parser.add_argument(
+        "--replan-steps", type=int, help="frames between chunks (default: the checkpoint's)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as there are cores)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads (default: as many as there are cores)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.set_defaults(run=run)
 
@@ -40,13 +48,20 @@ def run(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.runtime.runner import Sampling
 
     if args.episodes < 1 or args.seed < 0:
-        raise UserError("episodes must be 1 or more and the seed 0 or more", "eval", "mend --episodes or --seed")
+        raise UserError(
+            "episodes must be 1 or more and the seed 0 or more",
+            "eval",
+            "mend --episodes or --seed",
+        )
     policy = load_policy(args.checkpoint)
     arm = evaluation.make_simulator(args.sim, policy.contract)
     engine = build_engine(policy, device=args.device, threads=args.threads)
     settings = policy.recipe.policy
     sampling = Sampling.of(
-        settings, num_inference_steps=args.steps, sampler=args.sampler, replan_steps=args.replan_steps
+        settings,
+        num_inference_steps=args.steps,
+        sampler=args.sampler,
+        replan_steps=args.replan_steps,
     )
     pilot = evaluation.Pilot(engine, policy.contract, settings.n_obs_steps, sampling)
     seeds = range(args.seed, args.seed + args.episodes)
@@ -62,9 +77,10 @@ def run(args: argparse.Namespace) -> int:
         result = evaluation.evaluate(arm, pilot, seeds, show)
     summary = result.summary()
     print(
-        f"{won} of {args.episodes} episodes succeeded ({summary['success_rate']:.1%}), {summary['mean_steps']:.1f} "
-        f"steps on average, {summary['ms_per_chunk']:.1f} ms a chunk ({engine.name} on {engine.device}, "
-        f"{sampling.sampler}, K={sampling.num_inference_steps}), zero latency"
+        f"{won} of {args.episodes} episodes succeeded ({summary['success_rate']:.1%}), "
+        f"{summary['mean_steps']:.1f} steps on average\n{summary['ms_per_chunk']:.1f} ms a chunk "
+        f"({engine.name} on {engine.device}, {sampling.sampler}, "
+        f"K={sampling.num_inference_steps}), zero latency"
     )
     if args.json:
         args.json.write_text(json.dumps(summary, indent=2) + "\n")

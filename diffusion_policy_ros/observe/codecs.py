@@ -1,8 +1,8 @@
 """One message ↔ one array.
 
-Messages are duck-typed: whatever has the attributes of the ROS message will do, so that a recorded message, a live
-one and a simulated one take the same path. Nothing is guessed: an encoding, a size or a joint that the contract does
-not name is refused with the stream's name.
+Messages are duck-typed: whatever has the attributes of the ROS message will do, so that a recorded
+message, a live one and a simulated one take the same path. Nothing is guessed: an encoding, a size
+or a joint that the contract does not name is refused with the stream's name.
 """
 
 from __future__ import annotations
@@ -55,13 +55,17 @@ def _image(stream: Stream, msg: Any) -> Array:
     """``sensor_msgs/Image`` as RGB or grey without a copy, its rows' padding cut off."""
     if msg.encoding != stream.encoding:
         cure = f"set encoding: {msg.encoding} in the contract if that is meant"
-        raise UserError(f"the image is {msg.encoding[:32]!r}, the contract says '{stream.encoding}'", "", cure)
+        raise UserError(
+            f"the image is {msg.encoding[:32]!r}, the contract says '{stream.encoding}'", "", cure
+        )
     channels, order = ENCODINGS[stream.encoding]
     shape, strides = (msg.height, msg.width, channels), (msg.step, channels, 1)
     data = np.frombuffer(msg.data, dtype=np.uint8)
     needed = (msg.height - 1) * msg.step + msg.width * channels
     if msg.height < 1 or msg.width < 1 or msg.step < msg.width * channels or len(data) < needed:
-        raise UserError(f"{len(data)} bytes are no {msg.width}x{msg.height} image in rows of {msg.step}")
+        raise UserError(
+            f"{len(data)} bytes are no {msg.width}x{msg.height} image in rows of {msg.step}"
+        )
     return np.lib.stride_tricks.as_strided(data, shape, strides, writeable=False)[..., order]
 
 
@@ -70,8 +74,16 @@ def _compressed_image(stream: Stream, msg: Any) -> Array:
     try:
         with Image.open(io.BytesIO(bytes(msg.data)), formats=("JPEG", "PNG")) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"not a whole jpeg or png ({type(error).__name__})", "", "check the camera's driver") from None
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise UserError(
+            f"not a whole jpeg or png ({type(error).__name__})", "", "check the camera's driver"
+        ) from None
 
 
 def _joint_state(stream: Stream, msg: Any) -> Array:
@@ -82,7 +94,11 @@ def _joint_state(stream: Stream, msg: Any) -> Array:
     places = {name: i for i, name in enumerate(msg.name)}
     missing = [name for name in stream.names if places.get(name, len(values)) >= len(values)]
     if missing:
-        raise UserError(f"no {stream.field} of joint '{missing[0]}'", "", f"the message has {', '.join(places)[:200]}")
+        raise UserError(
+            f"no {stream.field} of joint '{missing[0]}'",
+            "",
+            f"the message has {', '.join(places)[:200]}",
+        )
     return _float32([values[places[name]] for name in stream.names])
 
 
@@ -144,30 +160,45 @@ def _checked(stream: Stream, value: Array) -> Array:
     """A vector of the right size, finite, in SI units."""
     where = f"{stream.name} ({stream.topic})"
     if value.shape != stream.shape:
-        raise DecodeError(f"{value.size} values, the contract says {stream.size}", where, "mend shape or names")
+        raise DecodeError(
+            f"{value.size} values, the contract says {stream.size}", where, "mend shape or names"
+        )
     if not np.isfinite(value).all():
         raise DecodeError(f"not finite: {value.tolist()}", where, "check the publisher")
-    if stream.field.endswith(("orientation", "rotation")) and not 0.9 < np.linalg.norm(value) < 1.1:
+    if (
+        stream.field.endswith(("orientation", "rotation"))
+        and not 0.9 < np.linalg.norm(value) < 1.1
+    ):
         raise DecodeError(f"{value.tolist()} is no unit quaternion", where, "check the publisher")
-    return value * np.float32(stream.scale) if stream.scale else value
+    return value * np.array(stream.scale, np.float32) if stream.scale else value
 
 
 def _resized(stream: Stream, image: Array) -> Array:
     """Cropped, in the contract's channels and size."""
     where = f"{stream.name} ({stream.topic})"
     height, width, channels = stream.shape
-    wanted = stream.source_size or ((height, width) if stream.resize == "none" and not stream.crop else ())
+    wanted = stream.source_size or (
+        (height, width) if stream.resize == "none" and not stream.crop else ()
+    )
     if wanted and image.shape[:2] != wanted:
-        got = f"the image is {image.shape[1]}x{image.shape[0]}, the contract says {wanted[1]}x{wanted[0]}"
-        raise DecodeError(got, where, "mend the camera's settings or source_size and resize")
+        got, said = (f"{size[1]}x{size[0]}" for size in (image.shape, wanted))
+        raise DecodeError(
+            f"the image is {got}, the contract says {said}",
+            where,
+            "mend the camera's settings or source_size and resize",
+        )
     if stream.crop:
         top, left, h, w = stream.crop
         if top + h > image.shape[0] or left + w > image.shape[1]:
-            raise DecodeError(f"a {image.shape[1]}x{image.shape[0]} image has no such crop", where, "mend crop")
+            raise DecodeError(
+                f"a {image.shape[1]}x{image.shape[0]} image has no such crop", where, "mend crop"
+            )
         image = image[top : top + h, left : left + w]
     if image.shape[:2] != (height, width):
         if stream.resize == "none":
-            raise DecodeError(f"{image.shape[1]}x{image.shape[0]} after cropping", where, "set resize: area")
+            raise DecodeError(
+                f"{image.shape[1]}x{image.shape[0]} after cropping", where, "set resize: area"
+            )
         image = _scaled(image, (width, height), _FILTERS[stream.resize])
     return _in_channels(image, channels)
 

@@ -1,12 +1,14 @@
 """The frame rule and the sliding window.
 
-Time is the header stamp, never the time of receipt. A frame is due at the first anchor message whose stamp reaches
-the next point of the ``1 / rate_hz`` grid, and has that stamp as its time. Every other stream contributes its newest
-message with a stamp at or before the frame's time among those that arrived before the frame closed. A frame closes
-when every stream has shown a stamp at or after its time, or ``settle_s`` after the anchor arrived.
+Time is the header stamp, never the time of receipt. A frame is due at the first anchor message
+whose stamp reaches the next point of the ``1 / rate_hz`` grid, and has that stamp as its time.
+Every other stream contributes its newest message with a stamp at or before the frame's time among
+those that arrived before the frame closed. A frame closes when every stream has shown a stamp at
+or after its time, or ``settle_s`` after the anchor arrived.
 
-The converter pushes recorded messages through this class in recorded arrival order, the node pushes live ones: so the
-same messages in the same order give the same windows. Nothing here reads a clock.
+The converter pushes recorded messages through this class in recorded arrival order, the node
+pushes live ones: so the same messages in the same order give the same windows. Nothing here reads
+a clock.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stam
 EARLY = 0.25
 """How much of a period an anchor may come before its grid point: cameras jitter."""
 FOLLOW = 0.1
-"""How much of an anchor's offset the grid takes over: a 19.9 or 20.1 Hz camera then loses no frames."""
+"""How much of an anchor's offset the grid takes over: a 20.1 Hz camera then loses no frame."""
 GAP = 1.5
 """Periods without a frame after which the window starts anew."""
 KEEP_NS = 1_000_000_000
-"""How long messages are kept beyond a stream's ``max_age_s``: streams arrive with different delays."""
+"""How long messages are kept beyond ``max_age_s``: streams arrive with different delays."""
 
 
 @dataclass(frozen=True)
@@ -148,14 +150,16 @@ class History:
                 return events  # a duplicate, or two messages that overtook each other
             self.reset()
             back = (newest - stamp) / 1e9
-            events.append(Reset(stamp, f"stamps of {topic} ran {back:.3f} s backwards; started anew"))
+            events.append(
+                Reset(stamp, f"stamps of {topic} ran {back:.3f} s backwards; started anew")
+            )
         entry.push(stamp, msg)
         if topic == self._anchor and self._is_due(stamp):
             self._pending.append(_Pending(stamp, arrival_ns))
         return events + self._close(arrival_ns)
 
     def poll(self, now_ns: int) -> list[Event]:
-        """Close frames whose ``settle_s`` has passed; ``now_ns`` is of the clock that ``arrival_ns`` is of."""
+        """Close frames whose ``settle_s`` has passed by the clock of ``arrival_ns``."""
         return self._close(now_ns) if self._pending else []
 
     @property
@@ -164,12 +168,15 @@ class History:
         return bool(self._pending)
 
     def window(self) -> dict[str, Array] | None:
-        """The last To frames, key → (To, ...); one not yet full repeats its first frame, as in training."""
+        """The last To frames, key → (To, ...); one not yet full repeats its first frame."""
         if not self.frames:
             return None
         missing = (self.frames.maxlen or 1) - len(self.frames)
         frames = [self.frames[0]] * missing + list(self.frames)
-        return {key: np.stack([frame.arrays[key] for frame in frames]) for key in self.contract.observations}
+        return {
+            key: np.stack([frame.arrays[key] for frame in frames])
+            for key in self.contract.observations
+        }
 
     def newest_stamps(self) -> dict[str, int | None]:
         """Topic → stamp of its newest message; None before the first."""
@@ -213,7 +220,9 @@ class History:
                 except DecodeError as error:
                     return Refused(time_ns, stream.name, str(error))
                 ages[stream.name] = time_ns - found[0]
-        return self._append(time_ns, {key: arrays[key] for key in self.contract.observations}, ages)
+        return self._append(
+            time_ns, {key: arrays[key] for key in self.contract.observations}, ages
+        )
 
     def _append(self, time_ns: int, arrays: dict[str, Array], ages: dict[str, int]) -> Frame:
         first = self._last_ns is None or time_ns - self._last_ns > GAP * self._period
@@ -231,4 +240,8 @@ def _too_old(stream: Stream, found: tuple[int, Any] | None, time_ns: int) -> str
     age = (time_ns - found[0]) / 1e9
     if age <= stream.max_age_s:
         return ""
-    return f"{stream.name} ({stream.topic}): newest message is {age:.3f} s old, the contract allows {stream.max_age_s:g} s"
+    where, allowed = (
+        f"{stream.name} ({stream.topic})",
+        f"the contract allows {stream.max_age_s:g} s",
+    )
+    return f"{where}: newest message is {age:.3f} s old, {allowed}"

@@ -8,12 +8,13 @@ from html import escape
 from pathlib import Path
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-table { border-collapse: collapse; margin: .5rem 0; } td, th { padding: .2rem .8rem .2rem 0; text-align: left;
-border-bottom: 1px solid #ddd; } td:last-child { font-variant-numeric: tabular-nums; }
-img { max-width: 100%; border: 1px solid #ddd; border-radius: 4px; } .good { color: #117733; } .bad { color: #aa3322; }
-code { background: #f4f4f4; padding: .1rem .3rem; border-radius: 3px; } figcaption { color: #666; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
+color: #222; } h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } table {
+border-collapse: collapse; margin: .5rem 0; } td, th { padding: .2rem .8rem .2rem 0; text-align:
+left; border-bottom: 1px solid #ddd; } td:last-child { font-variant-numeric: tabular-nums; } img {
+max-width: 100%; border: 1px solid #ddd; border-radius: 4px; } .good { color: #117733; } .bad {
+color: #aa3322; } code { background: #f4f4f4; padding: .1rem .3rem; border-radius: 3px; }
+figcaption { color: #666; }
 """
 
 _MEDIA = {".png": "image/png", ".gif": "image/gif"}
@@ -44,8 +45,14 @@ class Page:
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table; True and False become a green yes and a red no."""
-        lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"] if head else []
-        lines += ["<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows]
+        lines = (
+            ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
+            if head
+            else []
+        )
+        lines += [
+            "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows
+        ]
         self._parts.append("<table>" + "\n".join(lines) + "</table>")
 
     def picture(self, path: Path, caption: str) -> None:
@@ -56,13 +63,18 @@ class Page:
         data = base64.b64encode(path.read_bytes()).decode()
         source = f"data:{_MEDIA[path.suffix]};base64,{data}"
         self._parts.append(
-            f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+            f'<figure><img src="{source}" alt="{escape(caption)}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
 
     def save(self, path: Path) -> None:
         """Write the page."""
         head = f'<meta charset="utf-8"><title>{escape(self._title)}</title><style>{STYLE}</style>'
-        path.write_text(f"<!doctype html><html><head>{head}</head><body>{chr(10).join(self._parts)}</body></html>\n")
+        path.write_text(
+            f"<!doctype html><html><head>{head}</head><body>\n"
+            + "\n".join(self._parts)
+            + "</body></html>\n"
+        )
 
 
 def _cell(value: object) -> str:

@@ -1,6 +1,8 @@
-"""Watches a demo over DDS and prints what it hears as JSON lines: one for each episode, one a second of diagnostics.
+"""Watches a demo over DDS and prints what it hears as JSON lines: one for each episode, one a
+second of diagnostics.
 
-`diffusion-policy demo` starts it as a process of its own, because nothing but nodes may need rclpy.
+`diffusion-policy demo` starts it as a process of its own, because nothing but nodes may need
+rclpy.
 """
 
 from __future__ import annotations
@@ -28,7 +30,14 @@ class DemoMonitor(Node):
 
     def _diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
-            _print({"policy": {"message": status.message, **{pair.key: pair.value for pair in status.values}}})
+            _print(
+                {
+                    "policy": {
+                        "message": status.message,
+                        **{pair.key: pair.value for pair in status.values},
+                    }
+                }
+            )
 
 
 def _print(value: object) -> None:

@@ -1,7 +1,7 @@
 """Chunks become set-points.
 
-A chunk says when each of its actions is meant, so what is late is dropped *by time*, never by index. The simulator,
-the demo and any robot's controller use these classes.
+A chunk says when each of its actions is meant, so what is late is dropped *by time*, never by
+index. The simulator, the demo and any robot's controller use these classes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Commander:
 
     def __post_init__(self) -> None:
         self._position = self.contract.action.of_kind("delta_position", "position")
-        self._rotation = self.contract.action.of_kind("delta_axis_angle", "axis_angle", "quaternion")
+        self._rotation = self.contract.action.of_kind(
+            "delta_axis_angle", "axis_angle", "quaternion"
+        )
         self._gripper = self.contract.action.of_kind("binary")
         self._joints = self.contract.action.of_kind("joint_position")
         self.set_point: SetPoint | None = None
@@ -87,7 +89,8 @@ class Commander:
         """Command what is measured: where integration starts, and starts again after a break.
 
         Args:
-            measured: observation key → newest array; the keys that the action's fields name as ``state``.
+            measured: observation key → newest array; the keys that the action's fields name as
+                ``state``.
         """
         previous = self.set_point
         self.set_point = SetPoint(
@@ -109,15 +112,21 @@ class Commander:
         self.set_point = SetPoint(
             position=self._moved(before.position, action, measured),
             quaternion=self._turned(before.quaternion, action),
-            gripper=before.gripper if self._gripper is None else float(self._part(self._gripper, action)[0]),
-            joints=None if self._joints is None else self._limited_joints(self._part(self._joints, action)),
+            gripper=before.gripper
+            if self._gripper is None
+            else float(self._part(self._gripper, action)[0]),
+            joints=None
+            if self._joints is None
+            else self._limited_joints(self._part(self._joints, action)),
         )
         return self.set_point
 
     def _part(self, part: ActionField, action: Vector) -> Vector:
         return action[self.contract.action.slices[part.name]]
 
-    def _moved(self, position: Vector | None, action: Vector, measured: Mapping[str, Any]) -> Vector | None:
+    def _moved(
+        self, position: Vector | None, action: Vector, measured: Mapping[str, Any]
+    ) -> Vector | None:
         part, limits = self._position, self.contract.action.limits
         if part is None or position is None:
             return position
@@ -139,14 +148,24 @@ class Commander:
         if part.kind == "delta_axis_angle":
             turn = Rotation.from_rotvec(value)
         else:
-            wanted = Rotation.from_quat(value) if part.kind == "quaternion" else Rotation.from_rotvec(value)
+            wanted = (
+                Rotation.from_quat(value)
+                if part.kind == "quaternion"
+                else Rotation.from_rotvec(value)
+            )
             turn = wanted * before.inv()
-        limited = self._shortened("rotation", turn.as_rotvec(), self.contract.action.limits.rotation)
+        limited = self._shortened(
+            "rotation", turn.as_rotvec(), self.contract.action.limits.rotation
+        )
         return (Rotation.from_rotvec(limited) * before).as_quat()
 
     def _limited_joints(self, joints: Vector) -> Vector:
         limits = self.contract.action.limits
-        return self._boxed("joints", joints, limits.joint_min, limits.joint_max) if limits.joint_min else joints
+        return (
+            self._boxed("joints", joints, limits.joint_min, limits.joint_max)
+            if limits.joint_min
+            else joints
+        )
 
     def _shortened(self, name: str, vector: Vector, limit: float | None) -> Vector:
         length = float(np.linalg.norm(vector))
@@ -155,7 +174,9 @@ class Commander:
         self.clamped[name] += 1
         return vector * (limit / length)
 
-    def _boxed(self, name: str, value: Vector, low: tuple[float, ...], high: tuple[float, ...]) -> Vector:
+    def _boxed(
+        self, name: str, value: Vector, low: tuple[float, ...], high: tuple[float, ...]
+    ) -> Vector:
         inside = np.clip(value, low, high)
         self.clamped[name] += int((inside != value).any())
         return inside
@@ -164,9 +185,9 @@ class Commander:
 class Playback:
     """Holds the newest chunk and answers "the set-point at time t".
 
-    A newer chunk replaces the tail of the older one. Every action is executed once, when its time has come; one whose
-    time has passed is dropped. Past the last action, without a chunk, after an empty one, or when the newest is older
-    than ``limits.chunk_timeout_s``, it holds and says why.
+    A newer chunk replaces the tail of the older one. Every action is executed once, when its time
+    has come; one whose time has passed is dropped. Past the last action, without a chunk, after an
+    empty one, or when the newest is older than ``limits.chunk_timeout_s``, it holds and says why.
 
     Args:
         contract: the robot.
@@ -223,7 +244,8 @@ class Playback:
 
         Args:
             time_ns: now, by the clock that chunks are stamped by.
-            measured: observation key → newest array; where commanding starts, and what the lead is limited against.
+            measured: observation key → newest array; where commanding starts, and what the lead is
+                limited against.
         """
         commander = self.commander
         set_point = commander.set_point or commander.anchor(measured)
@@ -234,21 +256,31 @@ class Playback:
         if time_ns - chunk.stamp_ns > self._timeout_ns:
             return _held(set_point, "the newest chunk has aged out")
         if not 0 <= index < len(chunk.actions):
-            return _held(set_point, "past the last action" if index >= 0 else "the chunk is from the future")
+            return _held(
+                set_point, "past the last action" if index >= 0 else "the chunk is from the future"
+            )
         due_ns = chunk.stamp_ns + index * chunk.period_ns
         if self._done_ns is None or due_ns - self._done_ns > chunk.period_ns / 2:
             set_point = commander.apply(np.asarray(chunk.actions[index], dtype=float), measured)
-            skipped = 0 if self._done_ns is None else round((due_ns - self._done_ns) / chunk.period_ns) - 1
+            skipped = (
+                0
+                if self._done_ns is None
+                else round((due_ns - self._done_ns) / chunk.period_ns) - 1
+            )
             self.dropped += min(skipped, int(index))
             self._done_ns = due_ns
         return set_point
 
 
 def _held(set_point: SetPoint, why: str) -> SetPoint:
-    return SetPoint(set_point.position, set_point.quaternion, set_point.gripper, set_point.joints, why)
+    return SetPoint(
+        set_point.position, set_point.quaternion, set_point.gripper, set_point.joints, why
+    )
 
 
-def _state(part: ActionField | None, measured: Mapping[str, Any], default: Vector | None) -> Vector | None:
+def _state(
+    part: ActionField | None, measured: Mapping[str, Any], default: Vector | None
+) -> Vector | None:
     """What is measured of a field's state; the default where the contract names none."""
     if part is None:
         return None

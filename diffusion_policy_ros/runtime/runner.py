@@ -1,7 +1,8 @@
 """Windows become chunks, in time.
 
-The thread that receives messages only leaves a due window in a mailbox of one, where the newest wins; one inference
-thread samples and hands the chunk over. Nothing blocks, and what does not go as meant is counted and named.
+The thread that receives messages only leaves a due window in a mailbox of one, where the newest
+wins; one inference thread samples and hands the chunk over. Nothing blocks, and what does not go
+as meant is counted and named.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ RECENT = 1000
 
 @dataclass(frozen=True)
 class Sampling:
-    """How chunks are sampled; a whole new one replaces it, so that a change takes effect between two chunks.
+    """How chunks are sampled; a whole new one replaces it, so that a change takes effect between
+    two chunks.
 
     Attributes:
         num_inference_steps: K, denoising steps.
@@ -48,7 +50,7 @@ class Sampling:
     guidance_scale: float = 1.0
 
     @classmethod
-    def of(cls, settings: PolicySettings, **changes: int | str | float | None) -> Sampling:
+    def of(cls, settings: PolicySettings, **changes: Any) -> Sampling:
         """A policy's own way of sampling, changed where something is given.
 
         Args:
@@ -64,7 +66,9 @@ class Sampling:
             replan_steps=settings.frames_between_inferences,
             n_action_steps=settings.n_action_steps,
         )
-        return dataclasses.replace(own, **{k: v for k, v in changes.items() if v is not None}).checked(settings)
+        return dataclasses.replace(
+            own, **{k: v for k, v in changes.items() if v is not None}
+        ).checked(settings)
 
     def checked(self, settings: PolicySettings) -> Sampling:
         """Itself, if the policy can be sampled so.
@@ -80,7 +84,15 @@ class Sampling:
             if not 1 <= value <= highest:
                 raise UserError(f"{value} is out of range", name, f"use 1 to {highest}")
         if self.sampler not in SAMPLERS:
-            raise UserError(f"no sampler '{self.sampler}'", "sampler", did_you_mean(self.sampler, SAMPLERS))
+            raise UserError(
+                f"no sampler '{self.sampler}'", "sampler", did_you_mean(self.sampler, SAMPLERS)
+            )
+        if self.guidance_scale != 1.0:
+            raise UserError(
+                f"{self.guidance_scale:g}",
+                "guidance_scale",
+                "use 1: it was trained without guidance",
+            )
         return self
 
 
@@ -132,7 +144,9 @@ def make_chunk(
         guidance=sampling.guidance_scale,
         generator=generator,
     )
-    chosen = actions[0, n_obs_steps - 1 :][: sampling.n_action_steps].cpu().numpy().astype(np.float64)
+    chosen = (
+        actions[0, n_obs_steps - 1 :][: sampling.n_action_steps].cpu().numpy().astype(np.float64)
+    )
     if not np.isfinite(chosen).all():
         raise NotFiniteError("the network's output is not finite")
     return Chunk(time_ns, chosen, contract.period_ns)
@@ -190,14 +204,19 @@ class Runner:
         self.engine, self.contract, self.sampling = engine, contract, sampling
         self.counts = Counts()
         self._on_chunk, self._on_fault, self._now_ns = on_chunk, on_fault, now_ns
-        self._generator = torch.Generator()
-        self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
+        self.seed(seed)
         self._change = threading.Condition()
         self._mailbox: Job | None = None
         self._epoch = 0
         self._frames_to_wait = 0
         self._end_ns: int | None = None
         self._thread: threading.Thread | None = None
+
+    def seed(self, seed: int | None) -> None:
+        """Start the noise anew from a seed; None draws one."""
+        generator = torch.Generator()
+        generator.manual_seed(seed) if seed is not None else generator.seed()
+        self._generator = generator
 
     def start(self) -> None:
         """Start the inference thread."""
@@ -218,7 +237,7 @@ class Runner:
         return not thread.is_alive()
 
     def cancel(self) -> None:
-        """Drop the waiting window and the chunk being computed; the next frame is sampled at once."""
+        """Drop the waiting window and the chunk in the making; the next frame is sampled."""
         with self._change:
             self._mailbox = None
             self._epoch += 1
@@ -255,16 +274,26 @@ class Runner:
     def _infer(self, job: Job) -> None:
         begun = time.perf_counter()
         try:
-            chunk = make_chunk(self.engine, self.contract, job.window, job.time_ns, self.sampling, self._generator)
-        except Exception as error:  # whatever it is, the node holds, says so, and tries the next window
+            chunk = make_chunk(
+                self.engine, self.contract, job.window, job.time_ns, self.sampling, self._generator
+            )
+        except (
+            Exception
+        ) as error:  # whatever it is, the node holds, says so, and tries the next window
+            if job.epoch != self._epoch:
+                return
             self.counts.failures += 1
-            self._on_fault(str(error) if isinstance(error, NotFiniteError) else f"inference raised {error!r}")
+            self._on_fault(
+                str(error) if isinstance(error, NotFiniteError) else f"inference raised {error!r}"
+            )
             return
         self.counts.chunk_ms.append((time.perf_counter() - begun) * 1e3)
         with self._change:
             if job.epoch != self._epoch:
                 return
-            self.counts.deadline_misses += self._end_ns is not None and self._now_ns() > self._end_ns
+            self.counts.deadline_misses += (
+                self._end_ns is not None and self._now_ns() > self._end_ns
+            )
             self._end_ns = chunk.end_ns
             self.counts.chunks += 1
             self._on_chunk(chunk)

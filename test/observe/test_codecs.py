@@ -5,8 +5,7 @@ from types import SimpleNamespace as Message
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from diffusion_policy_ros.contract import Stream
@@ -33,7 +32,11 @@ def image_message(rgb, encoding, padding=0):
     rows = pixels.reshape(len(rgb), -1)
     rows = np.hstack([rows, np.full((len(rgb), padding), 77, np.uint8)])
     return Message(
-        height=rgb.shape[0], width=rgb.shape[1], encoding=encoding, step=rows.shape[1], data=rows.tobytes()
+        height=rgb.shape[0],
+        width=rgb.shape[1],
+        encoding=encoding,
+        step=rows.shape[1],
+        data=rows.tobytes(),
     )
 
 
@@ -51,13 +54,18 @@ def test_grey_is_one_channel_or_three_equal_ones():
     message = image_message(RGB, "mono8", padding=3)
     grey = decode(stream(IMAGE, shape=(6, 8, 1), encoding="mono8"), message)
     colour = decode(stream(IMAGE, shape=(6, 8, 3), encoding="mono8"), message)
-    assert np.array_equal(grey, RGB[..., :1]) and np.array_equal(colour, np.repeat(RGB[..., :1], 3, axis=2))
+    assert np.array_equal(grey, RGB[..., :1]) and np.array_equal(
+        colour, np.repeat(RGB[..., :1], 3, axis=2)
+    )
     assert decode(stream(IMAGE, shape=(6, 8, 1)), image_message(RGB, "rgb8")).shape == (6, 8, 1)
 
 
 def test_another_encoding_is_refused_by_name():
     """Nothing is guessed: the cure names the key."""
-    with pytest.raises(DecodeError, match=r"key \(/topic\): the image is 'bgr8', the contract says 'rgb8'; set encod"):
+    with pytest.raises(
+        DecodeError,
+        match=r"key \(/topic\): the image is 'bgr8', the contract says 'rgb8'; set encod",
+    ):
         decode(stream(IMAGE, shape=(6, 8, 3)), image_message(RGB, "bgr8"))
 
 
@@ -68,7 +76,9 @@ def test_another_size_is_refused_where_the_contract_fixes_it():
             decode(stream(IMAGE, shape=(12, 16, 3), **settings), image_message(RGB, "rgb8"))
 
 
-@pytest.mark.parametrize("change", [{"height": 0}, {"step": 3}, {"data": b"123"}, {"height": 10**6}])
+@pytest.mark.parametrize(
+    "change", [{"height": 0}, {"step": 3}, {"data": b"123"}, {"height": 10**6}]
+)
 def test_an_image_that_contradicts_itself_is_refused(change):
     """Sizes that do not fit the data never read beyond it."""
     message = Message(**{**vars(image_message(RGB, "rgb8")), **change})
@@ -108,7 +118,9 @@ def test_compressed_images(how):
 def test_joints_are_picked_by_name_in_any_order():
     """The contract's order counts; a missing joint is named."""
     spec = stream("sensor_msgs/msg/JointState", names=("left", "right"))
-    message = Message(name=["x", "right", "left"], position=[0.0, 2.0, 1.0], velocity=[], effort=[])
+    message = Message(
+        name=["x", "right", "left"], position=[0.0, 2.0, 1.0], velocity=[], effort=[]
+    )
     assert decode(spec, message).tolist() == [1.0, 2.0]
     with pytest.raises(DecodeError, match="no position of joint 'left'"):
         decode(spec, Message(name=["right"], position=[1.0]))
@@ -148,7 +160,10 @@ def test_commands_and_arrays():
     with pytest.raises(DecodeError, match="trajectory is empty"):
         decode(spec, Message(joint_names=[], points=[]))
     array = Message(data=[1.0, 2.0])
-    assert decode(stream("std_msgs/msg/Float32MultiArray", shape=(2,)), array).tolist() == [1.0, 2.0]
+    assert decode(stream("std_msgs/msg/Float32MultiArray", shape=(2,)), array).tolist() == [
+        1.0,
+        2.0,
+    ]
     assert stamp_ns(array) is None
     with pytest.raises(DecodeError, match="2 values, the contract says 3"):
         decode(stream("std_msgs/msg/Float64MultiArray", shape=(3,)), array)

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import Contract
@@ -11,7 +10,10 @@ from diffusion_policy_ros.runtime.playback import Chunk, Commander, Playback
 
 MS = 1_000_000
 CONTRACT = Contract.load("mini_lift")
-HOME = {"robot0_eef_pos": np.array([0.0, 0.0, 0.2]), "robot0_eef_quat": np.array([0.0, 0.0, 0.0, 1.0])}
+HOME = {
+    "robot0_eef_pos": np.array([0.0, 0.0, 0.2]),
+    "robot0_eef_quat": np.array([0.0, 0.0, 0.0, 1.0]),
+}
 LOOSE = Contract.from_text(CONTRACT.text.replace(", lead: 0.05", ""))
 
 
@@ -34,11 +36,18 @@ def test_actions_are_executed_once_when_their_time_has_come():
     """Asking more often than the frame rate integrates nothing twice."""
     playback = Playback(LOOSE)
     playback.offer(chunk(1000, 1, 10, 100))
-    assert [x_mm(playback, t) for t in (1000, 1010, 1049, 1050, 1099, 1100)] == [1, 1, 1, 11, 11, 61]
+    assert [x_mm(playback, t) for t in (1000, 1010, 1049, 1050, 1099, 1100)] == [
+        1,
+        1,
+        1,
+        11,
+        11,
+        61,
+    ]
 
 
 def test_late_actions_are_dropped_by_time():
-    """A chunk that arrives 100 ms late starts with its third action; the first two are never executed."""
+    """A chunk that arrives 100 ms late starts with its third action."""
     playback = Playback(LOOSE)
     assert playback.at(1000 * MS, HOME).holding == "no chunk yet"
     playback.offer(chunk(1000, 1, 2, 4, 8))
@@ -47,7 +56,7 @@ def test_late_actions_are_dropped_by_time():
 
 
 def test_a_newer_chunk_replaces_the_tail_and_no_slot_runs_twice():
-    """The action of a time that was executed from the old chunk is not executed again from the new one."""
+    """An action of a time that the old chunk has executed is not executed again."""
     playback = Playback(LOOSE)
     playback.offer(chunk(1000, 1, 1, 1, 1))
     assert [x_mm(playback, t) for t in (1000, 1050)] == [1, 2]
@@ -56,7 +65,7 @@ def test_a_newer_chunk_replaces_the_tail_and_no_slot_runs_twice():
 
 
 def test_it_holds_and_says_why():
-    """Before a chunk, past its end, after an empty one, and when the newest is too old: the pose stays."""
+    """Before a chunk, past its end, after an empty one, and when it is too old."""
     playback = Playback(LOOSE)
     assert playback.at(0, HOME).holding == "no chunk yet"
     playback.offer(chunk(1000, 5, 5))
@@ -115,7 +124,7 @@ vectors = st.lists(st.floats(-2, 2), min_size=7, max_size=7)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(vectors, min_size=1, max_size=8))
 def test_limits_hold_whatever_the_network_says(actions):
-    """No step is longer, no turn wider, no target outside workspace or lead than the contract allows."""
+    """No step, turn or target goes beyond what the contract allows."""
     commander, limits = Commander(CONTRACT), CONTRACT.action.limits
     before = commander.anchor(HOME)
     for action in actions:
@@ -136,12 +145,16 @@ def test_clamping_is_counted():
 
 def test_absolute_actions_move_towards_the_target_within_the_limits():
     """Absolute kinds are limited by the distance of one action too."""
-    text = CONTRACT.text.replace("delta_position", "position").replace("delta_axis_angle", "axis_angle")
+    text = CONTRACT.text.replace("delta_position", "position").replace(
+        "delta_axis_angle", "axis_angle"
+    )
     commander = Commander(Contract.from_text(text))
     after = commander.apply(np.array([0.02, 0, 0.2, 0, 0, 0.1, 1.0]), HOME)
     assert after.position == pytest.approx([0.02, 0, 0.2])
     assert Rotation.from_quat(after.quaternion).as_rotvec() == pytest.approx([0, 0, 0.1])
-    far = commander.apply(np.array([0.29, 0, 0.2, 0, 0, 0.1, 1.0]), {**HOME, "robot0_eef_pos": after.position})
+    far = commander.apply(
+        np.array([0.29, 0, 0.2, 0, 0, 0.1, 1.0]), {**HOME, "robot0_eef_pos": after.position}
+    )
     assert far.position[0] == pytest.approx(0.07)
 
 
@@ -160,4 +173,7 @@ action:
 """)
     commander = Commander(contract)
     assert contract.action_names == ["a", "b"]
-    assert commander.apply(np.array([0.5, 3.0]), {"joints": np.zeros(2)}).joints.tolist() == [0.5, 1.0]
+    assert commander.apply(np.array([0.5, 3.0]), {"joints": np.zeros(2)}).joints.tolist() == [
+        0.5,
+        1.0,
+    ]

@@ -1,4 +1,4 @@
-"""Windows become chunks on a thread of their own; what does not go as meant is counted and named."""
+"""Windows become chunks on a thread of their own; what goes wrong is counted and named."""
 
 import threading
 import time
@@ -42,7 +42,13 @@ class Rig:
     def __init__(self, sampling=SAMPLING):
         self.engine, self.chunks, self.faults, self.now = Engine(), [], [], 0
         self.runner = Runner(
-            self.engine, CONTRACT, sampling, self.chunks.append, self.faults.append, lambda: self.now, seed=0
+            self.engine,
+            CONTRACT,
+            sampling,
+            self.chunks.append,
+            self.faults.append,
+            lambda: self.now,
+            seed=0,
         )
         self.runner.start()
 
@@ -72,7 +78,16 @@ def test_a_chunk_begins_at_the_newest_frame(rig):
     rig.offer(3)
     rig.wait(lambda: rig.chunks)
     (chunk,) = rig.chunks
-    assert chunk.stamp_ns == 3 * PERIOD and chunk.actions[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert chunk.stamp_ns == 3 * PERIOD and chunk.actions[:, 0].tolist() == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+    ]
 
 
 def test_the_newest_window_wins(rig):
@@ -146,18 +161,29 @@ def test_a_failing_inference_is_named_and_survived(rig):
 
 def test_an_output_that_is_not_finite_is_no_chunk(rig, monkeypatch):
     """NaN of the network never reaches the robot."""
-    monkeypatch.setattr(rig.engine, "sample", lambda observation, **_: torch.full((1, 16, 7), float("nan")))
+    monkeypatch.setattr(
+        rig.engine, "sample", lambda observation, **_: torch.full((1, 16, 7), float("nan"))
+    )
     rig.offer(0)
     rig.wait(lambda: rig.faults)
     assert "not finite" in rig.faults[0] and not rig.chunks
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_inference_steps": 0}, {"num_inference_steps": 101}, {"replan_steps": 9}, {"sampler": "ddmi"}]
+    "change",
+    [
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 101},
+        {"replan_steps": 9},
+        {"sampler": "ddmi"},
+    ],
 )
 def test_settings_that_the_policy_cannot_take_are_refused(change):
     """With the valid ones in words."""
     settings = PolicySettings(n_action_steps=8, num_train_timesteps=100)
-    assert Sampling.of(settings, num_inference_steps=None).num_inference_steps == settings.num_inference_steps
+    assert (
+        Sampling.of(settings, num_inference_steps=None).num_inference_steps
+        == settings.num_inference_steps
+    )
     with pytest.raises(UserError, match="use 1 to|did you mean"):
         Sampling.of(settings, **change)
