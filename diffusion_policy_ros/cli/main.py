@@ -24,6 +24,7 @@ VERBS = {
     "doctor": "doctor",
     "contract": "contract",
     "eval": "eval",
+    "demo": "demo",
 }
 
 EXIT_USER_ERROR = 2
