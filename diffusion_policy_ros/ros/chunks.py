@@ -1,8 +1,8 @@
 """Chunk ↔ `trajectory_msgs/JointTrajectory`.
 
-`header.stamp` is the time of the newest observed frame, `header.frame_id` the contract's base frame,
-`joint_names` the action's component names. Each point is one action, meant for the stamp plus its
-`time_from_start`. Without any point it means: hold.
+`header.stamp` is the time of the newest observed frame, `header.frame_id` the contract's base
+frame, `joint_names` the action's component names. Each point is one action, meant for the stamp
+plus its `time_from_start`. Without any point it means: hold.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def chunk_of(message: JointTrajectory, contract: Contract) -> Chunk:
     stamp_ns = stamp.sec * SECOND_NS + stamp.nanosec
     if not message.points:
         return Chunk(stamp_ns, np.empty((0, contract.action_dim)), contract.period_ns)
-    offsets = [p.time_from_start.sec * SECOND_NS + p.time_from_start.nanosec for p in message.points]
+    offsets = [
+        p.time_from_start.sec * SECOND_NS + p.time_from_start.nanosec for p in message.points
+    ]
     period_ns = offsets[1] - offsets[0] if len(offsets) > 1 else contract.period_ns
     return Chunk(stamp_ns + offsets[0], _actions(message, contract, offsets, period_ns), period_ns)
 
@@ -78,6 +80,8 @@ def _actions(
     even = [offsets[0] + i * period_ns for i in range(len(offsets))]
     if period_ns <= 0 or max(abs(a - b) for a, b in zip(even, offsets, strict=True)) > JITTER_NS:
         raise UserError(
-            "points are not evenly spaced in time", "action chunk", "set time_from_start to i / rate"
+            "points are not evenly spaced in time",
+            "action chunk",
+            "set time_from_start to i / rate",
         )
     return np.array([point.positions for point in message.points], dtype=np.float64)

@@ -1,7 +1,7 @@
 """Quality of service that fits what the publishers offer.
 
-A request that asks for more than is offered never matches, and DDS says so only in a log. Asking for
-less always matches, but loses what the publisher would have repeated.
+A request that asks for more than is offered never matches, and DDS says so only in a log. Asking
+for less always matches, but loses what the publisher would have repeated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 
 def subscription_qos(node: Node, topic: str, depth: int) -> QoSProfile:
-    """The most that every present publisher of a topic offers; sensor data's best effort without one.
+    """The most that all publishers of a topic offer; best effort where there is none.
 
     Args:
         node: any node; its namespace and remappings apply to the topic.
@@ -23,7 +23,9 @@ def subscription_qos(node: Node, topic: str, depth: int) -> QoSProfile:
     """
     offers = [info.qos_profile for info in publishers(node, topic)]
     reliable = bool(offers) and all(q.reliability == ReliabilityPolicy.RELIABLE for q in offers)
-    latched = bool(offers) and all(q.durability == DurabilityPolicy.TRANSIENT_LOCAL for q in offers)
+    latched = bool(offers) and all(
+        q.durability == DurabilityPolicy.TRANSIENT_LOCAL for q in offers
+    )
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,

@@ -152,6 +152,24 @@ def make_chunk(
     return Chunk(time_ns, chosen, contract.period_ns)
 
 
+def warm_up(engine: Engine, sampling: Sampling) -> None:
+    """Sample twice from a window of zeros: the first times take longer than all later ones.
+
+    Raises:
+        UserError: the network's output is not finite.
+    """
+    contract, n_obs_steps = engine.policy.contract, engine.policy.recipe.policy.n_obs_steps
+    window = {
+        key: np.zeros((n_obs_steps, *s.shape), dtype=np.uint8 if s.is_image else np.float32)
+        for key, s in contract.observations.items()
+    }
+    try:
+        for _ in range(2):
+            make_chunk(engine, contract, window, 0, sampling, torch.Generator().manual_seed(0))
+    except NotFiniteError as error:
+        raise UserError(str(error), "checkpoint", "train again") from None
+
+
 @dataclass
 class Counts:
     """What happened since the start.

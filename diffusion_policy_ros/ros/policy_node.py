@@ -1,0 +1,227 @@
+"""`policy_node`: observations in, chunks out, as a lifecycle node.
+
+    policy_node --ros-args -p checkpoint:=runs/latest
+
+Wiring only: what a frame is, when the robot holds and how a chunk is made is in `observe/` and
+`runtime/`. The node brings itself up unless `autostart` is false. Before it goes quiet, whatever
+the reason, it tells the robot to hold.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.engine import Engine, build_engine
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_policy
+from diffusion_policy_ros.ros import diagnostics, policy_parameters
+from diffusion_policy_ros.ros.processes import on_stop_signal
+from diffusion_policy_ros.ros.robot_link import RobotLink
+from diffusion_policy_ros.runtime.runner import warm_up
+
+REPORT_S = 0.5
+EXIT_USER_ERROR = 2
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class PolicyNode(LifecycleNode):
+    """Runs a policy on a robot; its parameters are in `policy_parameters`.
+
+    Raises:
+        UserError: a parameter that it is started with does not fit.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("policy_node", **kwargs)
+        self.link: RobotLink | None = None
+        self._facts: dict[str, object] = {}
+        self._failure = ""
+        policy_parameters.declare(self)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # A steady clock, so that a simulator that stands still is reported too.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(REPORT_S, self._report, clock=self._steady)
+        self._changed = self.create_guard_condition(self._report)
+
+    def bring_up(self) -> bool:
+        """Configure and activate; whether both went well."""
+        return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and warm up the policy, connect to the robot."""
+        return self._attempt("configure", self._set_up)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Wait for fresh messages and make chunks of them."""
+        super().on_activate(state)
+        return self._attempt("activate", self._link.start)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Tell the robot to hold, then go quiet."""
+        self._link.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of robot and policy; the live parameters are as at the start again."""
+        self._tear_down()
+        policy_parameters.forget(self)
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Tell the robot to hold, then let go of it."""
+        self._tear_down()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Tell the robot to hold, and be unconfigured."""
+        self._tear_down()
+        return SUCCESS
+
+    def _attempt(self, what: str, step: Callable[[], None]) -> TransitionCallbackReturn:
+        """Take a step of a transition and log why it fails: rclpy would swallow that."""
+        self._failure = ""
+        try:
+            step()
+            return SUCCESS
+        except UserError as error:
+            self._failure = str(error)
+            lines = self._failure.splitlines()
+        except Exception as error:
+            self._failure = f"{type(error).__name__}: {error}"
+            lines = [traceback.format_exc()]
+        for line in lines:
+            self.get_logger().error(f"cannot {what}: {line}")
+        return FAILURE
+
+    def _set_up(self) -> None:
+        engine = self._load_engine()
+        settings = engine.policy.recipe.policy
+        sampling = policy_parameters.sampling(self, settings)
+        warm_up(engine, sampling)
+        seed = policy_parameters.seed(self)
+        link = RobotLink(self, engine, sampling, self._changed.trigger, seed)
+        policy_parameters.adopt(self, settings, sampling)
+        self.link = link
+        self._warn_of_unstamped(engine.policy.contract)
+        # What lives now lives long; looking through it for garbage would take 50 ms each time.
+        gc.collect()
+        gc.freeze()
+
+    def _load_engine(self) -> Engine:
+        path = policy_parameters.value(self, "checkpoint")
+        if not path:
+            cure = "give one: --ros-args -p checkpoint:=DIR"
+            raise UserError("is not set", "parameter checkpoint", cure)
+        robot = policy_parameters.value(self, "contract")
+        policy = load_policy(path, contract=Contract.load(robot) if robot else None)
+        engine = build_engine(
+            policy,
+            policy_parameters.value(self, "engine"),
+            policy_parameters.value(self, "device"),
+            threads=policy_parameters.value(self, "threads"),
+        )
+        self._facts = {
+            "checkpoint": path,
+            "checkpoint_hash": checkpoint_hash(path),
+            "contract": policy.contract.name,
+            "contract_hash": policy.contract.hash,
+            "device": engine.device,
+            "engine": engine.name,
+        }
+        self.get_logger().info(", ".join(f"{name} {fact}" for name, fact in self._facts.items()))
+        return engine
+
+    def _warn_of_unstamped(self, contract: Contract) -> None:
+        for stream in contract.observations.values():
+            if not stream.message.stamped:
+                self.get_logger().warning(
+                    f"{stream.name} ({stream.topic}): {stream.type} HAS NO STAMP; the time of its "
+                    "receipt is taken, which is later than the truth. Publish a stamped type."
+                )
+
+    def _tear_down(self) -> None:
+        if self.link is not None:
+            self.link.close()
+        self.link, self._facts = None, {}
+        gc.unfreeze()
+
+    @property
+    def _link(self) -> RobotLink:
+        assert self.link is not None, "the lifecycle has configured it"
+        return self.link
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Refuse with the reason, or let it take effect from the next chunk on."""
+        try:
+            if self.link is not None:
+                policy_parameters.apply(self.link.pilot.runner, parameters)
+        except UserError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _report(self) -> None:
+        """Publish the state; twice a second, and at once when holding begins or ends."""
+        values, level = dict(self._facts), DiagnosticStatus.OK
+        message, robot = self._failure or "unconfigured", ""
+        if self.link is not None:
+            self.link.look_after_silent_topics()
+            pilot = self.link.pilot
+            message, level, robot = pilot.state, diagnostics.level(pilot), pilot.contract.name
+            values.update(diagnostics.values(pilot, self.link.problems, time.monotonic_ns()))
+        if self._failure:
+            message, level = self._failure, DiagnosticStatus.ERROR
+        now = self.get_clock().now().to_msg()
+        name = self.get_fully_qualified_name()
+        self._diagnostics.publish(diagnostics.message(name, robot, level, message, values, now))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; 2 when it was to bring itself up and could not."""
+    done: Future = Future()
+    on_stop_signal(lambda: done.set_result(None))
+    # The inference thread has to wait for the other one's Python this long at most, not 5 ms.
+    sys.setswitchinterval(0.0005)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        return _run(done)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run(done: Future) -> int:
+    node = PolicyNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if policy_parameters.value(node, "autostart") and not node.bring_up():
+            return EXIT_USER_ERROR
+        executor.spin_until_future_complete(done)
+        return 0
+    finally:
+        node.trigger_shutdown()
+        node.destroy_node()
+        executor.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The end of a node's process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` on another thread when SIGINT or SIGTERM comes; further ones change nothing.
+
+    rclpy's own handlers end DDS at once, and with it the chance to tell the robot to hold. Python's
+    run only between two bytecodes of the main thread, which waits in DDS; hence the thread, woken
+    by what the signal itself writes.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        while ord(os.read(read, 1)) not in STOP_SIGNALS:
+            pass
+        stop()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()

@@ -1,0 +1,71 @@
+"""The contracted topics, subscribed; and what keeps one of them silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.subscription import Subscription
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.ros.message_types import message_class
+from diffusion_policy_ros.ros.qos import matches, publishers, subscription_qos
+
+DEPTH = 10
+"""Messages kept until they are read: half a second of a 20 Hz stream."""
+
+
+class Streams:
+    """Subscriptions to every topic that a contract observes.
+
+    Args:
+        node: subscribes.
+        contract: names topics and types.
+        on_message: called with topic, as the contract names it, and message.
+
+    Raises:
+        UserError: a message type is not installed.
+    """
+
+    def __init__(
+        self, node: Node, contract: Contract, on_message: Callable[[str, Any], None]
+    ) -> None:
+        self._node, self._on_message = node, on_message
+        self._types = {topic: streams[0].type for topic, streams in contract.topics.items()}
+        self._subscriptions: dict[str, Subscription] = {}
+        for topic in self._types:
+            self._subscribe(topic)
+
+    def destroy(self) -> None:
+        """Unsubscribe from all."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def attend(self, topic: str) -> str:
+        """Look after a silent topic: subscribe anew where the publishers offer other QoS now.
+
+        Returns:
+            What is wrong with its publishers; empty when nothing is.
+        """
+        found, wanted = publishers(self._node, topic), self._types[topic]
+        same = [info for info in found if info.topic_type == wanted]
+        if not found:
+            return "nobody publishes it"
+        if not same:
+            other = found[0]
+            return f"{other.node_name} publishes it as {other.topic_type}, not as {wanted}"
+        request = self._subscriptions[topic].qos_profile
+        if not any(matches(request, info.qos_profile) for info in same):
+            self._node.destroy_subscription(self._subscriptions.pop(topic))
+            self._subscribe(topic)
+        return ""
+
+    def _subscribe(self, topic: str) -> None:
+        self._subscriptions[topic] = self._node.create_subscription(
+            message_class(self._types[topic]),
+            topic,
+            lambda message: self._on_message(topic, message),
+            subscription_qos(self._node, topic, DEPTH),
+        )
