@@ -1,7 +1,7 @@
 """Find the files that are shipped with the package: contracts, recipes, layouts, launch files.
 
-They lie in `config/` and `launch/` of the source tree, and in `share/diffusion_policy_ros/` of every
-installation (pip into a virtual environment, pip --user, colcon with or without --merge-install).
+They lie in `config/` and `launch/` of the source tree, and in `share/diffusion_policy_ros/` of
+every installation (pip into a virtual environment, pip --user, colcon, merged or not).
 An editable or symlinked installation reads the source tree, so an edit counts at once.
 """
 

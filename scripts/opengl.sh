@@ -4,7 +4,7 @@
 # Never fails: what needs no pictures works without, and `diffusion-policy doctor` tells the rest.
 set -u
 PYTHON=$1
-PACKAGES="libegl1 libgl1 libgl1-mesa-dri"
+PACKAGES="libegl1 libgl1 libopengl0 libgl1-mesa-dri"
 
 draws() {
     for backend in egl osmesa; do

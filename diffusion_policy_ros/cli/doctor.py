@@ -155,7 +155,7 @@ def check_opengl() -> Iterator[Check]:
     output, error = run_python(sys.executable, OPENGL_PROBE)
     if error:
         cure = (
-            "apt-get install libegl1 libgl1 libgl1-mesa-dri, or libosmesa6 and MUJOCO_GL=osmesa;"
+            "apt-get install libegl1 libgl1 libopengl0 libgl1-mesa-dri, or libosmesa6;"
             " without cameras: diffusion-policy demo --state"
         )
         yield Check("OpenGL", "fail", error, cure)
