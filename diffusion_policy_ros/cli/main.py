@@ -23,6 +23,8 @@ from diffusion_policy_ros.errors import UserError
 VERBS = {
     "doctor": "doctor",
     "contract": "contract",
+    "inspect": "inspect",
+    "convert": "convert",
     "eval": "eval",
     "demo": "demo",
 }

@@ -127,13 +127,12 @@ def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], Recorde
     from rosbags.serde import SerdeError
     from rosbags.typesys import TypesysError
 
-    def decode(raw: memoryview) -> Any:
+    def decode(raw: memoryview) -> dict[str, Any]:
         try:
-            return _store_for(type_name, definition).deserialize_cdr(raw, type_name)
+            return vars(_store_for(type_name, definition).deserialize_cdr(raw, type_name))
         except (SerdeError, TypesysError, KeyError, IndexError) as error:
-            raise UserError(
-                f"{len(raw)} bytes are no {type_name} ({error})", "", "the bag is damaged"
-            ) from None
+            what = f"{len(raw)} bytes are no {type_name} ({error})"
+            raise UserError(what, "", "the bag is damaged") from None
 
     kind = StampedMessage if _is_stamped(type_name, definition) else RecordedMessage
     return functools.partial(kind, decode)

@@ -37,7 +37,7 @@ MAX_SHARDS = 16
 """Shards of one conversion, whatever the number of bags and processes: files stay few, and the result the same."""
 MIN_FRAMES = 2
 BUILDING, LOCK = ".building-", ".lock"
-_SAMPLES, _SAMPLE_BYTES = 256, 1 << 15
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
 
 
 @dataclass
@@ -201,7 +201,7 @@ def expand(bags: Iterable[str | Path]) -> list[Path]:
 def fingerprint(path: Path) -> str:
     """A bag's content in 16 digits, wherever it lies and whatever it is called.
 
-    Of large files the size and 256 evenly spread blocks are read: two recordings differ in every stamp, and reading
+    Of large files the size and 64 evenly spread blocks are read: two recordings differ in every stamp, and reading
     all of a large one twice would double the time that it takes.
     """
     digest = hashlib.blake2b(digest_size=8)

@@ -26,14 +26,15 @@ from diffusion_policy_ros.errors import UserError
 MAGIC = b"\x89MCAP0\r\n"
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 1, 2, 3, 4, 5, 6
 STATISTICS, METADATA = 11, 12
-LAST_OPCODE = 15
+RECORD_BYTES = 9
+"""Of each record: its opcode and length."""
 
-CHECKED_BYTES = 1 << 16
-"""Checksums are verified of compressed chunks and of those up to this size: states, commands, small images. Verifying
-large images would cost as much as converting them."""
+CHECKED_BYTES = 1 << 12
+"""Checksums are verified of compressed chunks and of those up to this size: states and commands, where a flipped bit
+would go unseen. Verifying images would cost as much as converting them."""
 
 _RECORD = struct.Struct("<BQ")
-_CHUNK = struct.Struct("<QQQI")
+_CHUNK = struct.Struct("<QQQII")
 _MESSAGE = struct.Struct("<HIQQ")
 _U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 
@@ -54,22 +55,12 @@ class Channel(NamedTuple):
     encoding: str
 
 
-class Entry(NamedTuple):
-    """One message; sorts by log time, then by its place in the file."""
+Entry = tuple[int, int, int, memoryview]
+"""A message: log time, place in the file, channel, bytes. Sorts by time, then by place."""
 
-    log_ns: int
-    place: int
-    channel_id: int
-    data: memoryview
-
-
-class _Block(NamedTuple):
-    """A chunk, or one message outside of chunks: what is read at once."""
-
-    start_ns: int
-    opcode: int
-    body: int
-    end: int
+_Block = tuple[int, int, int, int]
+"""What is read at once: its first log time, `SINGLE` or `CHUNK`, and where its body begins and ends."""
+SINGLE = MESSAGE
 
 
 class McapFile:
@@ -115,33 +106,37 @@ class McapFile:
 
     def messages(self, channel_ids: Collection[int]) -> Iterator[Entry]:
         """The messages of some channels in order of log time, however the chunks overlap."""
-        blocks = sorted(self._blocks, key=lambda block: block.start_ns)
-        starts = [block.start_ns for block in blocks[1:]] + [1 << 64]
+        blocks = sorted(self._blocks)
+        starts = [block[0] for block in blocks[1:]] + [1 << 64]
         heap: list[Entry] = []
         for block, next_start in zip(blocks, starts, strict=True):
             for entry in self._entries(block):
-                if entry.channel_id in channel_ids:
+                if entry[2] not in channel_ids:
+                    continue
+                if heap or entry[0] >= next_start or block[1] != SINGLE:
                     heapq.heappush(heap, entry)
-            while heap and heap[0].log_ns < next_start:
+                else:
+                    yield entry
+            while heap and heap[0][0] < next_start:
                 yield heapq.heappop(heap)
 
     def _walk(self) -> None:
         """Go from record to record until the footer, or until what is left is no whole record."""
         buffer, size, place = self._buffer, len(self._buffer), len(MAGIC)
-        while place + _RECORD.size <= size:
-            opcode, length = _RECORD.unpack_from(buffer, place)
-            body = place + _RECORD.size
+        unpack, readers = _RECORD.unpack_from, self._readers
+        while place + RECORD_BYTES <= size:
+            opcode, length = unpack(buffer, place)
+            body = place + RECORD_BYTES
             end = body + length
             if not 0 < opcode < 128 or end > size:
                 if opcode == CHUNK and body + _CHUNK.size <= size:
                     self._note_chunk(body, size)
                 break
-            if opcode == FOOTER:
-                place = end
-                break
-            if opcode in self._readers:
-                self._readers[opcode](body, end)
             place = end
+            if opcode == FOOTER:
+                break
+            if opcode in readers:
+                readers[opcode](body, end)
         if bytes(buffer[place : place + len(MAGIC)]) != MAGIC:
             self.cut_at = place
             self._statistics = False
@@ -151,60 +146,49 @@ class McapFile:
         self.counts.clear()
         for block in self._blocks:
             for entry in self._entries(block):
-                self.counts[entry.channel_id] += 1
+                self.counts[entry[2]] += 1
 
     def _entries(self, block: _Block) -> Iterator[Entry]:
-        if block.opcode == MESSAGE:
-            channel_id, _, log_ns, _ = _MESSAGE.unpack_from(self._buffer, block.body)
-            yield Entry(
-                log_ns,
-                block.body,
-                channel_id,
-                self._buffer[block.body + _MESSAGE.size : block.end],
-            )
+        """What a chunk holds, in its order; or the one message that stands outside of chunks."""
+        start, kind, body, end = block
+        records = self._buffer[body:end] if kind == SINGLE else self._chunk_records(body, end)
+        if kind == SINGLE:
+            yield start, body, _U16.unpack_from(records)[0], records[_MESSAGE.size :]
             return
-        records = self._chunk_records(block)
         place, size = 0, len(records)
-        while place + _RECORD.size <= size:
+        while place + RECORD_BYTES <= size:
             opcode, length = _RECORD.unpack_from(records, place)
-            body = place + _RECORD.size
-            place = body + length
+            inner = place + RECORD_BYTES
+            place = inner + length
             if place > size:
                 if self.cut_at is not None:
                     return
                 raise self._damaged("a message that is longer than its chunk")
             if opcode == MESSAGE:
-                channel_id, _, log_ns, _ = _MESSAGE.unpack_from(records, body)
-                yield Entry(
-                    log_ns, block.body + body, channel_id, records[body + _MESSAGE.size : place]
-                )
+                channel_id, _, log_ns, _ = _MESSAGE.unpack_from(records, inner)
+                yield log_ns, body + inner, channel_id, records[inner + _MESSAGE.size : place]
             elif opcode in (SCHEMA, CHANNEL):
-                self._read_inner(opcode, records[body:place])
+                self._read_inner(opcode, records[inner:place])
 
-    def _chunk_records(self, block: _Block) -> memoryview:
+    def _chunk_records(self, body: int, end: int) -> memoryview:
         """The records of a chunk, decompressed; of a chunk that was cut off, what there is."""
-        _, _, size, checksum = _CHUNK.unpack_from(self._buffer, block.body)
-        compression, place = _text(self._buffer, block.body + _CHUNK.size)
+        _, _, size, checksum, named = _CHUNK.unpack_from(self._buffer, body)
+        place = body + _CHUNK.size + named
+        compression = bytes(self._buffer[place - named : place]).decode() if named else ""
         (length,) = _U64.unpack_from(self._buffer, place)
         place += _U64.size
-        whole = place + length <= block.end
-        records = self._inflated(
-            compression, self._buffer[place : min(place + length, block.end)], whole
-        )
+        whole = place + length <= end
+        records = self._buffer[place : place + length if whole else end]
+        if named:
+            records = self._inflated(compression, records, whole)
         if whole and len(records) != size:
             raise self._damaged("a chunk whose size is not what its header says")
-        if (
-            whole
-            and checksum
-            and (compression or size <= CHECKED_BYTES)
-            and zlib.crc32(records) != checksum
-        ):
+        check = checksum and whole and (named or size <= CHECKED_BYTES)
+        if check and zlib.crc32(records) != checksum:
             raise self._damaged("a chunk whose checksum does not match")
         return records
 
     def _inflated(self, compression: str, data: memoryview, whole: bool) -> memoryview:
-        if not compression:
-            return data
         try:
             if compression == "zstd":
                 return memoryview(zstandard.ZstdDecompressor().decompressobj().decompress(data))
@@ -253,7 +237,7 @@ class McapFile:
         )
 
     def _note_chunk(self, body: int, end: int) -> None:
-        self._blocks.append(_Block(_CHUNK.unpack_from(self._buffer, body)[0], CHUNK, body, end))
+        self._blocks.append((_U64.unpack_from(self._buffer, body)[0], CHUNK, body, end))
 
     def _read_statistics(self, body: int, _end: int) -> None:
         place = body + struct.calcsize("<QHIIIIQQ")

@@ -22,32 +22,33 @@ class RecordedMessage:
     """Serialized bytes that look like the message; decoded at the first look at an attribute.
 
     Args:
-        decode: bytes → message; raises UserError for bytes that are no message of the type.
+        decode: bytes → its fields; raises UserError for bytes that are no message of the type.
         raw: CDR with its encapsulation.
     """
 
-    __slots__ = ("_decode", "_message", "raw")
+    header: Any = None
 
-    def __init__(self, decode: Callable[[memoryview], Any], raw: memoryview) -> None:
-        self._decode = decode
-        self.raw = raw
+    def __init__(self, decode: Callable[[memoryview], dict[str, Any]], raw: memoryview) -> None:
+        self._decode, self._raw = decode, raw
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_message":
-            self._message = message = self._decode(self.raw)
-            return message
-        return getattr(self._message, name)
+        # Only asked for what is not there yet; after this the fields are plain attributes. None begins with "_".
+        if name.startswith("_"):
+            raise AttributeError(name)
+        fields = self._decode(self._raw)
+        self.__dict__.update(fields)
+        if name not in fields:
+            raise AttributeError(name)
+        return fields[name]
 
 
 class StampedMessage(RecordedMessage):
     """The same for types that begin with a ``std_msgs/Header``: its stamp is read without decoding the rest."""
 
-    __slots__ = ()
-
     @property
     def header(self) -> Header:
         """The header, of which the stamp is read."""
-        raw = self.raw
+        raw = self._raw
         try:
             sec, nanosec = (_LITTLE if raw[1] & 1 else _BIG).unpack_from(raw, ENCAPSULATION)
         except (struct.error, IndexError):

@@ -1,0 +1,110 @@
+"""`diffusion-policy convert`: bags into a dataset for training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.data.convert import BagReport, Progress, Report
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="make a dataset of recorded bags, or add bags to one",
+        description="Make a dataset of bags, or add to one those that it does not have yet.",
+        epilog="An interruption leaves the dataset as it was; run the same command again.",
+    )
+    parser.add_argument("bags", metavar="BAG", nargs="+", help="a bag, or a directory of bags")
+    parser.add_argument("--out", required=True, metavar="DATASET", help="the dataset's directory")
+    parser.add_argument(
+        "--contract",
+        metavar="C",
+        help="the robot's contract, a file or a shipped one's name (default: the bag's own)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument(
+        "--keep-idle", action="store_true", help="leave motionless starts and ends in"
+    )
+    parser.add_argument(
+        "--skip-failed", action="store_true", help="reject episodes recorded as failed"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert and say what became of each bag.
+
+    Raises:
+        UserError: nothing could be converted; the dataset is as it was.
+    """
+    from diffusion_policy_ros.data.convert import Options, convert
+
+    options = Options(keep_idle=args.keep_idle, skip_failed=args.skip_failed)
+    contract = find_contract(args.contract, args.bags)
+    with Printer() as printer:
+        report = convert(args.bags, contract, args.out, args.jobs, printer, options)
+    print("\n".join(summary(report)))
+    return 0
+
+
+def find_contract(name: str | None, bags: list[str]) -> Contract:
+    """The contract that was named, or the one that the first bag was recorded with.
+
+    Raises:
+        UserError: there is none, or it has mistakes.
+    """
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.data.bags import open_bag
+    from diffusion_policy_ros.data.convert import expand
+    from diffusion_policy_ros.errors import UserError
+
+    if name is not None:
+        return Contract.load(name)
+    first = expand(bags)[0]
+    text = open_bag(first).metadata.get("contract", "")
+    if not text:
+        cure = "name one with --contract; diffusion-policy inspect BAG drafts one"
+        raise UserError("was recorded without a contract", str(first), cure)
+    return Contract.from_text(text, f"{first}: contract")
+
+
+class Printer:
+    """Prints what became of each bag; on a terminal with a bar below."""
+
+    def __init__(self) -> None:
+        self._bar = None
+
+    def __enter__(self) -> Progress:
+        return self._told
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _told(self, report: BagReport, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            quiet = not sys.stderr.isatty()
+            self._bar = tqdm(total=total, unit="bag", disable=quiet, leave=False)
+        for line in report.lines():
+            tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        self._bar.update(done - self._bar.n)
+
+
+def summary(report: Report) -> list[str]:
+    """What the dataset holds now, and how to go on."""
+    counts = {status: 0 for status in ("kept", "rejected", "present")}
+    for bag in report.bags:
+        counts[bag.status] += 1
+    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return [
+        f"{said}; {report.dataset} holds {report.episodes} episodes, {report.frames} frames",
+        f"next: diffusion-policy train --dataset {report.dataset} --config RECIPE --out RUN",
+    ]

@@ -1,0 +1,135 @@
+"""`diffusion-policy inspect`: what a bag or a dataset holds, and a first contract for a bag."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusion_policy_ros.cli.contract import table
+
+if TYPE_CHECKING:
+    from diffusion_policy_ros.data.bags import Bag
+    from diffusion_policy_ros.data.dataset import WindowDataset
+    from diffusion_policy_ros.data.survey import Topic
+
+TOPIC_HEADS = ("topic", "type", "count", "rate", "jitter", "longest gap", "log - stamp")
+KEY_HEADS = ("key", "array", "min", "mean", "max", "std")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show what a bag or a dataset holds; drafts a contract for a bag",
+        description="Show a bag's topics and timing and draft a contract, or a dataset's contents.",
+    )
+    parser.add_argument("path", metavar="BAG|DATASET", help="a rosbag2 recording, or a dataset")
+    parser.add_argument("--draft", metavar="FILE", help="write the drafted contract here")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is there.
+
+    Raises:
+        UserError: neither a bag nor a dataset, or FILE exists.
+    """
+    from diffusion_policy_ros.data.bags import open_bag
+    from diffusion_policy_ros.data.dataset import INDEX, WindowDataset
+    from diffusion_policy_ros.data.draft import draft
+    from diffusion_policy_ros.data.survey import survey
+
+    path = Path(args.path)
+    if (path / INDEX).exists():
+        print("\n".join(describe_dataset(WindowDataset(path, n_obs_steps=1, horizon=1))))
+        return 0
+    if args.draft:
+        refuse_existing(Path(args.draft))
+    bag = open_bag(path)
+    topics = survey(bag)
+    print("\n".join(describe_bag(bag, topics)))
+    text = draft(path, topics)
+    if args.draft:
+        Path(args.draft).write_text(text, encoding="utf-8")
+        print(
+            f"\ncontract drafted: {args.draft}; next: diffusion-policy contract check {args.draft}"
+        )
+    else:
+        print(f"\ncontract drafted (--draft FILE writes it):\n\n{text}", end="")
+    return 0
+
+
+def refuse_existing(path: Path) -> None:
+    """Never overwrite a contract that somebody may have worked on.
+
+    Raises:
+        UserError: the file exists, or its directory does not.
+    """
+    from diffusion_policy_ros.errors import UserError
+
+    if path.exists():
+        raise UserError("the file exists", str(path), "choose another name for --draft")
+    if not path.absolute().parent.is_dir():
+        raise UserError("there is no such directory", str(path.parent), "make it first")
+
+
+def describe_bag(bag: Bag, topics: dict[str, Topic]) -> Iterator[str]:
+    """Yield the lines that tell a person what is in a bag."""
+    messages = sum(topic.count for topic in topics.values())
+    duration = max(topic.duration_s for topic in topics.values())
+    yield f"bag       {bag.path}"
+    yield f"holds     {messages} messages on {len(topics)} topics, {duration:.1f} s"
+    contract = "the contract it was recorded with" if "contract" in bag.metadata else ""
+    noted = [f"{k}: {v}" for k, v in bag.metadata.items() if k != "contract" and len(v) < 80]
+    if contract or noted:
+        yield f"noted     {', '.join([contract] * bool(contract) + noted)}"
+    yield from (f"note      {note}" for note in bag.notes)
+    yield ""
+    yield from table(TOPIC_HEADS, [topic_row(topic) for topic in topics.values()])
+    remarks = [f"  {t.name}: {remark}" for t in topics.values() for remark in t.remarks()]
+    yield from ["", *remarks] if remarks else []
+
+
+def topic_row(topic: Topic) -> tuple[str, ...]:
+    """Return a topic's line."""
+    offset = "-"
+    if topic.offset_s is not None:
+        offset = f"{topic.offset_s:.4g} s ± {topic.offset_spread_ms:.1f} ms"
+    return (
+        topic.name,
+        topic.type,
+        str(topic.count),
+        f"{topic.rate_hz:.1f} Hz",
+        f"{topic.jitter_ms:.1f} ms",
+        f"{topic.longest_s:.2f} s",
+        offset,
+    )
+
+
+def describe_dataset(windows: WindowDataset) -> Iterator[str]:
+    """Yield the lines that tell a person what is in a dataset."""
+    lengths = sorted(episode.frames for episode in windows.episodes)
+    known = [e.success for e in windows.episodes if e.success is not None]
+    contract = windows.contract
+    yield f"dataset   {windows.dataset.path}"
+    yield f"contract  {contract.name}, hash {contract.hash}, {contract.rate_hz:g} Hz"
+    yield f"episodes  {len(lengths)}, of {lengths[0]} to {lengths[-1]} frames (median {lengths[len(lengths) // 2]})"
+    seconds = sum(lengths) / contract.rate_hz
+    yield f"frames    {sum(lengths)}, {seconds:.0f} s"
+    if known:
+        yield f"success   {sum(known)} of {len(known)}"
+    yield ""
+    yield from table(KEY_HEADS, list(key_rows(windows)))
+
+
+def key_rows(windows: WindowDataset) -> Iterator[tuple[str, ...]]:
+    """Yield one line for each component of each key."""
+    for key, found in windows.statistics().items():
+        column = windows.dataset.rows[key]
+        shape = "x".join(map(str, column.shape))
+        for i in range(len(found["mean"])):
+            values = (f"{found[name][i]:.4g}" for name in ("min", "mean", "max", "std"))
+            head = (key, f"{column.dtype} {shape}") if i == 0 else ("", "")
+            yield (*head, *values)
