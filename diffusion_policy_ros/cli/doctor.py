@@ -1,7 +1,7 @@
 """`diffusion-policy doctor`: does all that the package needs work here, and if not, what to do.
 
-Each line is `ok`, `warn` (something is missing that some verbs need) or `fail` (something is broken),
-with its cure.
+Each line is `ok`, `warn` (something that some verbs need is missing) or `fail` (something is
+broken), with its cure.
 Whatever may crash or hang - DDS, OpenGL, another interpreter - runs in a process of its own.
 """
 

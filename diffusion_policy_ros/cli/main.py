@@ -25,6 +25,9 @@ VERBS = {
     "contract": "contract",
     "inspect": "inspect",
     "convert": "convert",
+    "train": "train",
+    "inspect": "inspect",
+    "convert": "convert",
     "eval": "eval",
     "demo": "demo",
 }

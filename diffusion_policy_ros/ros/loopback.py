@@ -1,7 +1,7 @@
 """Measure what this machine's DDS does to camera images: two processes, real sizes, real rates.
 
-`python -m diffusion_policy_ros.ros.loopback` publishes two 640x480 rgb8 cameras at 20 Hz from a child
-process, receives them here, best effort as cameras are, and prints one line of JSON.
+`python -m diffusion_policy_ros.ros.loopback` publishes two 640x480 rgb8 cameras at 20 Hz from a
+child process, receives them here, best effort as cameras are, and prints one line of JSON.
 `diffusion-policy doctor` reads it.
 """
 

@@ -91,6 +91,12 @@ def test_every_message_package_is_in_the_manifest():
     assert found <= depends
 
 
+def test_every_folder_is_a_package():
+    """An installation lacks folders without `__init__.py`: setuptools passes over them."""
+    folders = {path.parent for path in (ROOT / NAME).rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
 def test_pip_leaves_the_commands():
     """The installed distribution has the four commands, and their modules exist."""
     scripts = {

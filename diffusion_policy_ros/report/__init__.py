@@ -1,0 +1,1 @@
+"""Pictures and pages of results: GIF of a rollout, HTML report."""
