@@ -1,0 +1,95 @@
+"""Run a policy on a robot.
+
+    ros2 launch diffusion_policy_ros policy.launch.py checkpoint:=runs/latest
+
+The node configures and activates itself (parameter `autostart`), so this works alike on releases
+whose launch can do that and on those whose cannot; `ros2 lifecycle` works on it all the same.
+"""
+
+import sys
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch_ros.actions import LifecycleNode
+
+from diffusion_policy_ros.shipped import PACKAGE, shipped_path
+from launch import LaunchDescription
+
+# name, default, description; the first ones are the node's parameters of the same names.
+PARAMETERS = (
+    ("checkpoint", "", "Directory of a trained policy, or of a run"),
+    ("contract", "", "Contract of this robot, a file or a shipped name; '': the checkpoint's"),
+    ("device", "", "Where to compute: auto, cpu, cuda, cuda:1; '': as params_file says, or auto"),
+    ("use_sim_time", "", "true: time comes from /clock; '': as params_file says, or false"),
+    ("autostart", "", "false: leave it to ros2 lifecycle; '': as params_file says, or true"),
+)
+OTHERS = (
+    ("namespace", "", "Namespace of the node; the contract's relative topics are in it"),
+    ("node_name", "policy_node", "Name of the node"),
+    ("params_file", "", "YAML file of parameters, such as config/params/policy_node.yaml"),
+    ("log_level", "info", "debug, info, warn, error or fatal"),
+    (
+        "large_images",
+        "false",
+        "true: DDS as in config/fastdds_large_images.xml, cameras need it too",
+    ),
+)
+SWITCHES = ("use_sim_time", "autostart")
+
+
+def generate_launch_description():
+    """Declare the arguments and start the node."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, default, description in PARAMETERS + OTHERS
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start_node)])
+
+
+def start_node(context):
+    """The node, with the arguments that were given."""
+    given = context.launch_configurations
+    parameters = [given["params_file"]] if given["params_file"] else []
+    values = {name: given[name] for name, _, _ in PARAMETERS if given[name]}
+    values.update({name: is_true(name, values[name]) for name in SWITCHES if name in values})
+    profile = str(shipped_path("config/fastdds_large_images.xml"))
+    large = is_true("large_images", given["large_images"])
+    return [
+        LifecycleNode(
+            **command(),
+            name=given["node_name"],
+            namespace=given["namespace"],
+            parameters=[*parameters, values],
+            ros_arguments=["--log-level", f"{given['node_name']}:={given['log_level']}"],
+            # Kilted and later read the first name, Jazzy and Humble the second.
+            additional_env={
+                "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+                "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
+            }
+            if large
+            else None,
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
+def command():
+    """What to run: colcon's script, which has the right interpreter, or this one's own package."""
+    try:
+        get_package_prefix(PACKAGE)
+    except PackageNotFoundError:
+        module = f"{PACKAGE}.ros.policy_node"
+        return {
+            "executable": sys.executable,
+            "arguments": ["-m", module],
+            "exec_name": "policy_node",
+        }
+    return {"package": PACKAGE, "executable": "policy_node"}
+
+
+def is_true(name, text):
+    """Read a switch, and refuse what is neither true nor false."""
+    if text.lower() not in ("true", "false"):
+        raise RuntimeError(f"{name}:={text}: write true or false")
+    return text.lower() == "true"
