@@ -33,6 +33,9 @@ CHECKED_BYTES = 1 << 12
 """Checksums are verified of compressed chunks and of those up to this size: states and commands, where a flipped bit
 would go unseen. Verifying images would cost as much as converting them."""
 
+CHUNK_HEAD_BYTES = 48
+"""What stands before a chunk's data, with the longest name of a compression."""
+
 _RECORD = struct.Struct("<BQ")
 _CHUNK = struct.Struct("<QQQII")
 _MESSAGE = struct.Struct("<HIQQ")
@@ -110,13 +113,12 @@ class McapFile:
         starts = [block[0] for block in blocks[1:]] + [1 << 64]
         heap: list[Entry] = []
         for block, next_start in zip(blocks, starts, strict=True):
-            for entry in self._entries(block):
-                if entry[2] not in channel_ids:
-                    continue
-                if heap or entry[0] >= next_start or block[1] != SINGLE:
-                    heapq.heappush(heap, entry)
-                else:
-                    yield entry
+            found = sorted(e for e in self._entries(block) if e[2] in channel_ids)
+            if not heap and (not found or found[-1][0] < next_start):
+                yield from found
+                continue
+            for entry in found:
+                heapq.heappush(heap, entry)
             while heap and heap[0][0] < next_start:
                 yield heapq.heappop(heap)
 
@@ -129,7 +131,7 @@ class McapFile:
             body = place + RECORD_BYTES
             end = body + length
             if not 0 < opcode < 128 or end > size:
-                if opcode == CHUNK and body + _CHUNK.size <= size:
+                if opcode == CHUNK and body + CHUNK_HEAD_BYTES <= size:
                     self._note_chunk(body, size)
                 break
             place = end
@@ -153,7 +155,7 @@ class McapFile:
         start, kind, body, end = block
         records = self._buffer[body:end] if kind == SINGLE else self._chunk_records(body, end)
         if kind == SINGLE:
-            yield start, body, _U16.unpack_from(records)[0], records[_MESSAGE.size :]
+            yield start, body << 40, _U16.unpack_from(records)[0], records[_MESSAGE.size :]
             return
         place, size = 0, len(records)
         while place + RECORD_BYTES <= size:
@@ -166,7 +168,7 @@ class McapFile:
                 raise self._damaged("a message that is longer than its chunk")
             if opcode == MESSAGE:
                 channel_id, _, log_ns, _ = _MESSAGE.unpack_from(records, inner)
-                yield log_ns, body + inner, channel_id, records[inner + _MESSAGE.size : place]
+                yield log_ns, (body << 40) + inner, channel_id, records[inner + _MESSAGE.size : place]
             elif opcode in (SCHEMA, CHANNEL):
                 self._read_inner(opcode, records[inner:place])
 
@@ -232,12 +234,10 @@ class McapFile:
             self.channels[number] = Channel(schema_id, topic, encoding)
 
     def _note_message(self, body: int, end: int) -> None:
-        self._blocks.append(
-            _Block(_MESSAGE.unpack_from(self._buffer, body)[2], MESSAGE, body, end)
-        )
+        self._blocks.append((_MESSAGE.unpack_from(self._buffer, body)[2], SINGLE, body, end))
 
     def _note_chunk(self, body: int, end: int) -> None:
-        self._blocks.append((_U64.unpack_from(self._buffer, body)[0], CHUNK, body, end))
+        self._blocks.append((_CHUNK.unpack_from(self._buffer, body)[0], CHUNK, body, end))
 
     def _read_statistics(self, body: int, _end: int) -> None:
         place = body + struct.calcsize("<QHIIIIQQ")
