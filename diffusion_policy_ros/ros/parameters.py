@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
+
+from diffusion_policy_ros.errors import UserError
 
 
 def declare(
@@ -28,6 +31,9 @@ def declare(
         low: least value of a number.
         high: greatest value of a number.
         live: whether it may be changed while the node runs.
+
+    Raises:
+        UserError: it was set to another type, or out of its range.
     """
     descriptor = ParameterDescriptor(description=description, read_only=not live)
     if low is not None and high is not None:
@@ -37,4 +43,7 @@ def declare(
         else:
             floats = FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
             descriptor.floating_point_range = [floats]
-    return node.declare_parameter(name, default, descriptor).value
+    try:
+        return node.declare_parameter(name, default, descriptor).value
+    except ParameterException as error:
+        raise UserError(str(error), f"parameter {name}", f"give {description}") from None

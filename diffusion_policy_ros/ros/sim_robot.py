@@ -123,6 +123,7 @@ class SimRobot(Node):
         first = 0 if settings.expert else FIRST_EVALUATION_SEED
         self._next_seed: int | None = first if settings.first_seed < 0 else settings.first_seed
         self._last_ns: int | None = None
+        self._warm_up()
         self._connect()
         self._start_clock()
         self.get_logger().info(
@@ -133,6 +134,12 @@ class SimRobot(Node):
         """Free what rendering took, and write what there is of the GIF."""
         self._save_gif()
         self._robot.close()
+
+    def _warm_up(self) -> None:
+        """Make what rendering needs now: it takes a second, which no frame has to spare."""
+        self._robot.arm.observe()
+        if self._gif is not None:
+            self._robot.arm.render(GIF_CAMERA, GIF_SIZE, GIF_SIZE)
 
     def _connect(self) -> None:
         """Make publishers, the subscription and the service."""
@@ -155,19 +162,25 @@ class SimRobot(Node):
 
     def _start_clock(self) -> None:
         """Tick: by the own clock, somebody's simulated time, or the system's at a steady pace."""
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
         if not self._settings.publish_clock:
-            self._grid = FrameGrid(PERIOD_NS)
-            simulated = self.get_parameter("use_sim_time").value
-            pace = self.get_clock() if simulated else steady
-            self.create_timer(PERIOD_NS / 1e9, self._on_timer, clock=pace)
+            self._follow_clock()
             return
         fine = CLOCK_HZ * PERIOD_NS / 1e9 / self._settings.speed
         self._clock_step_ns = PERIOD_NS // next(n for n in CLOCK_PARTS if n <= fine or n == 1)
         self._clock_ns = CLOCK_START_NS
         self._clock_topic = self.create_publisher(ClockMessage, "/clock", 10)
         wall_s = self._clock_step_ns / 1e9 / self._settings.speed
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(wall_s, self._on_clock, clock=steady)
+
+    def _follow_clock(self) -> None:
+        if self.get_parameter("use_sim_time").value:
+            self._grid = FrameGrid(PERIOD_NS)
+            self.create_timer(1 / CLOCK_HZ, self._on_timer)
+        else:
+            self._grid = FrameGrid(PERIOD_NS, early_ns=PERIOD_NS // 2)
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self.create_timer(PERIOD_NS / 1e9, self._on_timer, clock=steady)
 
     def _on_timer(self) -> None:
         for stamp_ns in self._grid.stamps(self.get_clock().now().nanoseconds):

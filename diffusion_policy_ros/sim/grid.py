@@ -17,10 +17,12 @@ class FrameGrid:
 
     Args:
         period_ns: between frames.
+        early_ns: a reading this much before a frame brings it forward to now: half a period where
+            the clock is read once a period, nothing where it is read more often.
     """
 
-    def __init__(self, period_ns: int) -> None:
-        self._period = period_ns
+    def __init__(self, period_ns: int, early_ns: int = 0) -> None:
+        self._period, self._early = period_ns, early_ns
         self._next: float | None = None
 
     def stamps(self, now_ns: int) -> list[int]:
@@ -28,7 +30,7 @@ class FrameGrid:
         due = self._next
         if due is None or abs(now_ns - due) > LOST_PERIODS * self._period:
             due = float(now_ns)
-        if due > now_ns + self._period / 2:
+        if due > now_ns + self._early:
             return []
         due = min(due, now_ns)
         found = []

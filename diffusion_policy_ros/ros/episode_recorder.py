@@ -1,0 +1,213 @@
+"""Records demonstrations: `episode_recorder --ros-args -p contract:=my_arm.yaml -p out:=bags`.
+
+Services `~/start`, `~/stop` (keep) and `~/discard`, all `std_srvs/Trigger`; one rosbag2 (MCAP) an
+episode, with the contract's text in it. The messages are written as they came, never decoded.
+A recording that is interrupted keeps what came until then.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.subscription import Subscription
+from std_srvs.srv import Trigger
+
+from diffusion_policy_ros.contract import MESSAGE_TYPES, Contract
+from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.ros.message_types import message_class
+from diffusion_policy_ros.ros.parameters import declare
+from diffusion_policy_ros.ros.qos import publishers, subscription_qos
+
+DEPTH = 100  # messages kept until they are read: a slow disk must not cost any
+ATTEND_S = 0.5
+DISCOVERY_S = 2.0  # what has just been started may not have been heard of yet
+
+
+class EpisodeRecorder(Node):
+    """Subscribes to what the contract names and writes it, one bag an episode.
+
+    Raises:
+        UserError: no contract, or one with mistakes; a message type is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("episode_recorder")
+        name = declare(self, "contract", "", "contract of the robot: a file or a shipped name")
+        self._out = Path(declare(self, "out", "bags", "folder for the episodes"))
+        declare(self, "success", True, "noted with an episode when it is kept", live=True)
+        about = ParameterDescriptor(description="topics to record beside the contract's")
+        self.declare_parameter("extra_topics", Parameter.Type.STRING_ARRAY, about)
+        if not name:
+            raise UserError(
+                "no contract", self.get_name(), "give -p contract:=FILE or a shipped name"
+            )
+        self._contract = Contract.load(name)
+        extra = self.get_parameter_or("extra_topics").value or []
+        self._types: dict[str, str | None] = {topic: None for topic in extra if topic}
+        self._types |= self._contract.recorded_topics
+        self._recording: EpisodeWriter | None = None
+        self._inputs: dict[str, tuple[Subscription, QoSProfile]] = {}
+        self._latched: dict[str, deque[bytes]] = {}
+        for verb in (self.start, self.stop, self.discard):
+            self.create_service(
+                Trigger, f"~/{verb.__name__}", functools.partial(_answer, self, verb)
+            )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(ATTEND_S, self._attend, clock=steady)
+        self._attend()
+        where = self._out.resolve()
+        self.get_logger().info(f"recorder of {self._contract.name} into {where}: call ~/start")
+
+    # -------------------------------------------------------------------------------- services
+
+    def start(self) -> str:
+        """Begin an episode.
+
+        Raises:
+            UserError: one is being recorded, or a contracted topic is not published rightly.
+        """
+        if self._recording is not None:
+            cure = "stop or discard it first"
+            raise UserError("an episode is being recorded", str(self._recording.path), cure)
+        deadline = time.monotonic() + DISCOVERY_S
+        while (silent := self._silent()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if silent:
+            raise UserError("; ".join(silent), "not recording", "start the robot's drivers")
+        self._attend()
+        topics = {topic: name for topic, name in self._types.items() if name is not None}
+        bag = new_episode(self._out, topics, {"contract": self._contract.text})
+        self._clock_ns = time.time_ns() - time.monotonic_ns()  # a stepped clock must not reorder
+        self._recording = EpisodeWriter(bag, [t for t, n in topics.items() if _is_stamped(n)])
+        for topic, kept in self._latched.items():
+            for data in kept:
+                self._recording.put(topic, self._now_ns(), data)
+        return f"recording {bag.path}"
+
+    def stop(self) -> str:
+        """End the episode and keep it; says what came on each topic."""
+        success = str(bool(self.get_parameter("success").value)).lower()
+        report = self._ended().keep({"success": success})
+        silent = [topic for topic, came in report.topics.items() if not came.times_ns]
+        if report.fault or report.lost or silent:
+            raise UserError(f"kept, but not whole: {report}", "episode", "look before you use it")
+        return f"kept {report}"
+
+    def discard(self) -> str:
+        """End the episode and remove it."""
+        recording = self._ended()
+        recording.discard()
+        return f"discarded {recording.path}"
+
+    def close(self) -> None:
+        """End and keep what is being recorded."""
+        if self._recording is not None:
+            report = self._ended().keep()
+            self.get_logger().warning(f"interrupted; kept {report}")
+
+    def _ended(self) -> EpisodeWriter:
+        recording, self._recording = self._recording, None
+        if recording is None:
+            raise UserError("nothing is being recorded", self.get_name(), "call ~/start first")
+        return recording
+
+    # ---------------------------------------------------------------------------------- topics
+
+    def _silent(self) -> list[str]:
+        """What is wrong with the publishers of the contract's topics."""
+        found = []
+        for topic, wanted in self._contract.recorded_topics.items():
+            types = {info.topic_type for info in publishers(self, topic)}
+            if not types:
+                found.append(f"nobody publishes {topic} ({wanted})")
+            elif wanted not in types:
+                found.append(f"{topic} is {', '.join(sorted(types))}, the contract says {wanted}")
+        return found
+
+    def _attend(self) -> None:
+        """Subscribe to what has appeared, and anew where more is offered than was asked for."""
+        for topic, name in list(self._types.items()):
+            offers = publishers(self, topic)
+            name = name or (offers[0].topic_type if offers else None)
+            if name is not None and (offers or topic not in self._inputs):
+                self._types[topic] = name
+                self._subscribe(topic, name)
+        if self._recording is not None and self._recording.fault:
+            what = f"{self._recording.path}: {self._recording.fault}; kept what came before"
+            self.get_logger().error(what, throttle_duration_sec=5.0)
+
+    def _subscribe(self, topic: str, type_name: str) -> None:
+        qos = subscription_qos(self, topic, DEPTH)
+        if topic in self._inputs:
+            subscription, before = self._inputs[topic]
+            if (qos.reliability, qos.durability) == (before.reliability, before.durability):
+                return
+            self.destroy_subscription(subscription)
+        if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+            self._latched[topic] = deque(maxlen=DEPTH)  # published once, wanted in every episode
+        take = functools.partial(self._take, topic)
+        made = self.create_subscription(message_class(type_name), topic, take, qos, raw=True)
+        self._inputs[topic] = (made, qos)
+
+    def _take(self, topic: str, data: bytes) -> None:
+        if self._recording is not None:
+            self._recording.put(topic, self._now_ns(), data)
+        if topic in self._latched:
+            self._latched[topic].append(data)
+
+    def _now_ns(self) -> int:
+        return time.monotonic_ns() + self._clock_ns
+
+
+def _is_stamped(type_name: str) -> bool:
+    known = MESSAGE_TYPES.get(type_name)
+    return known is not None and known.stamped
+
+
+def _answer(node: Node, verb: Any, _: Trigger.Request, response: Trigger.Response) -> Any:
+    """Call a service's method; a user's error is the answer."""
+    try:
+        response.message = verb()
+        response.success = True
+        node.get_logger().info(response.message)
+    except UserError as error:
+        response.message = str(error)
+        node.get_logger().error(response.message)
+    return response
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is interrupted."""
+    rclpy.init(args=args)
+    node: Any = None
+    try:
+        node = EpisodeRecorder()
+        rclpy.spin(node)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Nodes as processes of their own, and one node here that listens and calls."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from std_srvs.srv import Trigger
+
+START_S = 60.0
+"""A busy machine takes long to import rclpy, mujoco and scipy."""
+
+
+class Process:
+    """A node's process, its output in a file."""
+
+    def __init__(self, popen: subprocess.Popen, log: Path) -> None:
+        self._popen, self._log = popen, log
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
+
+    def wait(self, seconds: float = START_S) -> int:
+        """Its exit code."""
+        return self._popen.wait(seconds)
+
+    def end(self) -> None:
+        """Ask it to end, and make sure that it does."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGINT)
+            try:
+                self._popen.wait(20)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+
+
+class Live:
+    """A private DDS domain with processes in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.domain = random.randrange(100, 230)
+        self._stack = ExitStack()
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=self.domain)
+        self.node = rclpy.create_node("test", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def start(self, module: str, **parameters: Any) -> Process:
+        """Start a node of the package with these parameters."""
+        command = [sys.executable, "-m", f"diffusion_policy_ros.ros.{module}", "--ros-args"]
+        for name, value in parameters.items():
+            text = str(value).lower() if isinstance(value, bool) else value
+            command += ["-p", f"{name}:={text}"]
+        log = self.folder / f"{module}_{len(list(self.folder.glob('*.log')))}.log"
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONUNBUFFERED": "1"}
+        with log.open("w") as file:
+            popen = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+        process = Process(popen, log)
+        self._stack.callback(process.end)
+        return process
+
+    def listen(self, type_: Any, topic: str, qos: Any = 100) -> list[Any]:
+        """The messages of a topic, as they come."""
+        heard: list[Any] = []
+        self.node.create_subscription(type_, topic, heard.append, qos)
+        return heard
+
+    def until(self, done: Callable[[], Any], seconds: float = START_S, why: str = "") -> Any:
+        """Serve callbacks until `done()` is true, and return what it says."""
+        deadline = time.monotonic() + seconds
+        while not (found := done()):
+            assert time.monotonic() < deadline, self._late(why, seconds)
+            self._executor.spin_once(timeout_sec=0.02)
+        return found
+
+    def _late(self, why: str, seconds: float) -> str:
+        logs = [f"{log.name}:\n{log.read_text()}" for log in sorted(self.folder.glob("*.log"))]
+        return "\n".join([f"not within {seconds} s: {why}", *logs])
+
+    def call(self, service: str, seconds: float = START_S) -> Trigger.Response:
+        """Call a Trigger service."""
+        client = self.node.create_client(Trigger, service)
+        self.until(client.service_is_ready, seconds, f"{service} is there")
+        future = client.call_async(Trigger.Request())
+        self.until(future.done, seconds, f"{service} answers")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def set(self, node: str, name: str, value: Any) -> Any:
+        """Set a parameter of another node."""
+        client = AsyncParameterClient(self.node, node)
+        self.until(client.services_are_ready, why=f"{node} has parameters")
+        future = client.set_parameters([Parameter(name, value=value)])
+        self.until(future.done, why=f"{node} takes {name}")
+        return future.result().results[0]
+
+    def close(self) -> None:
+        """End everything."""
+        self._stack.close()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+
+@contextmanager
+def live(folder: Path):
+    """A private domain for the time of a test."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    domain = Live(folder)
+    try:
+        yield domain
+    finally:
+        domain.close()
