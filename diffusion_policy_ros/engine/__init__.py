@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusion_policy_ros.engine.eager import EagerEngine
 from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.policy.devices import pick_device
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
 
 __all__ = ["ENGINES", "Engine", "build_engine", "pick_device"]
@@ -78,19 +79,3 @@ def build_engine(
         torch.set_num_threads(threads)
     where = policy.device if device is None else pick_device(str(device))
     return ENGINES["eager" if name == "auto" else name](policy, where, dtype)
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device `name`; "auto" is the GPU when there is one.
-
-    Raises:
-        UserError: torch knows no such device, or it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"no device '{name}' here", "device", "use auto or cpu") from None
-    return device

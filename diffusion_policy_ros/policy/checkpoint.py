@@ -93,19 +93,21 @@ def _write_files(
 ) -> None:
     (part / CONFIG).write_text(policy.recipe.to_text(), encoding="utf-8")
     (part / CONTRACT).write_text(policy.contract.text, encoding="utf-8")
-    save_file(_contiguous(policy.state_dict()), part / WEIGHTS)
+    _save_tensors(policy.state_dict(), part / WEIGHTS)
     (part / CARD).write_text(_card(policy, notes), encoding="utf-8")
     if state is not None:
-        save_file(_contiguous(state.tensors), part / STATE_TENSORS)
+        _save_tensors(state.tensors, part / STATE_TENSORS)
         text = json.dumps(state.values, indent=1, sort_keys=True)
         (part / STATE).write_text(text + "\n", encoding="utf-8")
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Cloned, because safetensors refuses tensors that share memory; row-major, whatever ran them.
-    return {
-        name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()
-    }
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # Row-major, whatever layout ran them; cloned, because safetensors refuses shared memory.
+    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(copies, path)
+    path.chmod(mode)  # safetensors would keep it to its owner
 
 
 def _write_manifest(part: Path) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.policy.normalizer import Normalizer
+from diffusion_policy_ros.policy.normalizer import Normalizer, module_name
 from diffusion_policy_ros.policy.recipe import ImageEncoderSettings
 
 Observation = Mapping[str, Tensor]
@@ -199,10 +199,10 @@ class ObservationEncoder(nn.Module):
 
     def __init__(self, contract: Contract, settings: ImageEncoderSettings) -> None:
         super().__init__()
-        self.observation_keys = tuple(contract.observations)
+        self.module_names = {key: module_name(key) for key in contract.observations}
         self.cameras = nn.ModuleDict(
             {
-                key: ImageEncoder(stream, settings)
+                module_name(key): ImageEncoder(stream, settings)
                 for key, stream in contract.observations.items()
                 if stream.is_image
             }
@@ -219,9 +219,9 @@ class ObservationEncoder(nn.Module):
     ) -> Tensor:
         """Images (B, To, H, W, C) and vectors (B, To, D) in physical units -> (B, To * Do)."""
         parts = [
-            self.cameras[key](observation[key], generator)
-            if key in self.cameras
+            self.cameras[name](observation[key], generator)
+            if name in self.cameras
             else normalizer[key].normalize(observation[key])
-            for key in self.observation_keys
+            for key, name in self.module_names.items()
         ]
         return torch.cat(parts, dim=-1).flatten(1)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffusion_policy_ros.contract import Contract, Stream
@@ -20,8 +21,10 @@ from diffusion_policy_ros.errors import UserError
 
 ACTION = "action"
 CONSTANT = 1e-4  # a smaller range than this (m, rad, ...) is a constant, as in the reference
+ROUNDING = 1e-6  # and so is one that float32 hardly resolves at the values' size
 TINY = 1e-3  # and a range below this is worth a warning
 
+Bounds = NDArray[np.float64]
 Statistics = Mapping[
     str, Mapping[str, Any]
 ]  # key -> {"min", "max", ...} -> array of the key's size
@@ -71,6 +74,16 @@ class KeyNormalizer(nn.Module):
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("spread", torch.ones(size))
 
+    @torch.no_grad()
+    def fit(self, low: Bounds, high: Bounds, as_it_is: NDArray[np.bool_]) -> None:
+        """Take over the data's range; `as_it_is` marks dimensions that are not scaled."""
+        size = np.maximum(np.abs(low), np.abs(high))
+        still = high - low < np.maximum(CONSTANT, ROUNDING * size)
+        center = np.where(as_it_is, 0.0, (low + high) / 2)
+        spread = np.where(as_it_is, 1.0, (high - low) / 2)
+        self.center.copy_(torch.from_numpy(np.where(still, low, center)))
+        self.spread.copy_(torch.from_numpy(np.where(still, 0.0, spread)))
+
     def normalize(self, value: Tensor) -> Tensor:
         """(..., D) physical units -> normalised; constants are only centred."""
         divisor = torch.where(self.spread > 0, self.spread, torch.ones_like(self.spread))
@@ -79,6 +92,15 @@ class KeyNormalizer(nn.Module):
     def unnormalize(self, value: Tensor) -> Tensor:
         """(..., D) normalised -> physical units; constants come out as they were in the data."""
         return value * self.spread + self.center
+
+
+_TAKEN = frozenset(dir(nn.ModuleDict()))
+
+
+def module_name(key: str) -> str:
+    """A key as nn.ModuleDict takes it: without dots, and none of its own attributes' names."""
+    name = key.replace(".", "/")
+    return f"{name}/" if name in _TAKEN else name
 
 
 class Normalizer(nn.Module):
@@ -92,10 +114,12 @@ class Normalizer(nn.Module):
         super().__init__()
         self._kinds = kinds(contract)
         sizes = {key: max(part.where.stop for part in parts) for key, parts in self._kinds.items()}
-        self.keys = nn.ModuleDict({key: KeyNormalizer(size) for key, size in sizes.items()})
+        self.keys = nn.ModuleDict(
+            {module_name(key): KeyNormalizer(size) for key, size in sizes.items()}
+        )
 
     def __getitem__(self, key: str) -> KeyNormalizer:
-        module = self.keys[key]
+        module = self.keys[module_name(key)]
         assert isinstance(module, KeyNormalizer)
         return module
 
@@ -108,17 +132,12 @@ class Normalizer(nn.Module):
         """
         for key, parts in self._kinds.items():
             low, high = (self._bound(statistics, key, name) for name in ("min", "max"))
-            center, spread = np.zeros_like(low), np.ones_like(low)
+            as_it_is = np.zeros(len(low), dtype=bool)
             for where, kind in parts:
-                if kind == "limits":
-                    center[where] = (low[where] + high[where]) / 2
-                    spread[where] = (high[where] - low[where]) / 2
-            still = high - low < CONSTANT
-            center, spread = np.where(still, low, center), np.where(still, 0.0, spread)
-            self[key].center.copy_(torch.from_numpy(center))
-            self[key].spread.copy_(torch.from_numpy(spread))
+                as_it_is[where] = kind == "identity"
+            self[key].fit(low, high, as_it_is)
 
-    def _bound(self, statistics: Statistics, key: str, name: str) -> np.ndarray:
+    def _bound(self, statistics: Statistics, key: str, name: str) -> Bounds:
         if key not in statistics or name not in statistics[key]:
             raise UserError(f"no {name} of '{key}'", "statistics", "convert the dataset again")
         bound = np.asarray(statistics[key][name], dtype=np.float64)

@@ -1,0 +1,54 @@
+"""`diffusion-policy train --dataset D --config R --out RUN key=value...`: dataset to policy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from diffusion_policy_ros.errors import UserError
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        "train", help="train a policy on a dataset", description=__doc__
+    )
+    parser.add_argument("--dataset", metavar="DIR", type=Path, required=True, help="a dataset")
+    parser.add_argument(
+        "--config", metavar="RECIPE", help="a YAML file, or a shipped recipe's name"
+    )
+    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run's folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run that is there, exactly"
+    )
+    parser.add_argument(
+        "--progress",
+        choices=("auto", "bar", "lines", "none"),
+        default="auto",
+        help="a bar, plain lines, neither, or what suits the terminal (the default)",
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="change the recipe: training.updates=500"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or go on training.
+
+    Raises:
+        UserError: recipe, dataset or run do not allow it.
+    """
+    from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
+    from diffusion_policy_ros.shipped import config_names
+    from diffusion_policy_ros.train.trainer import RECIPE, train
+
+    config = args.config
+    if config is None and args.resume:
+        config = args.out / RECIPE
+    if config is None:
+        shipped = ", ".join(config_names("recipes"))
+        raise UserError("no recipe", "--config", f"give a YAML file or one of: {shipped}")
+    recipe = Recipe.load(config, parse_overrides(args.settings))
+    train(args.dataset, recipe, args.out, resume=args.resume, progress=args.progress)
+    return 0

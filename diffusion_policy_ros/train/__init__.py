@@ -1,0 +1,1 @@
+"""Training: `trainer.py`, read from top to bottom; `progress.py` is what people see of it."""

@@ -1,0 +1,193 @@
+"""What people see of a training: lines, a bar, loss.csv, loss.png."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffusion_policy_ros.data.dataset import WindowDataset
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import TrainingSettings
+
+TABLE, PICTURE = "loss.csv", "loss.png"
+COLUMNS = ("update", "loss", "val_loss", "val_action_error", "seconds")
+SECONDS_BETWEEN_LINES = 10.0
+
+Progress = Literal["auto", "bar", "lines", "none"]
+Say = Callable[[str], None]
+
+
+def introduction(
+    policy: DiffusionPolicy, training: WindowDataset, validation: WindowDataset | None
+) -> Iterator[str]:
+    """What is about to be trained, on what; and what looks wrong with the data."""
+    settings = policy.recipe.training
+    held = 0 if validation is None else len(validation.episodes)
+    epochs = settings.updates * settings.batch_size / len(training)
+    where = policy.device.type
+    where += f", {torch.get_num_threads()} threads" if where == "cpu" else ""
+    yield f"dataset   {training.dataset.path}, contract {policy.contract.name}"
+    yield f"          {len(training.episodes)} episodes, {len(training)} windows; {held} held out"
+    yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"
+    yield f"training  {settings.updates} updates of {settings.batch_size} windows on {where}"
+    yield f"          every window about {epochs:.1f} times"
+    for warning in policy.normalizer.warnings():
+        yield f"warning   {warning}"
+    if validation is None:
+        yield "warning   no episode is held out, so there is no validation"
+
+
+def farewell(
+    out: Path, checkpoint: Path, policy: DiffusionPolicy, seconds: float
+) -> Iterator[str]:
+    """How it went, and the commands that use the result. Draws loss.png."""
+    drawn = draw_losses(out)
+    yield f"trained   {policy.recipe.training.updates} updates in {duration(seconds)}"
+    yield f"losses    {drawn}"
+    if policy.contract.name.startswith("mini_lift"):
+        yield f"evaluate  diffusion-policy eval {checkpoint} --sim mini_lift --episodes 100"
+    yield f"run       policy_node --ros-args -p checkpoint:={checkpoint}"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+class Watcher:
+    """Writes loss.csv and shows progress; use it in a `with` block.
+
+    Args:
+        out: the run.
+        settings: how often to write.
+        update: updates done before; later lines of the table will be computed again.
+        progress: bar or lines; "auto" is the bar where stderr is a terminal.
+        say: where lines go.
+    """
+
+    def __init__(
+        self, out: Path, settings: TrainingSettings, update: int, progress: Progress, say: Say
+    ) -> None:
+        self.out, self.settings, self.say = out, settings, say
+        self.style = progress
+        if progress == "auto":
+            self.style = "bar" if sys.stderr.isatty() else "lines"
+        self.recent: list[Tensor] = []
+        self.loss = self.val_loss = self.action_error = math.nan
+        self.first, self.begun = update, time.monotonic()
+        self.spoken = self.begun
+
+    def __enter__(self) -> Watcher:
+        _keep_rows_until(self.out / TABLE, self.first)
+        self.file = (self.out / TABLE).open("a", newline="")
+        self.bar = tqdm(
+            total=self.settings.updates,
+            initial=self.first,
+            unit="up",
+            dynamic_ncols=True,
+            disable=self.style != "bar",
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.file.close()
+
+    def saw(
+        self,
+        update: int,
+        seconds: float,
+        loss: Tensor,
+        validation: tuple[float, float] | None = None,
+    ) -> None:
+        """Note an update and, where there was one, its validation (loss, action error).
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        self.recent.append(loss)
+        self.bar.update()
+        if validation is None and update % self.settings.log_every:
+            return
+        self.loss = float(torch.stack(self.recent).mean())
+        self.recent.clear()
+        if not math.isfinite(self.loss):
+            what = f"the loss is {self.loss} at update {update}"
+            raise UserError(what, str(self.out), "lower training.lr, or look for NaN in the data")
+        if validation is not None:
+            self.val_loss, self.action_error = validation
+        numbers = [f"{self.loss:.6g}", *(f"{v:.6g}" for v in validation or ()), *[""] * 2][:3]
+        csv.writer(self.file).writerow([update, *numbers, f"{seconds:.2f}"])
+        self.file.flush()
+        self._show(update, now=validation is not None)
+
+    def card_lines(self) -> str:
+        """Markdown for the checkpoint's card."""
+        return (
+            f"- Loss {self.loss:.4f}; on held-out episodes {self.val_loss:.4f}, "
+            f"action error {self.action_error:.4f} (normalised)\n"
+        )
+
+    def _show(self, update: int, now: bool) -> None:
+        text = f"loss {self.loss:.4f}"
+        if math.isfinite(self.val_loss):
+            text += f", held out {self.val_loss:.4f}, action error {self.action_error:.3f}"
+        self.bar.set_postfix_str(text, refresh=False)
+        clock = time.monotonic()
+        if self.style != "lines" or not (now or clock - self.spoken > SECONDS_BETWEEN_LINES):
+            return
+        self.spoken = clock
+        rate = (update - self.first) / (clock - self.begun)
+        total = self.settings.updates
+        left = duration((total - update) / rate)
+        self.say(f"update    {update}/{total}  {text}, {rate:.1f} updates/s, {left} left")
+
+
+def _keep_rows_until(path: Path, update: int) -> None:
+    """Begin the table, or drop the rows that the resumed run will compute again."""
+    rows: list[list[str]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(row for row in rows if int(row[0]) <= update)
+
+
+def draw_losses(out: Path) -> str:
+    """Draw loss.png from loss.csv; says where it is, or why there is none."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return f"{out / TABLE}; for a picture: pip install matplotlib"
+    with (out / TABLE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for column, style in (("loss", "-"), ("val_loss", "o-"), ("val_action_error", "s--")):
+        points = [(int(row["update"]), float(row[column])) for row in rows if row[column]]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=column, markersize=4, linewidth=1)
+    axes.set(xlabel="update", yscale="log", title=out.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(out / PICTURE, dpi=110)
+    return str(out / PICTURE)
+
+
+def duration(seconds: float) -> str:
+    """`75.2` -> `1 min 15 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

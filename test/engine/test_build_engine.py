@@ -1,0 +1,59 @@
+"""Engines: built by name, equal to the policy."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.engine import ENGINES, build_engine, pick_device
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import Recipe
+
+
+@pytest.fixture
+def policy():
+    """The demo's policy without cameras, untrained."""
+    recipe = Recipe.load("mini_lift_state", {"policy.denoiser.down_dims": "[16, 32]"})
+    return DiffusionPolicy(recipe, Contract.load("mini_lift_state")).eval()
+
+
+@pytest.fixture
+def window(policy):
+    """One observation window, as the runtime has it."""
+    random = np.random.default_rng(0)
+    return {
+        key: random.normal(size=(1, 2, *stream.shape)).astype(np.float32)
+        for key, stream in policy.contract.observations.items()
+    }
+
+
+@pytest.mark.parametrize("name", [*ENGINES, "auto"])
+def test_every_engine_samples_what_the_policy_samples(policy, window, name):
+    """The same noise gives the same chunk within 1e-4 of the action's range."""
+    noise = torch.randn(1, 16, 7, generator=torch.Generator().manual_seed(0))
+    expected = policy.sample(window, noise=noise, steps=5)
+    engine = build_engine(policy, name)
+    out = engine.sample(window, noise=noise, steps=5)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
+    assert engine.name in ENGINES
+    assert engine.device == torch.device("cpu")
+    assert engine.policy.recipe == policy.recipe
+
+
+def test_unknown_engines_devices_and_dtypes_are_refused(policy):
+    """Each names what there is."""
+    with pytest.raises(UserError, match="did you mean 'eager'"):
+        build_engine(policy, "eagre")
+    with pytest.raises(UserError, match="use auto or cpu"):
+        build_engine(policy, device="warp9")
+    with pytest.raises(UserError, match="float32"):
+        build_engine(policy, "eager", dtype=torch.float16)
+
+
+def test_auto_is_the_gpu_when_there_is_one(monkeypatch):
+    """And the CPU otherwise."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")
