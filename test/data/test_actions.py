@@ -1,0 +1,158 @@
+"""Which action belongs to which frame, and where a demonstration begins and ends."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_bags import CONTRACT, MS, NEXT_STATE, PERIOD, START, trajectory
+from scipy.spatial.transform import Rotation
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.actions import (
+    KEPT_IDLE_FRAMES,
+    Commands,
+    idle_ends,
+    next_state_actions,
+)
+
+TIMES = START + np.arange(4) * PERIOD
+
+
+def commands(*stamps):
+    """Commands with these stamps; the n-th has n everywhere."""
+    found = Commands(CONTRACT)
+    for number, stamp in enumerate(stamps):
+        found.push("/command", trajectory(stamp, [number] * 7), stamp + 5 * MS, life=0)
+    return found
+
+
+def test_a_frame_gets_the_first_command_at_or_after_it():
+    """A command with the frame's own stamp is its action, one a nanosecond earlier is not."""
+    actions, valid = commands(START - 1, START, START + MS).actions(TIMES[:1], life=0)
+    assert valid.tolist() == [True]
+    assert actions.tolist() == [[1.0] * 7]
+
+
+def test_a_command_belongs_to_frames_of_less_than_a_period_before_it():
+    """A command one period after a frame is the next frame's."""
+    found = commands(START + PERIOD)
+    actions, valid = found.actions(TIMES[:2], life=0)
+    assert valid.tolist() == [False, True]
+    assert found.refused == {"no command on /command within one frame": 1}
+    actions, valid = commands(START + PERIOD - 1).actions(TIMES[:1], life=0)
+    assert valid.tolist() == [True]
+
+
+def test_commands_of_another_life_are_not_mixed_in():
+    """After simulated time restarted, the same stamps mean other commands."""
+    found = commands(START)
+    found.push("/command", trajectory(START, [9] * 7), 2 * START, life=1)
+    assert found.actions(TIMES[:1], life=0)[0][0, 0] == 0
+    assert found.actions(TIMES[:1], life=1)[0][0, 0] == 9
+
+
+def test_a_command_that_is_not_finite_is_no_action():
+    """NaN in a command takes the frame out, with the reason."""
+    found = Commands(CONTRACT)
+    found.push("/command", trajectory(START, [np.nan] * 7), START, life=0)
+    assert not found.actions(TIMES[:1], life=0)[1].any()
+    assert "not finite" in next(iter(found.refused))
+
+
+def test_next_state_actions_worked_out_by_hand():
+    """Positions are subtracted; a quarter turn about z after one about x is a rotation about the base's z."""
+    x, z = Rotation.from_euler("x", 90, degrees=True), Rotation.from_euler("z", 90, degrees=True)
+    states = {
+        "position": np.array([[0, 0, 0], [1, 2, 3]], np.float32),
+        "orientation": np.stack([x.as_quat(), (z * x).as_quat()]).astype(np.float32),
+    }
+    expected = [[1, 2, 3, 0, 0, np.pi / 2]]
+    assert next_state_actions(NEXT_STATE, states) == pytest.approx(np.array(expected), abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(-1, 1)] * 6), min_size=2, max_size=6))
+def test_following_next_state_actions_leads_through_the_states(poses):
+    """Delta actions, applied one after the other in the base frame, give each state."""
+    positions = np.array([p[:3] for p in poses])
+    turns = Rotation.from_rotvec([p[3:] for p in poses])
+    states = {"position": positions, "orientation": turns.as_quat()}
+    actions = next_state_actions(NEXT_STATE, states).astype(np.float64)
+    for i, action in enumerate(actions):
+        assert positions[i] + action[:3] == pytest.approx(positions[i + 1], abs=1e-5)
+        reached = Rotation.from_rotvec(action[3:]) * turns[i]
+        assert (reached * turns[i + 1].inv()).magnitude() < 1e-5
+
+
+def test_every_kind_of_absolute_action_is_the_next_state():
+    """Joints and quaternions are the next ones, an axis-angle their logarithm, a gripper closed below its threshold."""
+    contract = Contract.from_text("""
+name: kinds
+rate_hz: 10
+anchor: joints
+observations:
+  joints: {topic: /j, type: sensor_msgs/msg/JointState, names: [a, b]}
+  turn: {topic: /p, type: geometry_msgs/msg/PoseStamped, field: pose.orientation}
+  at: {topic: /p, type: geometry_msgs/msg/PoseStamped, field: pose.position}
+action:
+  fields:
+    - {name: j, kind: joint_position, size: 2, state: joints}
+    - {name: q, kind: quaternion, state: turn}
+    - {name: v, kind: axis_angle, state: turn}
+    - {name: p, kind: position, state: at}
+    - {name: g, kind: binary, state: joints, threshold: 0.5}
+  record: next_state
+""")
+    turn = Rotation.from_rotvec([0, 0, 0.3]).as_quat()
+    states = {
+        "joints": np.array([[0, 0], [0.2, 7], [0.8, 8]]),
+        "turn": np.array([[0, 0, 0, 1], turn, turn]),
+        "at": np.array([[0, 0, 0], [1, 2, 3], [4, 5, 6]]),
+    }
+    expected = [
+        [0.2, 7, *turn, 0, 0, 0.3, 1, 2, 3, 1],
+        [0.8, 8, *turn, 0, 0, 0.3, 4, 5, 6, -1],
+    ]
+    assert next_state_actions(contract, states) == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def still(frames):
+    """States and actions of an arm at rest."""
+    turn = np.tile(np.array([0, 0, 0, 1], np.float32), (frames, 1))
+    states = {"position": np.zeros((frames, 3), np.float32), "orientation": turn}
+    return states, np.zeros((frames, 7), np.float32)
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.sampled_from(["position", "command", "gripper"]))
+def test_idle_ends_are_what_is_beyond_the_first_and_last_motion(before, after, what):
+    """Whether the arm moves, is told to, or its gripper changes: frames of rest beyond the kept ones are counted."""
+    states, actions = still(before + 3 + after)
+    moving = slice(before, before + 3)
+    if what == "position":
+        states["position"][moving, 0] = 0.1, 0.2, 0.3
+        states["position"][before + 3 :, 0] = 0.3
+        after += 1  # the last frame that moves is already where the arm rests
+    elif what == "command":
+        actions[moving, 0] = 0.01
+    else:
+        actions[moving, 6] = 1.0
+    idle = idle_ends(CONTRACT, states, actions)
+    if what != "gripper" or (before and after):
+        assert idle.start == max(0, before - KEPT_IDLE_FRAMES)
+        assert idle.end == max(0, after - KEPT_IDLE_FRAMES)
+
+
+def test_a_slow_start_is_motion():
+    """A drift that stays below the threshold in each frame is motion when it adds up."""
+    states, actions = still(100)
+    states["position"][:, 0] = np.arange(100) * 1e-3
+    idle = idle_ends(CONTRACT, states, actions)
+    assert idle.start <= 3
+    assert idle.end <= 3
+
+
+def test_a_quaternions_sign_is_no_motion():
+    """q and -q are the same orientation."""
+    states, actions = still(50)
+    states["orientation"][10:] *= -1
+    assert idle_ends(CONTRACT, states, actions) == (50, 0)
