@@ -83,7 +83,8 @@ class Watcher:
             self.style = "bar" if sys.stderr.isatty() else "lines"
         self.recent: list[Tensor] = []
         self.loss = self.val_loss = self.action_error = math.nan
-        self.first, self.begun = update, time.monotonic()
+        self.first = self.update = update
+        self.begun = time.monotonic()
         self.spoken = self.begun
 
     def __enter__(self) -> Watcher:
@@ -114,15 +115,13 @@ class Watcher:
         Raises:
             UserError: the loss is not finite.
         """
+        self.update = update
         self.recent.append(loss)
         self.bar.update()
         if validation is None and update % self.settings.log_every:
             return
-        self.loss = float(torch.stack(self.recent).mean())
+        self.loss = self._mean_of_recent()
         self.recent.clear()
-        if not math.isfinite(self.loss):
-            what = f"the loss is {self.loss} at update {update}"
-            raise UserError(what, str(self.out), "lower training.lr, or look for NaN in the data")
         if validation is not None:
             self.val_loss, self.action_error = validation
         numbers = [f"{self.loss:.6g}", *(f"{v:.6g}" for v in validation or ()), *[""] * 2][:3]
@@ -130,10 +129,22 @@ class Watcher:
         self.file.flush()
         self._show(update, now=validation is not None)
 
+    def _mean_of_recent(self) -> float:
+        loss = float(torch.stack(self.recent).mean())
+        if not math.isfinite(loss):
+            what = f"the loss is {loss} at update {self.update}"
+            raise UserError(what, str(self.out), "lower training.lr, or look for NaN in the data")
+        return loss
+
     def card_lines(self) -> str:
-        """Markdown for the checkpoint's card."""
+        """Markdown for the checkpoint's card.
+
+        Raises:
+            UserError: the loss is not finite, so there is nothing worth saving.
+        """
+        loss = self._mean_of_recent() if self.recent else self.loss
         return (
-            f"- Loss {self.loss:.4f}; on held-out episodes {self.val_loss:.4f}, "
+            f"- Loss {loss:.4f}; on held-out episodes {self.val_loss:.4f}, "
             f"action error {self.action_error:.4f} (normalised)\n"
         )
 
