@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.contract import Contract
@@ -77,7 +77,7 @@ class Printer:
     """Prints what became of each bag; on a terminal with a bar below."""
 
     def __init__(self) -> None:
-        self._bar = None
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         return self._told

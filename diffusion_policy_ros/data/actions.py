@@ -193,5 +193,5 @@ def _distance(values: Array, place: int) -> Array:
     reference = values[place]
     distance = np.abs(values - reference).max(axis=1)
     if values.shape[1] == 4:
-        return 2 * np.minimum(distance, np.abs(values + reference).max(axis=1))
+        distance = 2 * np.minimum(distance, np.abs(values + reference).max(axis=1))
     return np.asarray(distance)

@@ -67,7 +67,7 @@ class _Source(NamedTuple):
     topic: str
     type: str
     definition: Schema
-    count: int
+    total: int
 
 
 # --------------------------------------------------------------------------------------------- types
@@ -129,7 +129,8 @@ def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], Recorde
 
     def decode(raw: memoryview) -> dict[str, Any]:
         try:
-            return vars(_store_for(type_name, definition).deserialize_cdr(raw, type_name))
+            store = _store_for(type_name, definition)
+            return dict(vars(store.deserialize_cdr(raw, type_name)))
         except (SerdeError, TypesysError, KeyError, IndexError) as error:
             what = f"{len(raw)} bytes are no {type_name} ({error})"
             raise UserError(what, "", "the bag is damaged") from None
@@ -167,7 +168,7 @@ class Bag:
         self._sources = sources
         counts: Counter[str] = Counter()
         for source in sources:
-            counts[source.topic] += source.count
+            counts[source.topic] += source.total
         types = {source.topic: source.type for source in reversed(sources)}
         self.topics = {topic: (types[topic], counts[topic]) for topic in sorted(types)}
 
@@ -227,7 +228,7 @@ def open_bag(path: str | Path) -> Bag:
         metadata.update(noted)
         notes += [note] if note else []
     metadata.update({str(k): str(v) for k, v in (described.get("custom_data") or {}).items()})
-    if not sum(source.count for source in sources):
+    if not sum(source.total for source in sources):
         what = (
             "nothing whole was recorded before it was cut off"
             if notes
@@ -294,7 +295,7 @@ def _open_file(file: Path) -> tuple[list[_Source], dict[str, str], str]:
         file = _inflated(file, Path(folder.name))
     if file.suffix == ".db3":
         database = SqliteFile(file, folder)
-        topics = [(t.id, t.topic, t.type, t.definition, t.count) for t in database.topics]
+        topics = [(t.id, t.topic, t.type, t.definition, t.total) for t in database.topics]
         return (
             [_Source(database, n, topic, _full(t), d, c) for n, topic, t, d, c in topics],
             {},
@@ -431,7 +432,7 @@ class BagWriter:
             self._described(), sort_keys=False, allow_unicode=True, width=1 << 20
         )
         self._writer.add_metadata(ROSBAG2_RECORD, {"serialized_metadata": text})
-        self._writer.finish()
+        self._writer.finish()  # type: ignore[no-untyped-call]
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

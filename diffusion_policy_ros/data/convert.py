@@ -29,7 +29,7 @@ from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_ac
 from diffusion_policy_ros.data.bags import Bag, bag_files, is_bag, open_bag
 from diffusion_policy_ros.data.dataset import FORMAT, INDEX, SHARDS, Episode, Index
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter, columns
-from diffusion_policy_ros.errors import UserError, UserErrors
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 
@@ -175,7 +175,7 @@ def convert(
             index = _with(index, ordered)
             _commit(out, building, index)
         elif not index.episodes:
-            _fail(ordered, out)
+            _fail(ordered)
     return Report(out, ordered, len(index.episodes), sum(e.frames for e in index.episodes))
 
 
@@ -594,7 +594,12 @@ def _commit(out: Path, building: Path, index: Index) -> None:
     index.save(out)
 
 
-def _fail(reports: list[BagReport], out: Path) -> None:
-    """Nothing was kept, and the dataset would be empty."""
-    errors = [UserError(report.reason, Path(report.bag).name) for report in reports]
-    raise UserErrors(errors or [UserError("no episode", str(out))])
+def _fail(reports: list[BagReport]) -> None:
+    """Nothing was kept, and the dataset would be empty.
+
+    Raises:
+        UserError: always, with the first bag's reason.
+    """
+    first, more = reports[0], len(reports) - 1
+    others = f"; {more} more bag{'s were' if more > 1 else ' was'} rejected" if more else ""
+    raise UserError(f"{first.reason}{others}", first.bag)

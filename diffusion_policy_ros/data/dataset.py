@@ -170,7 +170,7 @@ class Dataset:
 
     def first_row(self, episode: Episode) -> int:
         """Its first row, counted over all shards, as `rows` counts them."""
-        return self._offset[episode.shard] + episode.start
+        return int(self._offset[episode.shard]) + episode.start
 
     def episode(self, number: int) -> dict[str, Array]:
         """An episode's arrays: key → (frames, ...), with ``action`` and ``stamp_ns``."""

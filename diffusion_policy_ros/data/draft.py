@@ -104,7 +104,8 @@ def _joints(msg: Any) -> dict[str, Any]:
 
 def _image(topic: Topic) -> dict[str, Any]:
     """Encoding, size, and how to get to a size for a policy; nothing for what cannot be read."""
-    msg, found = topic.first, {}
+    msg = topic.first
+    found: dict[str, Any] = {}
     try:
         if topic.type == "sensor_msgs/msg/Image":
             width, height = msg.width, msg.height
@@ -135,7 +136,7 @@ def _action(streams: dict[str, dict[str, Any]]) -> Iterator[str]:
     position = pose.get("position") or pose.get("translation")
     turn = pose.get("orientation") or pose.get("rotation")
     joints = next((k for k, s in streams.items() if s.get("field") == "position"), "")
-    fields = []
+    fields: list[dict[str, Any]] = []
     if position:
         fields.append({"name": "translation", "kind": "delta_position", "state": position})
     if turn:

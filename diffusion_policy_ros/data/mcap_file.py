@@ -168,7 +168,12 @@ class McapFile:
                 raise self._damaged("a message that is longer than its chunk")
             if opcode == MESSAGE:
                 channel_id, _, log_ns, _ = _MESSAGE.unpack_from(records, inner)
-                yield log_ns, (body << 40) + inner, channel_id, records[inner + _MESSAGE.size : place]
+                yield (
+                    log_ns,
+                    (body << 40) + inner,
+                    channel_id,
+                    records[inner + _MESSAGE.size : place],
+                )
             elif opcode in (SCHEMA, CHANNEL):
                 self._read_inner(opcode, records[inner:place])
 

@@ -19,7 +19,7 @@ class Topic(NamedTuple):
     topic: str
     type: str
     definition: Schema
-    count: int
+    total: int
 
 
 class SqliteFile:
