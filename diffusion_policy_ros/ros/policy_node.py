@@ -167,6 +167,14 @@ class PolicyNode(LifecycleNode):
         assert self.link is not None, "the lifecycle has configured it"
         return self.link
 
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy has it, but a wrong type is refused in words."""
+        try:
+            policy_parameters.check_types(self, parameter_list)
+        except UserError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return super().set_parameters_atomically(parameter_list)
+
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Refuse with the reason, or let it take effect from the next chunk on."""
         try:

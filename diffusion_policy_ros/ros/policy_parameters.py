@@ -110,6 +110,28 @@ def sampling(node: Node, settings: PolicySettings) -> Sampling:
     return Sampling.of(settings, **{name: value(node, name) for name in SAMPLING})
 
 
+def check_types(node: Node, parameters: Sequence[Parameter]) -> None:
+    """Say in words what rclpy says in numbers: that a value is of another type.
+
+    Raises:
+        UserError: one is.
+    """
+    for parameter in parameters:
+        entry = {**FIXED, **LIVE}.get(parameter.name)
+        if entry is None or not node.has_parameter(parameter.name):
+            continue
+        descriptor = node.describe_parameter(parameter.name)
+        if parameter.type_.value != descriptor.type:
+            wanted = Parameter.Type(descriptor.type).name.lower()
+            limits = [*descriptor.integer_range, *descriptor.floating_point_range]
+            span = f" from {limits[0].from_value:g} to {limits[0].to_value:g}" if limits else ""
+            got = parameter.type_.name.lower()
+            what = f"{parameter.value!r} is of type {got}"
+            raise UserError(
+                what, f"parameter {parameter.name}", f"give one of type {wanted}{span}"
+            )
+
+
 def apply(runner: Runner, parameters: Sequence[Parameter]) -> None:
     """Let changed parameters take effect from the next chunk on.
 

@@ -14,7 +14,7 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
     """Call `stop` on another thread when SIGINT or SIGTERM comes; further ones change nothing.
 
     rclpy's own handlers end DDS at once, and with it the chance to tell the robot to hold. Python's
-    run only between two bytecodes of the main thread, which waits in DDS; hence the thread, woken
+    run only between two bytecodes of the main thread, which waits in DDS; hence a thread, woken
     by what the signal itself writes.
     """
     read, write = os.pipe()

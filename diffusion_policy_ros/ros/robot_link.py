@@ -27,8 +27,8 @@ from diffusion_policy_ros.runtime.runner import Sampling
 from diffusion_policy_ros.runtime.supervisor import Supervisor
 
 CHUNK_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-SILENT_S = 1.0
-"""How long a topic may be silent before its publishers are looked at, s."""
+SILENT_S = 2.0
+"""How long a topic may be silent before its publishers are looked at; discovery takes a second."""
 CLOCK_STANDS_S = 1.0
 """Under simulated time: real time without a frame after which its clock stands still, s."""
 
@@ -59,7 +59,7 @@ class RobotLink:
         on_change: Callable[[], None],
         seed: int | None,
     ) -> None:
-        self._node = node
+        self._node, self._built_ns = node, time.monotonic_ns()
         self.contract = engine.policy.contract
         self.problems: dict[str, str] = {}
         self._built, self._timers = contextlib.ExitStack(), contextlib.ExitStack()
@@ -83,7 +83,9 @@ class RobotLink:
         self._chunks = self._publisher(JointTrajectory, "~/action_chunk", CHUNK_QOS)
         self._paths = self._publisher(Path, "~/planned_path", QoSProfile(depth=1))
         self._path_due = self._node.create_guard_condition(self._publish_path)
-        self._built.callback(self._node.destroy_guard_condition, self._path_due)
+        self._last_chance = self._node.create_guard_condition(self._on_last_chance)
+        for guard in (self._path_due, self._last_chance):
+            self._built.callback(self._node.destroy_guard_condition, guard)
         self._streams = Streams(self._node, self.contract, self._on_message)
         self._built.callback(self._streams.destroy)
         self._service(Trigger, "~/reset", self._serve_reset)
@@ -159,7 +161,13 @@ class RobotLink:
         self._settle.reset() if self.pilot.history.waiting else self._settle.cancel()
 
     def _on_overdue(self) -> None:
-        self.pilot.overdue(time.monotonic_ns())
+        # If it was this process that slept, the frame lies here unread, and comes before this.
+        self._heard_before_ns = self.pilot.heard_ns
+        self._last_chance.trigger()
+
+    def _on_last_chance(self) -> None:
+        if self.pilot.heard_ns == self._heard_before_ns:
+            self.pilot.overdue(time.monotonic_ns())
 
     def _on_standing_clock(self) -> None:
         moved_s = (self._node.get_clock().now() - self._heard).nanoseconds / 1e9
@@ -170,8 +178,8 @@ class RobotLink:
         now_ns = time.monotonic_ns()
         for topic, arrivals in self.pilot.arrivals.items():
             age_s = arrivals.age_s(now_ns)
-            silent = age_s is None or age_s > SILENT_S
-            problem = self._streams.attend(topic) if silent else ""
+            waited_s = (now_ns - self._built_ns) / 1e9 if age_s is None else age_s
+            problem = self._streams.attend(topic) if waited_s > SILENT_S else ""
             if problem and problem != self.problems.get(topic):
                 self._node.get_logger().warning(f"{topic}: {problem}")
             self.problems[topic] = problem
