@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -46,9 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "demo",
         help="the whole way once, on a simulated arm behind real ROS 2 topics",
-        description="Records demonstrations of a scripted expert as rosbags, converts them, trains "
-        "a Diffusion Policy with cameras, then starts simulator and policy node as separate "
-        "processes over DDS and runs 20 episodes in real time. Run again, it goes on where it was.",
+        description="Records demonstrations of a scripted expert as rosbags, converts them, "
+        "trains a Diffusion Policy with cameras, then starts simulator and node as separate "
+        "processes over DDS and runs 20 episodes in real time. Run again, it goes on where it was",
     )
     parser.add_argument(
         "--state", action="store_true", help="the block's pose instead of cameras: quicker"
@@ -97,11 +98,9 @@ def run(args: argparse.Namespace) -> int:
 def _check_parts() -> None:
     """Fail now rather than after ten minutes of training."""
     for module, extra in (("mujoco", "sim"), ("rclpy", "ros")):
-        try:
-            __import__(module)
-        except ImportError:
+        if importlib.util.find_spec(module) is None:
             cure = f"pip install -e '.[{extra}]', or run `make demo`"
-            raise UserError(f"the demo needs {module}", "demo", cure) from None
+            raise UserError(f"the demo needs {module}", "demo", cure)
 
 
 def _say(stage: int, what: str, how_long: str) -> None:
@@ -130,7 +129,7 @@ def _convert(plan: Plan, out: Path) -> None:
     report = convert(
         [out / "bags"], Contract.load(plan.contract), out / "dataset", jobs=os.cpu_count() or 1
     )
-    print(report.summary())
+    print(f"      {report.episodes} episodes, {report.frames} frames")
 
 
 def _train(plan: Plan, out: Path, settings: list[str]) -> Path:
@@ -154,11 +153,16 @@ class Drive:
         return {
             "success_rate": sum(e["success"] for e in self.episodes) / max(len(self.episodes), 1),
             "episodes": len(self.episodes),
-            "chunk_ms_p50": float(self.policy.get("chunk_ms_p50", "nan")),
-            "chunk_ms_p99": float(self.policy.get("chunk_ms_p99", "nan")),
+            "chunk_ms_p50": _milliseconds(self.policy.get("chunk_ms_p50")),
+            "chunk_ms_p99": _milliseconds(self.policy.get("chunk_ms_p99")),
             "published_chunks": int(self.policy.get("chunks", 0)),
             "deadline_misses": int(self.policy.get("deadline_misses", 0)),
         }
+
+
+def _milliseconds(text: str | None) -> float:
+    """A figure of the diagnostics, which have a dash for one that is not there yet."""
+    return float("nan") if text in (None, "-") else float(text or 0)
 
 
 def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
