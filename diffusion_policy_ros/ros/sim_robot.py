@@ -202,7 +202,8 @@ class SimRobot(Node):
         if self._next_seed is not None and not self._begun(self._next_seed, stamp_ns):
             return
         self._last_ns = stamp_ns
-        self._publish(*messages(self._robot.obs, stamp_ns, message_class, ros_array))
+        # Cameras last: when the anchor arrives, the rest is there and the frame need not wait.
+        self._publish(*reversed(messages(self._robot.obs, stamp_ns, message_class, ros_array)))
         step = self._robot.advance(stamp_ns)
         if step.command is not None:
             names = self._robot.contract.action_names

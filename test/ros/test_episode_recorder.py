@@ -1,0 +1,188 @@
+"""The recorder as a node, over DDS."""
+
+import signal
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
+
+from geometry_msgs.msg import PoseStamped, TwistStamped  # noqa: E402
+from live import live  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from sensor_msgs.msg import JointState  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+
+from diffusion_policy_ros.contract import Contract  # noqa: E402
+from diffusion_policy_ros.data.bags import open_bag  # noqa: E402
+from diffusion_policy_ros.data.convert import convert  # noqa: E402
+from diffusion_policy_ros.data.dataset import Dataset  # noqa: E402
+from diffusion_policy_ros.demonstrations import record_demonstrations  # noqa: E402
+
+pytestmark = pytest.mark.ros
+CAMERAS, STATE = Contract.load("mini_lift"), Contract.load("mini_lift_state")
+EXPERT = {"expert": True, "cameras": False, "publish_clock": True}
+CLASSES = {
+    "PoseStamped": PoseStamped,
+    "JointState": JointState,
+    "JointTrajectory": JointTrajectory,
+}
+
+
+@pytest.fixture
+def domain(tmp_path):
+    """A private DDS domain."""
+    with live(tmp_path) as domain:
+        yield domain
+
+
+def start_recording(domain) -> None:
+    """Call ~/start until everything has been discovered."""
+    domain.until(lambda: domain.call("/episode_recorder/start").success, why="recording starts")
+
+
+def publish_all(domain) -> None:
+    """Publishers, silent ones, on every topic of the state contract."""
+    for topic, name in STATE.recorded_topics.items():
+        domain.node.create_publisher(CLASSES[name.rpartition("/")[2]], topic, 10)
+
+
+def test_expert_over_dds_becomes_a_dataset(domain, tmp_path):
+    """An expert's episode with cameras, recorded live, converts to what is recorded offline."""
+    domain.start("sim_robot", expert=True, publish_clock=True, seed=7)
+    domain.start("episode_recorder", contract="mini_lift", out=tmp_path / "bags")
+    episodes = domain.listen(String, "/sim_robot/episode")
+    domain.until(lambda: episodes, why="the first episode is over, and heard of")
+    start_recording(domain)
+    domain.call("/sim_robot/reset")
+    domain.until(lambda: len(episodes) == 2, why="the expert is done")
+    stopped = domain.call("/episode_recorder/stop")
+    assert stopped.success and "/agentview/image_raw: " in stopped.message
+
+    bag = open_bag(tmp_path / "bags" / "episode_0000")
+    assert set(bag.topics) == set(CAMERAS.recorded_topics)
+    assert Contract.from_text(bag.metadata["contract"]).hash == CAMERAS.hash
+    assert bag.metadata["success"] == "true" and not bag.notes
+
+    convert([bag.path], CAMERAS, tmp_path / "live")
+    offline = record_demonstrations(CAMERAS, tmp_path / "offline", 1, first_seed=7)
+    convert(offline.bags, CAMERAS, tmp_path / "expected")
+    recorded, expected = Dataset(tmp_path / "live"), Dataset(tmp_path / "expected")
+    assert [e.frames for e in recorded.episodes] == [e.frames for e in expected.episodes]
+    ours, theirs = recorded.episode(0), expected.episode(0)
+    np.testing.assert_array_equal(ours["action"], theirs["action"])
+    for key in CAMERAS.observations:
+        # On a busy machine a message may miss its frame: then the one before stands in for it.
+        same = (ours[key] == theirs[key]).reshape(len(ours[key]), -1).all(axis=1)
+        assert same.mean() > 0.9, key
+
+
+def test_refuses_without_publishers(domain, tmp_path):
+    """It names every contracted topic that nobody publishes, and one that is of another type."""
+    names = {"/eef_pose": TwistStamped, "/gripper/joint_states": JointState}
+    for topic, type_ in names.items():
+        domain.node.create_publisher(type_, topic, 10)
+    domain.start("episode_recorder", contract="mini_lift_state", out=tmp_path / "bags")
+    other = "/eef_pose is geometry_msgs/msg/TwistStamped, the contract says"
+    said = domain.until(
+        lambda: other in (m := domain.call("/episode_recorder/start")).message and m, why=other
+    )
+    assert not said.success and "\n" not in said.message
+    for topic in ("/object_pose", "/gripper_to_object", "/eef_command"):
+        assert f"nobody publishes {topic} " in said.message
+    assert "/gripper/joint_states" not in said.message
+    assert not (tmp_path / "bags").exists()
+
+
+def test_stop_and_discard_need_a_recording(domain, tmp_path):
+    """Stop, discard and a second start at the wrong moment are refused with the reason."""
+    publish_all(domain)
+    domain.start("episode_recorder", contract="mini_lift_state", out=tmp_path / "bags")
+    for verb in ("stop", "discard"):
+        said = domain.call(f"/episode_recorder/{verb}")
+        assert not said.success and "nothing is being recorded" in said.message
+    start_recording(domain)
+    said = domain.call("/episode_recorder/start")
+    assert not said.success and "an episode is being recorded" in said.message
+    said = domain.call("/episode_recorder/stop")
+    assert not said.success and "/eef_pose: NOTHING arrived" in said.message
+
+
+def test_discards_and_never_overwrites(domain, tmp_path):
+    """A discarded episode is gone, a kept one keeps its number, one from before is not touched."""
+    (tmp_path / "bags" / "episode_0000").mkdir(parents=True)
+    domain.start("sim_robot", **EXPERT, auto_reset=True)
+    domain.start("episode_recorder", contract="mini_lift_state", out=tmp_path / "bags")
+    start_recording(domain)
+    assert domain.call("/episode_recorder/discard").success
+    assert [p.name for p in (tmp_path / "bags").iterdir()] == ["episode_0000"]
+    assert domain.set("/episode_recorder", "success", False).successful
+    poses = domain.listen(PoseStamped, "/eef_pose")
+    for _ in range(2):
+        start_recording(domain)
+        poses.clear()
+        domain.until(lambda: len(poses) > 10, why="something was recorded")
+        assert domain.call("/episode_recorder/stop").success
+    names = sorted(p.name for p in (tmp_path / "bags").iterdir())
+    assert names == ["episode_0000", "episode_0001", "episode_0002"]
+    assert not list((tmp_path / "bags" / "episode_0000").iterdir())
+    assert open_bag(tmp_path / "bags" / "episode_0001").metadata["success"] == "false"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_killed_recordings_convert(domain, tmp_path, number):
+    """Killed while messages come in it leaves a bag that converts; asked to end, a whole one."""
+    domain.start("sim_robot", **EXPERT, auto_reset=True)
+    recorder = domain.start("episode_recorder", contract="mini_lift_state", out=tmp_path / "bags")
+    start_recording(domain)
+    poses = domain.listen(PoseStamped, "/eef_pose")
+    domain.until(lambda: len(poses) > 30, why="poses come")
+    recorder.signal(number)
+    code = recorder.wait()
+    path = tmp_path / "bags" / "episode_0000"
+    bag = open_bag(path)
+    assert min(count for _, count in bag.topics.values()) >= 25
+    if number == signal.SIGKILL:
+        assert code == -signal.SIGKILL and not (path / "metadata.yaml").exists()
+    else:
+        assert code == 0 and (path / "metadata.yaml").exists() and not bag.notes
+        assert "interrupted; kept" in recorder.output
+    report = convert([path], STATE, tmp_path / "dataset")
+    assert report.bags[0].status == "kept" and report.frames >= 20
+
+
+def test_extra_and_latched_topics(domain, tmp_path):
+    """Extra topics are recorded beside the contract's; what is published once is in every bag."""
+    publish_all(domain)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    domain.node.create_publisher(String, "/calibration", latched).publish(String(data="camera 1"))
+    domain.start(
+        "episode_recorder",
+        contract="mini_lift_state",
+        out=tmp_path / "bags",
+        extra_topics="[/calibration, /nobody]",
+    )
+    for number in range(2):
+        start_recording(domain)
+        domain.call("/episode_recorder/stop")
+        bag = open_bag(tmp_path / "bags" / f"episode_000{number}")
+        assert [m.msg.data for m in bag.messages(["/calibration"])] == ["camera 1"]
+        assert "/nobody" not in bag.topics
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({}, "episode_recorder: no contract; give -p contract:=FILE"),
+        ({"contract": "nowhere"}, "nowhere: no such contract"),
+        ({"contract": "mini_lift", "out": 5}, "parameter out"),
+    ],
+)
+def test_mistakes_of_parameters_are_one_line(domain, parameters, said):
+    """A mistake in the parameters is one line of what, where and cure, and exit code 2."""
+    recorder = domain.start("episode_recorder", **parameters)
+    assert recorder.wait() == 2
+    errors = [line for line in recorder.output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and said in errors[0]
+    assert "Traceback" not in recorder.output
