@@ -1,0 +1,170 @@
+"""A private DDS domain, an untrained policy, and a robot that can be made to misbehave."""
+
+import random
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from live import live  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+
+from diffusion_policy_ros.contract import Contract  # noqa: E402
+from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
+from diffusion_policy_ros.policy.checkpoint import save_checkpoint  # noqa: E402
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy  # noqa: E402
+from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
+from diffusion_policy_ros.ros.message_types import message_class  # noqa: E402
+from diffusion_policy_ros.sim.messages import messages, ros_array  # noqa: E402
+
+CONTRACT = Contract.load("mini_lift")
+PERIOD_NS = CONTRACT.period_ns
+TINY = """
+policy:
+  num_inference_steps: 2
+  replan_steps: 2
+  image_encoder: {name: small_conv, keypoints: 4, features: 0}
+  denoiser: {name: unet1d, down_dims: [8, 16], n_groups: 4}
+"""
+
+
+@pytest.fixture
+def domain(tmp_path):
+    """A private DDS domain with processes in it, see live.py."""
+    with live(tmp_path) as domain:
+        yield domain
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A tiny untrained policy for the simulated arm with two cameras."""
+    folder = tmp_path_factory.mktemp("policies") / "tiny"
+    return save_checkpoint(folder, DiffusionPolicy(Recipe.from_text(TINY), CONTRACT))
+
+
+@pytest.fixture
+def robot(domain):
+    """Publishes what the simulated arm publishes, at 20 Hz."""
+    return Robot(domain)
+
+
+@pytest.fixture
+def policy(domain, checkpoint):
+    """The policy node, on its way to active in a process of its own."""
+    return Policy(domain, checkpoint)
+
+
+class Robot:
+    """Publishes two cameras, a pose and a gripper by a timer, which runs while the domain waits.
+
+    Attributes:
+        change: (topic, message) → the message to send instead, or None for none.
+        stamps: of the frames sent so far.
+    """
+
+    def __init__(self, domain):
+        self.domain, self.stamps = domain, []
+        self.change = lambda topic, message: message
+        self._publishers = {}
+        self._random = np.random.default_rng(0)
+        self._clock = domain.node.get_clock()
+        self._timer = domain.node.create_timer(PERIOD_NS / 1e9, self._tick)
+
+    def observation(self):
+        """Random images, a pose that moves."""
+        image = self._random.integers(0, 256, (84, 84, 3), dtype=np.uint8)
+        up = np.array([0.0, 0.0, 0.0, 1.0])
+        position = self._random.normal(size=3) * 0.1
+        return {
+            "agentview_image": image,
+            "robot0_eye_in_hand_image": image[::-1],
+            "robot0_eef_pos": position,
+            "robot0_eef_quat": up,
+            "robot0_gripper_qpos": np.zeros(2),
+            "object_pos": position,
+            "object_quat": up,
+            "gripper_to_object_pos": position,
+        }
+
+    def _tick(self):
+        stamp = self._clock.now().nanoseconds
+        self.stamps.append(stamp)
+        for topic, kind, message in messages(self.observation(), stamp, message_class, ros_array):
+            if topic not in CONTRACT.topics:
+                continue
+            if topic not in self._publishers:
+                create = self.domain.node.create_publisher
+                self._publishers[topic] = create(message_class(kind), topic, 10)
+            message = self.change(topic, message)
+            if message is not None:
+                self._publishers[topic].publish(message)
+
+    def silence(self):
+        """Publish nothing any more."""
+        self._timer.cancel()
+
+    def resume(self):
+        """Publish again."""
+        self._timer.reset()
+
+
+class Policy:
+    """The policy node's process and what it publishes.
+
+    Attributes:
+        outputs: every chunk and hold, in order.
+        reports: every status that it published.
+    """
+
+    def __init__(self, domain, checkpoint, **parameters):
+        self.domain = domain
+        self.outputs = domain.listen(JointTrajectory, "/policy_node/action_chunk")
+        self._arrays = domain.listen(DiagnosticArray, "/diagnostics")
+        parameters = {"checkpoint": checkpoint, "threads": 1, **parameters}
+        self.process = domain.start("policy_node", **parameters)
+
+    @property
+    def reports(self):
+        return [array.status[0] for array in self._arrays]
+
+    @property
+    def values(self):
+        """The newest report's values."""
+        return {entry.key: entry.value for entry in self.reports[-1].values}
+
+    @property
+    def chunks(self):
+        return [message for message in self.outputs if message.points]
+
+    @property
+    def holds(self):
+        return [message for message in self.outputs if not message.points]
+
+    def until_running(self):
+        """Wait until chunks flow and it says so."""
+        seen = len(self.chunks)
+        self.domain.until(lambda: len(self.chunks) > seen, why="chunks come")
+        self.until_says("running")
+
+    def until_says(self, text):
+        """Wait for a report with this in its message, and return it."""
+        seen = len(self._arrays)
+
+        def found():
+            new = [array.status[0] for array in self._arrays[max(seen - 1, 0) :]]
+            return next((status for status in new if text in status.message), None)
+
+        return self.domain.until(found, why=f"it reports {text!r}")
+
+    def until_holds(self):
+        """Wait for the next hold and return its stamp."""
+        seen = len(self.holds)
+        self.domain.until(lambda: len(self.holds) > seen, why="it holds")
+        return stamp_ns(self.holds[-1])
+
+
+def free_seed():
+    """Some number that tests need not agree on."""
+    return random.randrange(2**31)

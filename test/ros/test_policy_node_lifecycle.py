@@ -1,0 +1,161 @@
+"""How the policy node comes up and ends: each test has a process of its own."""
+
+import shutil
+import signal
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
+
+from conftest import Policy  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_hold_before_it_ends(domain, robot, policy, number):
+    """Whoever ends it: the last message is a hold, and the exit code is 0."""
+    policy.until_running()
+    robot.silence()
+    policy.until_holds()
+    robot.resume()
+    policy.until_running()
+    policy.process.signal(number)
+    policy.until_holds()
+    assert policy.process.wait(20) == 0
+    assert not policy.outputs[-1].points
+    assert "Traceback" not in policy.process.output
+
+
+class Lifecycle:
+    """What `ros2 lifecycle` does."""
+
+    def __init__(self, domain):
+        self.domain = domain
+
+    def _ask(self, kind, service, request):
+        client = self.domain.node.create_client(kind, f"/policy_node/{service}")
+        self.domain.until(client.service_is_ready, why=f"{service} is there")
+        future = client.call_async(request)
+        self.domain.until(future.done, why=f"{service} answers")
+        self.domain.node.destroy_client(client)
+        return future.result()
+
+    def change(self, transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self._ask(ChangeState, "change_state", request).success
+
+    @property
+    def state(self):
+        return self._ask(GetState, "get_state", GetState.Request()).current_state.label
+
+
+def truncated(folder):
+    """A copy that was interrupted."""
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def bit_flipped(folder):
+    """A disk that forgets."""
+    weights = folder / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+
+
+def missing(folder):
+    """Another place."""
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def copied(checkpoint, tmp_path):
+    """A checkpoint that may be damaged."""
+    return shutil.copytree(checkpoint, tmp_path / "copied")
+
+
+@pytest.mark.parametrize("damage", [missing, truncated, bit_flipped])
+def test_a_bad_checkpoint_is_one_line_and_exit_code_2(domain, copied, damage):
+    """What, where and the cure, when it was to bring itself up."""
+    damage(copied)
+    policy = Policy(domain, copied)
+    assert policy.process.wait() == 2
+    assert len(policy.process.output.strip().splitlines()) == 1
+    assert "cannot configure: " in policy.process.output and str(copied) in policy.process.output
+
+
+def test_a_contract_of_another_robot_is_refused(domain, checkpoint):
+    """The line names what differs."""
+    policy = Policy(domain, checkpoint, contract="mini_lift_state")
+    assert policy.process.wait() == 2
+    assert "trained for contract 'mini_lift', not for 'mini_lift_state'" in policy.process.output
+    assert "they differ in" in policy.process.output
+
+
+def test_a_parameter_of_another_type_is_one_line_and_exit_code_2(domain, checkpoint):
+    """As is one out of its range."""
+    policy = Policy(domain, checkpoint, num_inference_steps="ten")
+    assert policy.process.wait() == 2
+    assert "Traceback" not in policy.process.output
+    assert "num_inference_steps" in policy.process.output
+
+
+def test_it_stays_unconfigured_and_can_be_configured_after_mending(domain, robot, copied):
+    """Configure fails with the reason in the diagnostics, and succeeds with what was mended."""
+    policy, lifecycle = Policy(domain, "/nowhere", autostart=False), Lifecycle(domain)
+    assert lifecycle.state == "unconfigured"
+    assert not lifecycle.change(Transition.TRANSITION_CONFIGURE)
+    assert lifecycle.state == "unconfigured"
+    policy.until_says("/nowhere: no such directory")
+    assert domain.set("policy_node", "checkpoint", str(copied)).successful
+    assert domain.set("policy_node", "num_inference_steps", 5).successful
+    assert lifecycle.change(Transition.TRANSITION_CONFIGURE)
+    policy.until_says("inactive")
+    assert policy.values["num_inference_steps"] == "5"
+    assert lifecycle.change(Transition.TRANSITION_ACTIVATE)
+    policy.until_running()
+    holds = len(policy.holds)
+    assert lifecycle.change(Transition.TRANSITION_DEACTIVATE)
+    domain.until(lambda: len(policy.holds) > holds, why="it says hold")
+    assert not policy.outputs[-1].points and lifecycle.state == "inactive"
+    assert lifecycle.change(Transition.TRANSITION_CLEANUP)
+    policy.until_says("unconfigured")
+    assert lifecycle.change(Transition.TRANSITION_CONFIGURE)
+    policy.until_says("inactive")
+    assert policy.values["num_inference_steps"] == "2", "the checkpoint's own again"
+
+
+def test_a_topic_without_publisher_or_of_another_type_is_reported(domain, policy):
+    """By name, while it waits."""
+    from geometry_msgs.msg import Pose
+
+    domain.node.create_publisher(Pose, "/eef_pose", 10)
+    policy.until_says("agentview_image (/agentview/image_raw): no message yet")
+    wrong = "/eef_pose: test publishes it as geometry_msgs/msg/Pose, not as geometry_msgs/msg/Pose"
+    domain.until(lambda: wrong in policy.values.get("robot0_eef_pos.problem", ""), why=wrong)
+    nobody = "/agentview/image_raw: nobody publishes it"
+    assert policy.values["agentview_image.problem"] == nobody
+    assert nobody in policy.process.output
+
+
+def test_a_clock_that_stands_still_is_reported(domain, robot, checkpoint):
+    """Diagnostics come by a steady clock, and say how far /clock moved."""
+    from rosgraph_msgs.msg import Clock
+
+    clock = domain.node.create_publisher(Clock, "/clock", 10)
+
+    def tick(topic, message):
+        clock.publish(Clock(clock=message.header.stamp))
+        return message
+
+    robot.change = tick
+    policy = Policy(domain, checkpoint, use_sim_time=True)
+    policy.until_running()
+    robot.silence()
+    policy.until_says("no message for ")
+    domain.until(lambda: "/clock moved 0." in policy.reports[-1].message, why="the clock's reason")
+    robot.resume()
+    policy.until_running()
