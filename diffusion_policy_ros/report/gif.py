@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 NEAR, FAR = np.array([255, 214, 64]), np.array([0, 150, 255])
 """Colours of the next point and of the last one, RGB."""
 COLOURS = 192
+END_MS = 1000
+"""How long the last picture stands at least."""
 
 
 class RolloutGif:
@@ -59,8 +61,9 @@ class RolloutGif:
         frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in self._pictures]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(f".{self.path.name}.part")
+        times = [self._period_ms] * (len(frames) - 1) + [max(self._period_ms, END_MS)]
         frames[0].save(
-            part, "GIF", save_all=True, append_images=frames[1:], duration=self._period_ms, loop=0
+            part, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0
         )
         os.replace(part, self.path)
         return self.path

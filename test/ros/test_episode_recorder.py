@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped  # noqa: E402
-from live import live  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -28,13 +27,6 @@ CLASSES = {
     "JointState": JointState,
     "JointTrajectory": JointTrajectory,
 }
-
-
-@pytest.fixture
-def domain(tmp_path):
-    """A private DDS domain."""
-    with live(tmp_path) as domain:
-        yield domain
 
 
 def start_recording(domain) -> None:

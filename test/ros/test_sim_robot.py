@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
-from live import live  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -57,13 +56,6 @@ class Driver:
 def drift(n: int, x: float) -> np.ndarray:
     """`n` actions along x."""
     return np.tile([x, 0, 0, 0, 0, 0, -1.0], (n, 1))
-
-
-@pytest.fixture
-def domain(tmp_path):
-    """A private DDS domain."""
-    with live(tmp_path) as domain:
-        yield domain
 
 
 def test_plays_holds_and_resets(domain):
