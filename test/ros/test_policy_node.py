@@ -93,7 +93,7 @@ FAULTS = [
     "fault, reason, periods", FAULTS, ids=lambda value: getattr(value, "__name__", "")
 )
 def test_a_fault_holds_names_the_stream_and_ends(domain, robot, policy, fault, reason, periods):
-    """A hold when it can be known, once; stream and age in /diagnostics; chunks when it is over."""
+    """A hold when it can be known, once; stream and age in /diagnostics; then it goes on."""
     policy.until_running()
     holds = len(policy.holds)
     robot.change, first = fault, len(robot.stamps)
@@ -128,6 +128,8 @@ def test_stamps_that_jump_backwards_hold_and_start_anew(domain, robot, policy):
     domain.until(lambda: stamp_ns(policy.chunks[-1]) < in_old_time, why="chunks in the new time")
     policy.until_says("running")
     assert "backwards" in policy.values["last_hold"]
+    robot.change = lambda topic, message: message
+    domain.until(lambda: stamp_ns(policy.chunks[-1]) > in_old_time, why="chunks in the old time")
 
 
 def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain, robot, policy):

@@ -31,7 +31,9 @@ def pose(stamp_ns, x=0.0):
     """A PoseStamped by its attributes."""
     stamp = SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
     point = SimpleNamespace(x=x, y=0.0, z=0.0)
-    return SimpleNamespace(header=SimpleNamespace(stamp=stamp), pose=SimpleNamespace(position=point))
+    return SimpleNamespace(
+        header=SimpleNamespace(stamp=stamp), pose=SimpleNamespace(position=point)
+    )
 
 
 class Network:
@@ -106,7 +108,7 @@ def test_it_starts_with_a_hold_and_runs_with_the_first_chunk(robot):
 
 
 def test_a_refused_frame_holds_in_the_same_call_and_only_once(robot):
-    """NaN: the hold is published by the call that brought the message; then only the reason ages."""
+    """NaN: the hold is published by the call that brought the message; later ones add none."""
     for _ in range(3):
         robot.tick(x=float("nan"))
         assert robot.is_holding and len(robot.published) == 3
@@ -118,7 +120,7 @@ def test_a_refused_frame_holds_in_the_same_call_and_only_once(robot):
 
 
 def test_a_stream_that_stops_is_named_with_its_age(robot):
-    """Frames without it are made until it is older than the contract allows, then refused by name."""
+    """Frames are made until it is older than the contract allows, then refused by name."""
     for _ in range(3):
         robot.tick(topics=("/a",))
         robot.pilot.poll(robot.now + 10 * MS)

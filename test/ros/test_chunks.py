@@ -1,0 +1,90 @@
+"""Chunks on the wire, and QoS that fits."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+
+from diffusion_policy_ros.contract import Contract  # noqa: E402
+from diffusion_policy_ros.errors import UserError  # noqa: E402
+from diffusion_policy_ros.ros.chunks import chunk_msg, chunk_of, hold_msg  # noqa: E402
+from diffusion_policy_ros.ros.qos import matches, subscription_qos  # noqa: E402
+from diffusion_policy_ros.runtime.playback import Chunk  # noqa: E402
+
+pytestmark = pytest.mark.ros
+CONTRACT = Contract.load("mini_lift")
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+LATCHED, VOLATILE = DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE
+
+
+def chunk(n=15, period_ns=CONTRACT.period_ns):
+    """Random actions at a time with an odd nanosecond."""
+    actions = np.random.default_rng(0).normal(size=(n, 7))
+    return Chunk(1_700_000_000_123_456_789, actions, period_ns)
+
+
+@pytest.mark.parametrize("n", [1, 2, 15])
+def test_a_chunk_survives_the_wire_bit_for_bit(n):
+    """Times and actions alike; the i-th action is meant i periods after the stamp."""
+    message = chunk_msg(chunk(n), CONTRACT)
+    assert list(message.joint_names) == CONTRACT.action_names
+    assert message.points[-1].time_from_start.nanosec == (n - 1) * 50_000_000 % 10**9
+    back = chunk_of(message, CONTRACT)
+    assert back.stamp_ns == chunk(n).stamp_ns and back.period_ns == CONTRACT.period_ns
+    np.testing.assert_array_equal(back.actions, chunk(n).actions)
+
+
+def test_a_hold_is_a_chunk_without_actions():
+    """It keeps its time and the action's size."""
+    back = chunk_of(hold_msg(5_000_000_001, CONTRACT), CONTRACT)
+    assert back.stamp_ns == 5_000_000_001 and back.actions.shape == (0, 7)
+
+
+def test_another_robots_chunk_is_refused():
+    """By its names, the size of its points, or times that are not even."""
+    message = chunk_msg(chunk(), CONTRACT)
+    message.joint_names = ["shoulder", "elbow"]
+    with pytest.raises(UserError, match="a chunk of shoulder, elbow"):
+        chunk_of(message, CONTRACT)
+    message = chunk_msg(chunk(), CONTRACT)
+    message.points[3].positions = [0.0]
+    with pytest.raises(UserError, match=r"points of \[1, 7\] values; give 7"):
+        chunk_of(message, CONTRACT)
+    message = chunk_msg(chunk(), CONTRACT)
+    message.points[3].time_from_start.nanosec += 20_000_000
+    with pytest.raises(UserError, match="not evenly spaced"):
+        chunk_of(message, CONTRACT)
+
+
+@pytest.mark.parametrize(
+    "offers, expected",
+    [
+        ([], (BEST_EFFORT, VOLATILE)),
+        ([(RELIABLE, VOLATILE)], (RELIABLE, VOLATILE)),
+        ([(RELIABLE, LATCHED)], (RELIABLE, LATCHED)),
+        ([(RELIABLE, LATCHED), (BEST_EFFORT, VOLATILE)], (BEST_EFFORT, VOLATILE)),
+    ],
+)
+def test_a_subscription_asks_for_what_all_publishers_offer(domain, offers, expected):
+    """And so matches every one of them."""
+    for reliability, durability in offers:
+        qos = QoSProfile(depth=1, reliability=reliability, durability=durability)
+        domain.node.create_publisher(String, "/some", qos)
+    count = domain.node.count_publishers
+    domain.until(lambda: count("/some") == len(offers), why="publishers are seen")
+    request = subscription_qos(domain.node, "/some", 3)
+    assert (request.reliability, request.durability, request.depth) == (*expected, 3)
+    for reliability, durability in offers:
+        assert matches(
+            request, QoSProfile(depth=1, reliability=reliability, durability=durability)
+        )
+
+
+def test_asking_for_more_than_is_offered_does_not_match():
+    """Reliable from best effort, latched from volatile."""
+    plain = QoSProfile(depth=1, reliability=BEST_EFFORT, durability=VOLATILE)
+    assert not matches(QoSProfile(depth=1, reliability=RELIABLE, durability=VOLATILE), plain)
+    assert not matches(QoSProfile(depth=1, reliability=BEST_EFFORT, durability=LATCHED), plain)
