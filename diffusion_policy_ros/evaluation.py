@@ -2,12 +2,13 @@
 simulator.
 
 Every part but the transport is the one that the robot runs. Inference takes no simulated time:
-what is measured is the policy at zero latency.
+what is measured is the policy at zero latency, or at an artificial one of whole frames.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -47,17 +48,19 @@ class Episode:
 
 @dataclass
 class Pilot:
-    """The robot's side of the loop at zero latency: messages in, set-points out.
+    """The robot's side of the loop: messages in, set-points out.
 
     Attributes:
+        delay_frames: how many frames after its newest observation a chunk arrives; 0 is no latency.
         chunk_ms: computing time of every chunk.
-        chunk: the newest.
+        chunk: the newest that has arrived.
     """
 
     engine: Engine
     contract: Contract
     n_obs_steps: int
     sampling: Sampling
+    delay_frames: int = 0
     chunk_ms: list[float] = field(default_factory=list)
     chunk: Chunk | None = None
 
@@ -67,6 +70,7 @@ class Pilot:
         self._playback = Playback(self.contract)
         self._generator = torch.Generator().manual_seed(seed)
         self._frames = 0
+        self._under_way: deque[Chunk] = deque()
         self.chunk = None
 
     def set_point(self, obs: dict[str, Array], time_ns: int) -> SetPoint:
@@ -75,7 +79,15 @@ class Pilot:
             if topic in self.contract.topics:
                 for event in self._history.push(topic, msg, time_ns):
                     self._take(event)
+        self._deliver(time_ns)
         return self._playback.at(time_ns, obs)
+
+    def _deliver(self, time_ns: int) -> None:
+        """Play what has arrived by now."""
+        latest_ns = time_ns - self.delay_frames * self.contract.period_ns
+        while self._under_way and self._under_way[0].stamp_ns <= latest_ns:
+            self.chunk = self._under_way.popleft()
+            self._playback.offer(self.chunk)
 
     def _take(self, event: Any) -> None:
         if not isinstance(event, Frame):
@@ -88,11 +100,11 @@ class Pilot:
         window = self._history.window()
         assert window is not None, "a frame was just closed"
         begun = time.perf_counter()
-        self.chunk = make_chunk(
+        chunk = make_chunk(
             self.engine, self.contract, window, time_ns, self.sampling, self._generator
         )
         self.chunk_ms.append((time.perf_counter() - begun) * 1e3)
-        self._playback.offer(self.chunk)
+        self._under_way.append(chunk)
 
 
 def _duck_typed(_: str) -> type[SimpleNamespace]:

@@ -29,6 +29,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--replan-steps", type=int, help="frames between chunks (default: the checkpoint's)"
     )
+    parser.add_argument(
+        "--delay",
+        type=int,
+        default=0,
+        help="artificial latency of every chunk, frames (default: 0)",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: as many as there are cores)"
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.policy.checkpoint import load_policy
     from diffusion_policy_ros.runtime.runner import Sampling
 
-    if args.episodes < 1 or args.seed < 0:
+    if args.episodes < 1 or min(args.seed, args.delay) < 0:
         raise UserError(
             "episodes must be 1 or more and the seed 0 or more",
             "eval",
@@ -63,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         sampler=args.sampler,
         replan_steps=args.replan_steps,
     )
-    pilot = evaluation.Pilot(engine, policy.contract, settings.n_obs_steps, sampling)
+    pilot = evaluation.Pilot(engine, policy.contract, settings.n_obs_steps, sampling, args.delay)
     seeds = range(args.seed, args.seed + args.episodes)
     with arm, tqdm(total=args.episodes, unit="episode", disable=not sys.stderr.isatty()) as bar:
         won = 0
@@ -80,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         f"{won} of {args.episodes} episodes succeeded ({summary['success_rate']:.1%}), "
         f"{summary['mean_steps']:.1f} steps on average\n{summary['ms_per_chunk']:.1f} ms a chunk "
         f"({engine.name} on {engine.device}, {sampling.sampler}, "
-        f"K={sampling.num_inference_steps}), zero latency"
+        f"K={sampling.num_inference_steps}), {args.delay} frames latency"
     )
     if args.json:
         args.json.write_text(json.dumps(summary, indent=2) + "\n")
