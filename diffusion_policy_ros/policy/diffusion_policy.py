@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,25 @@ from diffusion_policy_ros.policy.samplers import SAMPLERS, inference_timesteps, 
 from diffusion_policy_ros.policy.schedules import make_schedule
 
 Arrays = Mapping[str, "Tensor | np.ndarray"]
+
+
+class Draws(NamedTuple):
+    """The random numbers of a training step; a part of them belongs to a part of the batch.
+
+    Attributes:
+        crops: (B, cameras, 2) from 0 to below 1, see crop_windows; None for central crops.
+        noise: (B, S, H, Da) standard normal, S draws for each window.
+        timesteps: (B, S) integers in [0, T).
+    """
+
+    crops: Tensor | None
+    noise: Tensor
+    timesteps: Tensor
+
+    def part(self, where: slice) -> Draws:
+        """Those of the batch's windows `where`."""
+        crops = None if self.crops is None else self.crops[where]
+        return Draws(crops, self.noise[where], self.timesteps[where])
 
 
 class DiffusionPolicy(nn.Module):
@@ -56,55 +76,65 @@ class DiffusionPolicy(nn.Module):
         """Take over a dataset's statistics, see Normalizer.fit."""
         self.normalizer.fit(statistics)
 
-    def encode(
-        self, observation: Arrays, *, crop_generator: torch.Generator | None = None
-    ) -> Condition:
+    def encode(self, observation: Arrays, *, crops: Tensor | None = None) -> Condition:
         """Observation window -> condition.
 
         Args:
             observation: key -> (B, To, ...), images uint8 (B, To, H, W, C), vectors float32.
-            crop_generator: source of random crops; None crops the centre.
+            crops: (B, cameras, 2), places of the crops; central ones without.
 
         Raises:
             UserError: a key is missing, or of another shape or type than the contract's.
         """
         window = {key: self._on_device(observation, key) for key in self.contract.observations}
-        return Condition(self.encoder(window, self.normalizer, crop_generator))
+        return Condition(self.encoder(window, self.normalizer, crops))
 
-    def loss(self, batch: Arrays, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, windows: int, generator: torch.Generator | None = None) -> Draws:
+        """All that is random in a loss over `windows` windows.
+
+        In training mode crops are random and each encoded window is used for `noise_samples`
+        draws of noise and step; in eval mode crops are central and each window has one draw.
+        """
+        source, settings = generator or self._generator, self.recipe.policy
+        device, crops, times = source.device, None, 1
+        if self.training:
+            places = (windows, len(self.encoder.cameras), 2)
+            crops = torch.rand(places, generator=source, device=device)
+            times = self.recipe.training.noise_samples
+        chunks = (windows, times, settings.horizon, self.contract.action_dim)
+        noise = torch.randn(chunks, generator=source, device=device)
+        longest = settings.num_train_timesteps
+        steps = torch.randint(longest, (windows, times), generator=source, device=device)
+        return Draws(crops, noise, steps)
+
+    def loss(
+        self,
+        batch: Arrays,
+        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
+    ) -> Tensor:
         """The training objective, a scalar.
-
-        In training mode crops are random and each encoded window is used for `noise_samples` draws
-        of noise and step; in eval mode crops are central and each window has one draw.
 
         Args:
             batch: observations as in `encode`, "action" (B, H, Da) in physical units, and
                 "action_is_pad" (B, H) where padding is to be masked.
             generator: source of crops, noise and steps; the policy's own where not given.
+            draws: crops, noise and steps themselves, instead of drawn ones; see `draw`.
         """
-        generator = generator or self._generator
-        settings, training = self.recipe.policy, self.recipe.training
-        condition = self.encode(batch, crop_generator=generator if self.training else None)
         clean = self.normalizer[ACTION].normalize(self._actions(batch))
-        is_pad = batch.get("action_is_pad") if training.mask_padding else None
-        is_pad = None if is_pad is None else torch.as_tensor(is_pad).to(self.device)
-        times = training.noise_samples if self.training else 1
-        if times > 1:
-            condition, clean = condition.repeat(times), clean.repeat_interleave(times, dim=0)
-            is_pad = None if is_pad is None else is_pad.repeat_interleave(times, dim=0)
-        timesteps = torch.randint(
-            settings.num_train_timesteps,
-            (len(clean),),
-            generator=generator,
-            device=generator.device,
-        )
+        crops, noise, timesteps = draws or self.draw(len(clean), generator)
+        times = noise.shape[1]
+        condition = self.encode(batch, crops=crops).repeat(times)
+        is_pad = batch.get("action_is_pad") if self.recipe.training.mask_padding else None
+        if is_pad is not None:
+            is_pad = torch.as_tensor(is_pad).to(self.device).repeat_interleave(times, dim=0)
         return diffusion_loss(
             lambda sample, step: self.denoiser(sample, step, condition),
             self.schedule,
-            clean,
-            noise_source(generator)(clean),
-            timesteps.to(self.device),
-            prediction_type=settings.prediction_type,
+            clean.repeat_interleave(times, dim=0),
+            noise.flatten(0, 1).to(clean),
+            timesteps.flatten().to(self.device),
+            prediction_type=self.recipe.policy.prediction_type,
             is_pad=is_pad,
         )
 

@@ -134,10 +134,10 @@ class ImageEncoder(nn.Module):
             self.project = nn.Linear(2 * settings.keypoints, settings.features)
         _to_channels_last(self)
 
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Random crops from `generator`, one for all frames of a window; centre crops without."""
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """Images (B, To, H, W, C) and the crops' places, see crop_windows -> (B, To, F)."""
         batch, frames = images.shape[:2]
-        images = crop_windows(images, self.crop, generator).flatten(0, 1)
+        images = crop_windows(images, self.crop, places).flatten(0, 1)
         pixels = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         keypoints = self.pool(self.to_keypoints(self.backbone(pixels)))
         features: Tensor = self.project(keypoints)
@@ -163,28 +163,26 @@ def _crop_size(stream: Stream, settings: ImageEncoderSettings) -> tuple[int, int
     return crop
 
 
-def crop_windows(
-    images: Tensor, size: tuple[int, int], generator: torch.Generator | None
-) -> Tensor:
+def crop_windows(images: Tensor, size: tuple[int, int], places: Tensor | None) -> Tensor:
     """(B, To, H, W, C) -> (B, To, h, w, C), the same place in all frames of a window.
 
     Args:
         images: the windows.
         size: (h, w).
-        generator: source of random places; None cuts from the centre.
+        places: (B, 2) from 0 to below 1: where between top and bottom, left and right, each
+            window is cut; None cuts from the centre.
     """
     spare = images.shape[2] - size[0], images.shape[3] - size[1]
     if spare == (0, 0):
         return images
-    if generator is None:
+    if places is None:
         top, left = spare[0] // 2, spare[1] // 2
         return images[:, :, top : top + size[0], left : left + size[1]]
-    draws = torch.rand(len(images), 2, generator=generator, device=generator.device)
-    places = (draws.cpu() * (torch.tensor(spare) + 1)).long().tolist()
+    corners = (places.cpu() * (torch.tensor(spare) + 1)).long().tolist()
     return torch.stack(
         [
             window[:, top : top + size[0], left : left + size[1]]
-            for window, (top, left) in zip(images, places, strict=True)
+            for window, (top, left) in zip(images, corners, strict=True)
         ]
     )
 
@@ -215,11 +213,15 @@ class ObservationEncoder(nn.Module):
         self,
         observation: Observation,
         normalizer: Normalizer,
-        generator: torch.Generator | None = None,
+        crops: Tensor | None = None,
     ) -> Tensor:
-        """Images (B, To, H, W, C) and vectors (B, To, D) in physical units -> (B, To * Do)."""
+        """Images (B, To, H, W, C) and vectors (B, To, D) in physical units -> (B, To * Do).
+
+        `crops` (B, cameras, 2) are places as in crop_windows; without, all are central.
+        """
+        places = iter([] if crops is None else crops.unbind(1))
         parts = [
-            self.cameras[name](observation[key], generator)
+            self.cameras[name](observation[key], next(places, None))
             if name in self.cameras
             else normalizer[key].normalize(observation[key])
             for key, name in self.module_names.items()

@@ -136,7 +136,10 @@ class TrainingSettings:
         checkpoint_every: updates between checkpoints; 0 for only the last.
         keep_checkpoints: how many of them are kept; 0 for all.
         log_every: updates between lines of loss.csv.
-        threads: of the computation on a CPU; 0 for torch's own choice.
+        batch_shares: parts of each batch that are computed side by side on a CPU. Two shares with
+            a thread each are faster than one with two threads, and do not collapse where something
+            else is running.
+        threads: of each share's computation on a CPU; 0 divides torch's own choice among them.
         device: "auto" is the GPU when there is one.
     """
 
@@ -158,6 +161,7 @@ class TrainingSettings:
     checkpoint_every: int = _within(5000, 0, 10**9)
     keep_checkpoints: int = _within(3, 0, 10**6)
     log_every: int = _within(20, 1, 10**9)
+    batch_shares: int = _within(1, 1, 64)
     threads: int = _within(0, 0, 1024)
     device: str = "auto"
 

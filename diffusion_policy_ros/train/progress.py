@@ -35,7 +35,8 @@ def introduction(
     held = 0 if validation is None else len(validation.episodes)
     epochs = settings.updates * settings.batch_size / len(training)
     where = policy.device.type
-    where += f", {torch.get_num_threads()} threads" if where == "cpu" else ""
+    if where == "cpu":
+        where += f", {settings.batch_shares} x {torch.get_num_threads()} threads"
     yield f"dataset   {training.dataset.path}, contract {policy.contract.name}"
     yield f"          {len(training.episodes)} episodes, {len(training)} windows; {held} held out"
     yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"

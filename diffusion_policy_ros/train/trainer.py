@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ FREE_ON_RESUME = (
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
+    "batch_shares",
     "threads",
     "device",
 )
@@ -104,7 +106,7 @@ def train(
     out, settings = Path(out), recipe.training
     newest = _claim(out, recipe, resume)
     data = open_data(dataset_path, recipe)
-    with _threads(settings.threads):
+    with _threads(settings):
         learner = Learner(recipe, data, pick_device(settings.device))
         if newest is not None:
             learner.restore(newest, data)
@@ -298,6 +300,12 @@ def ema_decay(settings: TrainingSettings, update: int) -> float:
 # --- The learner ---------------------------------------------------------------------------------
 
 
+def _shares(windows: int, count: int) -> list[slice]:
+    """Cut a batch into parts of nearly the same size."""
+    ends = [windows * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(ends) if b > a]
+
+
 class Learner:
     """A policy, its averaged copy and its optimiser.
 
@@ -330,15 +338,15 @@ class Learner:
             weight_decay=settings.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
+        side_by_side = device.type == "cpu" and settings.batch_shares > 1
+        self._pool = ThreadPoolExecutor(settings.batch_shares) if side_by_side else None
 
     def learn(self, batch: dict[str, NDArray[Any]]) -> Tensor:
         """One update; its loss, a scalar that has not been waited for on a GPU."""
         begun, settings = time.perf_counter(), self.recipe.training
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, self.update)
-        generator = torch_generator(settings.seed, _NOISE, self.update)
-        loss = self.policy.loss(batch, generator)
-        loss.backward()
+        loss = self._backward(batch)
         if settings.grad_clip > 0:
             torch.nn.utils.clip_grad_norm_(self._weights, settings.grad_clip)
         self.optimizer.step()
@@ -349,7 +357,27 @@ class Learner:
             )
         self.update += 1
         self.seconds += time.perf_counter() - begun
-        return loss.detach()
+        return loss
+
+    def _backward(self, batch: dict[str, NDArray[Any]]) -> Tensor:
+        """Set the gradients of the batch's loss, its shares computed side by side."""
+        settings, count = self.recipe.training, len(batch[ACTION])
+        draws = self.policy.draw(count, torch_generator(settings.seed, _NOISE, self.update))
+        counting = np.ones(count)  # how much of the batch's mean is each window's
+        if settings.mask_padding:
+            counting = (~batch["action_is_pad"]).sum(1)
+
+        def share(where: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            part = {key: value[where] for key, value in batch.items()}
+            weight = float(counting[where].sum() / max(counting.sum(), 1))
+            loss = self.policy.loss(part, draws=draws.part(where)) * weight
+            return loss.detach(), torch.autograd.grad(loss, self._weights)
+
+        run = map if self._pool is None else self._pool.map
+        losses, gradients = zip(*run(share, _shares(count, settings.batch_shares)), strict=True)
+        for weight, parts in zip(self._weights, zip(*gradients, strict=True), strict=True):
+            weight.grad = functools.reduce(torch.add, parts)
+        return torch.stack(losses).sum()
 
     @torch.inference_mode()
     def validate(self, windows: WindowDataset | None) -> tuple[float, float]:
@@ -445,9 +473,10 @@ class Learner:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _threads(settings: TrainingSettings) -> Iterator[None]:
+    """Give torch the recipe's threads, or each share its part of those that torch would take."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(settings.threads or max(1, before // settings.batch_shares))
     try:
         yield
     finally:

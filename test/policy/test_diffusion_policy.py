@@ -95,6 +95,19 @@ def test_the_loss_is_a_function_of_the_generator(policy, batch):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_drawn_numbers_are_the_generator_s(policy, batch):
+    """A loss over given draws is the loss that draws them; parts of them belong to windows."""
+    policy.train()
+    draws = policy.draw(5, generator(3))
+    whole = policy.loss(batch, draws=draws)
+    assert whole == policy.loss(batch, generator(3))
+    parts = [slice(0, 2), slice(2, 5)]
+    losses = [policy.loss({k: v[p] for k, v in batch.items()}, draws=draws.part(p)) for p in parts]
+    torch.testing.assert_close(losses[0] * 0.4 + losses[1] * 0.6, whole)
+    assert draws.crops.shape == (5, 1, 2)
+    assert policy.eval().draw(5, generator(3)).crops is None
+
+
 def test_padded_actions_do_not_count(policy, batch, monkeypatch):
     """A denoiser that is right except beyond an episode's end has no loss, unless told to care."""
     batch["action_is_pad"][:, 6:] = True
@@ -141,7 +154,7 @@ def test_ways_of_sampling_that_it_does_not_have_are_refused(policy, batch, how, 
 
 
 def test_it_learns_a_toy_problem(recipe, contract, statistics, batch):
-    """A hundred and fifty updates on five windows: the loss falls fivefold, samples are the actions."""
+    """150 updates on five windows: the loss falls fivefold, samples are the actions."""
     torch.manual_seed(0)
     policy = DiffusionPolicy(recipe, contract)
     policy.set_statistics(statistics)

@@ -26,28 +26,21 @@ def test_key_points_are_where_the_maps_are_high():
     torch.testing.assert_close(SpatialSoftmax(5, 7)(maps), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
 
 
-def test_centre_crops_without_a_generator():
+def test_centre_crops_without_places():
     """Evaluation and training's eval mode see the same middle."""
     images = torch.arange(6 * 8, dtype=torch.uint8).view(1, 1, 6, 8, 1)
     crop = crop_windows(images, (2, 4), None)
     assert torch.equal(crop, images[:, :, 2:4, 2:6])
 
 
-def test_random_crops_are_shared_by_a_window_and_reach_every_place():
-    """All frames of a window are cut alike; windows differ; every offset occurs."""
-    rows = torch.arange(5, dtype=torch.uint8).view(1, 1, 5, 1, 1).expand(200, 2, 5, 6, 1)
-    generator = torch.Generator().manual_seed(0)
-    crops = crop_windows(rows.contiguous(), (3, 6), generator)
+def test_given_crops_are_shared_by_a_window_and_reach_every_place():
+    """All frames of a window are cut alike; the first and the last offset occur, none beyond."""
+    rows = torch.arange(5, dtype=torch.uint8).view(1, 1, 5, 1, 1).expand(4, 2, 5, 6, 1)
+    places = torch.tensor([[0.0, 0.0], [0.34, 0.5], [0.66, 0.9], [0.9999999, 0.9999999]])
+    crops = crop_windows(rows.contiguous(), (3, 6), places)
     tops = crops[:, :, 0, 0, 0]
     assert torch.equal(tops[:, 0], tops[:, 1])
-    assert set(tops[:, 0].tolist()) == {0, 1, 2}
-
-
-def test_crops_come_from_the_generator_alone():
-    """The same seed cuts the same places."""
-    images = torch.randint(0, 255, (8, 2, 20, 20, 3), dtype=torch.uint8)
-    one, two = (crop_windows(images, (9, 9), torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(one, two)
+    assert tops[:, 0].tolist() == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("name", IMAGE_ENCODERS)
@@ -58,7 +51,7 @@ def test_every_encoder_gives_features_of_each_frame(name, channels, features, si
     settings = ImageEncoderSettings(name, keypoints=8, features=features, crop_shape=(36, 40))
     encoder = ImageEncoder(camera(40, 48, channels), settings)
     images = torch.randint(0, 255, (2, 3, 40, 48, channels), dtype=torch.uint8)
-    out = encoder(images, torch.Generator().manual_seed(0))
+    out = encoder(images, torch.rand(2, 2))
     assert out.shape == (2, 3, size)
     assert encoder.features == size
     out.square().sum().backward()

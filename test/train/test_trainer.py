@@ -48,9 +48,10 @@ def assert_equal_tensors(one, two):
     assert not different
 
 
-@pytest.mark.parametrize("stop", [1, 6, 11])
-def test_resumed_is_uninterrupted(dataset, recipe, tmp_path, stop):
+@pytest.mark.parametrize(("stop", "shares"), [(1, 1), (6, 2), (11, 1)])
+def test_resumed_is_uninterrupted(dataset, changed, tmp_path, stop, shares):
     """2N updates in one go and N + N resumed: equal weights, averages and moments, bit for bit."""
+    recipe = changed(batch_shares=shares)
     whole, _ = quietly(dataset, recipe, tmp_path / "whole")
     half, said = quietly(dataset, recipe, tmp_path / "halves", stop_after=stop)
     assert half.name == f"update_{stop:06d}"
@@ -177,9 +178,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, changed, tmp_path, mon
     """With the cure; no checkpoint of NaN weights is written."""
     loss, calls = DiffusionPolicy.loss, []
 
-    def breaking(policy, *args):
+    def breaking(policy, *args, **kwargs):
         calls.append(policy.training)
-        return loss(policy, *args) * (math.nan if sum(calls) >= broken else 1.0)
+        return loss(policy, *args, **kwargs) * (math.nan if sum(calls) >= broken else 1.0)
 
     monkeypatch.setattr(DiffusionPolicy, "loss", breaking)
     with pytest.raises(UserError, match=r"the loss is nan.*lower training\.lr"):
@@ -219,6 +220,26 @@ def test_averaged_weights_are_what_is_saved(dataset, recipe, tmp_path):
             decay = min(0.999, (1 + update) / (10 + update))
             average = decay * average + (1 - decay) * learner.policy.state_dict()[name]
     torch.testing.assert_close(learner.average.state_dict()[name], average)
+
+
+@pytest.mark.parametrize("shares", [2, 3, 7])
+def test_shares_of_a_batch_are_the_batch(dataset, recipe, changed, shares):
+    """Computed side by side or in one: the same gradients, to rounding, with padding masked."""
+
+    def gradients(recipe):
+        data = open_data(dataset, recipe)
+        learner = trainer.Learner(recipe, data, torch.device("cpu"))
+        with data.batches(recipe.training, 0) as batches:
+            loss = learner._backward(next(batches))
+        return loss, [weight.grad for weight in learner.policy.parameters()]
+
+    (loss, whole), (other_loss, shared) = (
+        gradients(recipe),
+        gradients(changed(batch_shares=shares)),
+    )
+    torch.testing.assert_close(other_loss, loss)
+    for one, other in zip(whole, shared, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
 def test_every_window_comes_once_an_epoch(recipe):

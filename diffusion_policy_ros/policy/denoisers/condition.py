@@ -20,6 +20,8 @@ class Condition(NamedTuple):
 
     def repeat(self, times: int) -> Condition:
         """Each entry of the batch `times` times in a row: (B, ...) -> (B * times, ...)."""
+        if times == 1:
+            return self
         return Condition(
             *(None if part is None else part.repeat_interleave(times, dim=0) for part in self)
         )
