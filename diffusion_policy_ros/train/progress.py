@@ -60,6 +60,15 @@ def farewell(
     yield f"run       policy_node --ros-args -p checkpoint:={checkpoint}"
 
 
+def interruption(out: Path, recipe: Path, training: WindowDataset, update: int) -> Iterator[str]:
+    """The command that goes on with a run that was stopped."""
+    yield f"stopped at update {update}; go on with"
+    yield (
+        f"  diffusion-policy train --dataset {training.dataset.path} --config {recipe} "
+        f"--out {out} --resume"
+    )
+
+
 def _count(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 

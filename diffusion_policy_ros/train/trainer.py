@@ -50,7 +50,14 @@ from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import ACTION
 from diffusion_policy_ros.policy.objective import masked_mean
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
-from diffusion_policy_ros.train.progress import Progress, Say, Watcher, farewell, introduction
+from diffusion_policy_ros.train.progress import (
+    Progress,
+    Say,
+    Watcher,
+    farewell,
+    interruption,
+    introduction,
+)
 
 RECIPE = "recipe.yaml"
 VALIDATION_BATCH = 64
@@ -116,17 +123,14 @@ def train(
         with Watcher(out, settings, learner.update, progress, say) as watcher:
             _loop(learner, data, watcher, out, stop_after)
     checkpoint = run_checkpoints(out)[-1]
-    if learner.update < settings.updates:
-        say(f"stopped at update {learner.update}; go on with")
-        say(
-            f"  diffusion-policy train --dataset {dataset_path} --config {out / RECIPE} "
-            f"--out {out} --resume"
-        )
-        if stop_after is None:
-            raise KeyboardInterrupt
-        return checkpoint
-    for line in farewell(out, checkpoint, learner.policy, learner.seconds):
+    if learner.update == settings.updates:
+        lines = farewell(out, checkpoint, learner.policy, learner.seconds)
+    else:
+        lines = interruption(out, out / RECIPE, data.training, learner.update)
+    for line in lines:
         say(line)
+    if learner.update < settings.updates and stop_after is None:
+        raise KeyboardInterrupt
     return checkpoint
 
 
