@@ -123,7 +123,7 @@ def train(
         with Watcher(out, settings, learner.update, progress, say) as watcher:
             _loop(learner, data, watcher, out, stop_after)
     checkpoint = run_checkpoints(out)[-1]
-    if learner.update == settings.updates:
+    if learner.update >= settings.updates:
         lines = farewell(out, checkpoint, learner.policy, learner.seconds)
     else:
         lines = interruption(out, out / RECIPE, data.training, learner.update)
