@@ -3,7 +3,7 @@
 It looks at the observation anew at every step, so it recovers from whatever disturbs it: over the
 block, down, close, lift, and back to an earlier phase when the block is not where that phase needs
 it. Noise, and now and then a push or a slip of the hand, are added to what is executed while the
-clean action is what is recorded, so that demonstrations show how errors are mended without teaching
+clean action is what is recorded: demonstrations then show how errors are mended without teaching
 them (Laskey et al., "DART: Noise Injection for Robust Imitation Learning", 2017). It pays where it
 counts: with a latency of two frames, the state policy went from 78 to 100 of 100 episodes.
 """
