@@ -100,7 +100,7 @@ class Printer:
 
 def summary(report: Report) -> list[str]:
     """What the dataset holds now, and how to go on."""
-    counts = {status: 0 for status in ("kept", "rejected", "present")}
+    counts = dict.fromkeys(("kept", "rejected", "present"), 0)
     for bag in report.bags:
         counts[bag.status] += 1
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)

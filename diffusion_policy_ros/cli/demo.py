@@ -35,9 +35,9 @@ class Plan:
 
 
 PLANS = {
-    "cameras": Plan("mini_lift", "mini_lift", 300, "about half a minute", "about 9 minutes"),
+    "cameras": Plan("mini_lift", "mini_lift", 300, "about half a minute", "about 7 minutes"),
     "state": Plan(
-        "mini_lift_state", "mini_lift_state", 150, "about 10 seconds", "about 2 minutes"
+        "mini_lift_state", "mini_lift_state", 200, "about 15 seconds", "about 2 minutes"
     ),
 }
 
@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--episodes", type=int, default=20, help="to run in the end (default: %(default)s)"
     )
     parser.add_argument(
-        "--demonstrations", type=int, help="to record (default: 300, with --state 150)"
+        "--demonstrations", type=int, help="to record (default: 300, with --state 200)"
     )
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="change the recipe: training.updates=500"
@@ -109,16 +109,28 @@ def _say(stage: int, what: str, how_long: str) -> None:
 
 def _record(plan: Plan, out: Path, count: int) -> None:
     from diffusion_policy_ros.contract import Contract
-    from diffusion_policy_ros.demonstrations import record_demonstrations
+    from diffusion_policy_ros.demonstrations import Recorded, record_demonstrations
 
     _say(
         1,
         f"recording {count} demonstrations of the scripted expert into {out / 'bags'}",
         plan.record,
     )
-    record_demonstrations(
-        Contract.load(plan.contract), out / "bags", count, jobs=os.cpu_count() or 1
-    )
+    with _bar(count, "bag") as bar:
+
+        def show(recorded: Recorded, _: int) -> None:
+            bar.update(len(recorded.bags) - bar.n)
+
+        contract = Contract.load(plan.contract)
+        jobs = os.cpu_count() or 1
+        record_demonstrations(contract, out / "bags", count, jobs=jobs, progress=show)
+
+
+def _bar(total: int, unit: str) -> Any:
+    """A progress bar on a terminal, silence elsewhere."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, leave=False, disable=not sys.stderr.isatty())
 
 
 def _convert(plan: Plan, out: Path) -> None:
@@ -126,9 +138,8 @@ def _convert(plan: Plan, out: Path) -> None:
     from diffusion_policy_ros.data.convert import convert
 
     _say(2, f"converting the bags into {out / 'dataset'}", "a few seconds")
-    report = convert(
-        [out / "bags"], Contract.load(plan.contract), out / "dataset", jobs=os.cpu_count() or 1
-    )
+    contract, jobs = Contract.load(plan.contract), os.cpu_count() or 1
+    report = convert([out / "bags"], contract, out / "dataset", jobs=jobs)
     print(f"      {report.episodes} episodes, {report.frames} frames")
 
 
@@ -178,7 +189,8 @@ def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
         "ROS_DOMAIN_ID": domain,
     }
     print(f"      watch it: ROS_DOMAIN_ID={domain} ros2 topic echo /policy_node/action_chunk")
-    node = {"checkpoint": checkpoint}
+    # The demo's networks are small: a second thread costs more than it gives beside a simulator.
+    node = {"checkpoint": checkpoint, "threads": 1}
     arm = {
         "auto_reset": True,
         "episodes": episodes,

@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "inspect",
         help="show what a bag or a dataset holds; drafts a contract for a bag",
-        description="Show a bag's topics and timing and draft a contract, or a dataset's contents.",
+        description="Show a bag's topics and timing and draft a contract, or what a dataset holds.",
     )
     parser.add_argument("path", metavar="BAG|DATASET", help="a rosbag2 recording, or a dataset")
     parser.add_argument("--draft", metavar="FILE", help="write the drafted contract here")
@@ -115,7 +115,8 @@ def describe_dataset(windows: WindowDataset) -> Iterator[str]:
     contract = windows.contract
     yield f"dataset   {windows.dataset.path}"
     yield f"contract  {contract.name}, hash {contract.hash}, {contract.rate_hz:g} Hz"
-    yield f"episodes  {len(lengths)}, of {lengths[0]} to {lengths[-1]} frames (median {lengths[len(lengths) // 2]})"
+    median = lengths[len(lengths) // 2]
+    yield f"episodes  {len(lengths)}, of {lengths[0]} to {lengths[-1]} frames (median {median})"
     seconds = sum(lengths) / contract.rate_hz
     yield f"frames    {sum(lengths)}, {seconds:.0f} s"
     if known:

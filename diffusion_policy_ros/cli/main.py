@@ -26,8 +26,6 @@ VERBS = {
     "inspect": "inspect",
     "convert": "convert",
     "train": "train",
-    "inspect": "inspect",
-    "convert": "convert",
     "eval": "eval",
     "demo": "demo",
 }
