@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "inspect",
         help="show what a bag or a dataset holds; drafts a contract for a bag",
-        description="Show a bag's topics and timing and draft a contract, or what a dataset holds.",
+        description="Show a bag's topics and timing and draft a contract, or a dataset's contents",
     )
     parser.add_argument("path", metavar="BAG|DATASET", help="a rosbag2 recording, or a dataset")
     parser.add_argument("--draft", metavar="FILE", help="write the drafted contract here")
