@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.contract import Contract
-    from diffusion_policy_ros.data.convert import BagReport, Progress, Report
+    from diffusion_policy_ros.data.building import BagReport, Progress, Report
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

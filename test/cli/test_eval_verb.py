@@ -1,0 +1,56 @@
+"""`diffusion-policy eval` on a tiny untrained policy."""
+
+import json
+
+import pytest
+
+from diffusion_policy_ros.cli.main import main
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.policy.checkpoint import save_checkpoint
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import Recipe
+
+TINY = "policy: {denoiser: {name: unet1d, down_dims: [8, 16], kernel_size: 3, n_groups: 4}}"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A policy that has learned nothing, for the arm without cameras."""
+    policy = DiffusionPolicy(Recipe.from_text(TINY), Contract.load("mini_lift_state"))
+    return str(save_checkpoint(tmp_path_factory.mktemp("policies") / "tiny", policy))
+
+
+def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
+    """The JSON has success_rate, episodes, mean_steps and ms_per_chunk."""
+    file = tmp_path / "figures.json"
+    words = ["eval", checkpoint, "--episodes", "2", "--steps", "1", "--delay", "1", "--json"]
+    assert main([*words, str(file)]) == 0
+    figures = json.loads(file.read_text())
+    assert figures.keys() == {"success_rate", "episodes", "mean_steps", "ms_per_chunk"}
+    assert figures["episodes"] == 2 and figures["mean_steps"] == 200
+    assert "0 of 2 episodes succeeded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--steps", "0"], "use 1 to 100"),
+        (["--steps", "101"], "use 1 to 100"),
+        (["--sampler", "ddimm"], "did you mean 'ddim'?"),
+        (["--replan-steps", "9"], "use 1 to 8"),
+        (["--sim", "mini"], "did you mean 'mini_lift'?"),
+        (["--episodes", "0"], "episodes must be 1 or more"),
+        (["--device", "gpu"], "no device 'gpu'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(checkpoint, words, expected, capsys):
+    """With what would be valid."""
+    assert main(["eval", checkpoint, *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert expected in error and error.startswith("error: ") and "\n" not in error
+
+
+def test_a_missing_checkpoint_is_named(tmp_path, capsys):
+    """The path stands in the message."""
+    assert main(["eval", str(tmp_path / "nothing")]) == 2
+    assert "nothing" in capsys.readouterr().err

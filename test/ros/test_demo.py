@@ -1,0 +1,44 @@
+"""The whole way, small: bags, dataset, training, and the policy on the arm over DDS."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.ros
+
+SMALL = ["--demonstrations", "4", "--episodes", "1", "training.updates=5", "training.val_every=0"]
+
+
+def demo(out):
+    """Run the demo without cameras; what it printed."""
+    command = [sys.executable, "-m", "diffusion_policy_ros.cli.main", "demo", "--state"]
+    command += ["--out", str(out), "--json", str(out / "figures.json"), *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_whole_way_and_the_same_again(tmp_path):
+    """Every stage runs, the figures are complete, pictures and report are there; it goes on."""
+    said = demo(tmp_path)
+    assert re.findall(r"^\[(\d)/5\] .*\((.+)\)$", said, re.M)[0][0] == "1"
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.keys() == {
+        "success_rate",
+        "episodes",
+        "seconds_total",
+        "chunk_ms_p50",
+        "chunk_ms_p99",
+        "published_chunks",
+        "deadline_misses",
+        "checkpoint",
+    }
+    assert figures["episodes"] == 1 and figures["published_chunks"] > 10
+    for name in ("rollout.gif", "run/loss.png", "report.html", "bags", "dataset"):
+        assert (tmp_path / "state" / name).exists(), name
+    before = (tmp_path / "state" / "dataset" / "dataset.yaml").read_text()
+    assert figures["checkpoint"] in demo(tmp_path)
+    assert (tmp_path / "state" / "dataset" / "dataset.yaml").read_text() == before
