@@ -53,7 +53,7 @@ def test_a_recording_from_elsewhere_converts(capsys, tmp_path, contract):
     found = Dataset(tmp_path / "data").episode(0)
     assert found["action"].shape == (1279, 4)
     assert (found["action"][:-1] == found["joints"][1:]).all()
-    assert 100e9 < found["stamp_ns"][0] < 110e9
+    assert 100e9 < found["stamp_ns"][0] < 200e9
     joints = [m for _, _, m in open_bag(BAG).messages(["/joint_states"])]
     place = next(
         i for i, m in enumerate(joints)
