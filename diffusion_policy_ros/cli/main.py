@@ -25,6 +25,7 @@ VERBS = {
     "contract": "contract",
     "inspect": "inspect",
     "convert": "convert",
+    "import": "import_",
     "train": "train",
     "eval": "eval",
     "demo": "demo",

@@ -338,7 +338,7 @@ point = sys.argv[4]
 if point == "building":
     module.convert([sys.argv[2]], CONTRACT, sys.argv[3], progress=wait)
 elif point == "renamed":
-    module._commit = rename
+    module.commit = rename
 elif point == "draft":
     Index.save = lambda self, folder: (folder / ".dataset.yaml").write_text("half") and wait()
 module.convert([sys.argv[2]], CONTRACT, sys.argv[3])

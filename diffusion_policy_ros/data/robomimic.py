@@ -1,0 +1,332 @@
+"""Demonstrations of robomimic, one HDF5 file, into a dataset like that of recorded bags.
+
+The layout of its files (https://robomimic.github.io/docs/datasets/overview.html):
+
+    data                  attribute env_args: the simulator's settings, JSON
+    data/demo_N/actions   (n, Da)
+    data/demo_N/obs/KEY   (n, ...), images uint8 (n, H, W, C)
+    data/demo_N/rewards   (n,), above 0 where the task is solved
+    mask/NAME             the demonstrations of a part, such as train and valid
+
+Values stand in for those of messages: the contract's `scale` of a stream brings them to SI units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.data.building import (
+    MAX_SHARDS,
+    BagReport,
+    Progress,
+    Report,
+    commit,
+    exclusive,
+    fail_empty,
+    index_of,
+    with_reports,
+)
+from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter, columns
+from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
+from diffusion_policy_ros.observe.codecs import Array
+
+NUMBERS = "fiu"  # dtype kinds that become float32
+DELTA, ABSOLUTE = ("delta_position", "delta_axis_angle"), ("position", "axis_angle")
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises on a damaged file
+
+
+def import_robomimic(
+    path: str | Path,
+    contract: Contract,
+    out: str | Path,
+    mask: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """Make a dataset of a file's demonstrations, or add those that it does not have yet.
+
+    Args:
+        path: the HDF5 file.
+        contract: which observations to take, and what an action is.
+        out: the dataset's folder; made if it is missing.
+        mask: the part of the demonstrations to take, such as "train"; all by default.
+        progress: told of each demonstration when it is done.
+
+    Raises:
+        UserError: the file does not fit the contract, or the dataset is another robot's. The
+            dataset is as it was.
+    """
+    path, out = Path(path), Path(out)
+    columns(contract)
+    with _opened(path) as file, exclusive(out) as building:
+        source = _Source(path, contract, file)
+        names = source.demonstrations(mask)
+        source.check(names)
+        index = index_of(out, contract)
+        known = {episode.hash for episode in index.episodes}
+        reports: list[BagReport] = []
+        for report in _write(source, names, known, building):
+            reports.append(report)
+            if progress is not None:
+                progress(report, len(reports), len(names))
+        if any(report.status == "kept" for report in reports):
+            index = with_reports(index, reports)
+            commit(out, building, index)
+        elif not index.episodes:
+            fail_empty(reports)
+    return Report(out, reports, len(index.episodes), sum(e.frames for e in index.episodes))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, open for reading.
+
+    Raises:
+        UserError: h5py is missing, or the file is, or it is damaged.
+    """
+    try:
+        import h5py
+    except ImportError:
+        cure = "pip install 'diffusion_policy_ros[robomimic]'"
+        raise UserError("h5py is not installed", str(path), cure) from None
+    if not path.is_file():
+        raise UserError("no such file", str(path), "give robomimic's HDF5 file")
+    try:
+        file = h5py.File(path, "r")
+    except _DAMAGED:
+        cure = "download it again, or give robomimic's HDF5 file"
+        raise UserError("is cut off, or no HDF5 file", str(path), cure) from None
+    with file:
+        yield file
+
+
+@dataclass
+class _Source:
+    """An open file that is to fit a contract."""
+
+    path: Path
+    contract: Contract
+    file: Any
+
+    def demonstrations(self, mask: str) -> list[str]:
+        """Names of the demonstrations of a part, demo_2 before demo_10.
+
+        Raises:
+            UserError: there are none, or no such part.
+        """
+        where = str(self.path)
+        found = [name for name in _group(self.file, "data") if re.fullmatch(r"demo_\d+", name)]
+        if not found:
+            cure = "give a file with data/demo_0/actions and data/demo_0/obs"
+            raise UserError("holds no demonstrations", where, cure)
+        if mask:
+            found = self._masked(mask, found)
+        return sorted(found, key=lambda name: int(name.partition("_")[2]))
+
+    def _masked(self, mask: str, found: Sequence[str]) -> list[str]:
+        masks = _group(self.file, "mask")
+        if mask not in masks:
+            cure = did_you_mean(mask, masks) if masks else "leave --mask out"
+            raise UserError(f"has no mask '{mask}'", str(self.path), cure)
+        names = [n.decode() if isinstance(n, bytes) else str(n) for n in masks[mask][()]]
+        lost = sorted(set(names) - set(found))
+        if lost or not names:
+            what = f"names {lost[0]}, which is not there" if lost else "is empty"
+            cure = "choose another mask, or leave --mask out"
+            raise UserError(f"mask '{mask}' {what}", str(self.path), cure)
+        return names
+
+    def check(self, names: Sequence[str]) -> None:
+        """Compare settings and shapes with the contract, before anything is read.
+
+        Raises:
+            UserErrors: all that does not fit, each once.
+        """
+        found: dict[str, UserError] = {}
+        for problem in self._setting_problems():
+            found.setdefault(problem.what, problem)
+        for name in names:
+            try:
+                problems = list(self._shape_problems(name))
+            except _DAMAGED:
+                what = f"{name} cannot be read"
+                problems = [UserError(what, str(self.path), "download the file again")]
+            for problem in problems:
+                found.setdefault(problem.what, problem)
+        if found:
+            raise UserErrors(list(found.values()))
+
+    def _shape_problems(self, name: str) -> Iterator[UserError]:
+        demo, where = _group(self.file["data"], name), f"{self.path}: {name}"
+        actions, size = demo.get("actions"), self.contract.action_dim
+        if not _is_array(actions) or actions.dtype.kind not in NUMBERS or not len(actions):
+            yield UserError("has no actions", where, "give robomimic's HDF5 file")
+            return
+        if actions.shape[1:] != (size,):
+            what = f"an action is {actions.shape[1:]}, the contract says {(size,)}"
+            yield UserError(what, where, "choose the contract of this robot")
+        stored = _group(demo, "obs")
+        for key, stream in self.contract.observations.items():
+            yield from _array_problems(key, stream, stored, len(actions), where)
+
+    def _setting_problems(self) -> Iterator[UserError]:
+        """Where the simulator's settings, if they are noted, contradict the contract."""
+        settings = self._env_settings()
+        where, kinds = f"{self.path}: env_args", {f.kind for f in self.contract.action.fields}
+        rate = settings.get("control_freq")
+        if isinstance(rate, int | float) and rate != self.contract.rate_hz:
+            what = f"recorded at {rate:g} Hz, the contract says {self.contract.rate_hz:g}"
+            yield UserError(what, where, f"write rate_hz: {rate:g}")
+        controller = settings.get("controller_configs")
+        controller = controller if isinstance(controller, dict) else {}
+        is_delta = controller.get("control_delta")
+        for claimed, wrong in ((True, ABSOLUTE), (False, DELTA)):
+            if is_delta is claimed and kinds & set(wrong):
+                said = "delta" if claimed else "absolute"
+                cure = f"use the kinds {', '.join(DELTA if claimed else ABSOLUTE)}"
+                yield UserError(f"actions are {said}, the contract says otherwise", where, cure)
+        unit = controller.get("output_max")
+        if is_delta is True and kinds & set(DELTA) and isinstance(unit, list):
+            # The controller's range is what one unit of a delta action is, m and rad.
+            scale = self._action_scale()[: len(unit)].tolist()
+            if len(scale) == len(unit) and not _close(scale, unit):
+                what = f"one unit of an action is {unit}, the contract's scale says {scale}"
+                yield UserError(what, where, "write it as action.record's scale")
+
+    def _env_settings(self) -> dict[str, Any]:
+        try:
+            noted = json.loads(self.file["data"].attrs.get("env_args", "{}"))
+            settings = noted.get("env_kwargs", {})
+        except (ValueError, TypeError, AttributeError):
+            return {}  # a note, not a need
+        return settings if isinstance(settings, dict) else {}
+
+    def _action_scale(self) -> NDArray[np.float64]:
+        streams = self.contract.action.commands
+        return np.concatenate([_scale(s) for s in streams] or [np.ones(self.contract.action_dim)])
+
+    def read(self, name: str) -> tuple[dict[str, Array], bool | None]:
+        """A demonstration's arrays, and whether it solved the task.
+
+        Raises:
+            UserError: it cannot be read, or holds values that are not finite.
+        """
+        demo = self.file["data"][name]
+        try:
+            arrays = {
+                key: _taken(demo["obs"][key], stream)
+                for key, stream in self.contract.observations.items()
+            }
+            raw = np.asarray(demo["actions"], dtype=np.float64)
+            rewards = np.asarray(demo["rewards"]) if "rewards" in demo else None
+        except _DAMAGED:
+            raise UserError("cannot be read", "", "download the file again") from None
+        arrays[ACTION] = (raw * self._action_scale()).astype(np.float32)
+        arrays[STAMP] = np.arange(len(raw), dtype=np.int64) * self.contract.period_ns
+        for key, values in arrays.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise UserError(f"{key} is not finite", "", "leave the demonstration out")
+        success = None if rewards is None else bool((rewards > 0).any())
+        return arrays, success
+
+
+def _write(
+    source: _Source, names: Sequence[str], known: set[str], building: Path
+) -> Iterator[BagReport]:
+    """Write what is new into shards; a report for each demonstration."""
+    size = -(-len(names) // MAX_SHARDS)
+    known = set(known)
+    for start in range(0, len(names), size):
+        part = names[start : start + size]
+        # With what was known before: another import has demonstrations of the same names.
+        text = f"{source.path.name}:{len(known)}:{','.join(part)}"
+        shard_name = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        shard = ShardWriter(building / shard_name, source.contract)
+        for name in part:
+            report = _write_one(source, name, known, shard)
+            report.shard, report.shard_rows = shard_name, shard.rows
+            known.add(report.hash)
+            yield report
+        shard.close()
+
+
+def _write_one(source: _Source, name: str, known: set[str], shard: ShardWriter) -> BagReport:
+    report = BagReport(f"{source.path}/{name}")
+    try:
+        arrays, report.success = source.read(name)
+    except UserError as error:
+        report.reason = str(error)
+        return report
+    report.hash = _fingerprint(arrays)
+    if report.hash in known:
+        report.status = "present"
+        return report
+    first = shard.rows
+    shard.append(arrays)
+    report.frames = shard.rows - first
+    report.status, report.episodes = "kept", [(first, report.frames)]
+    return report
+
+
+def _fingerprint(arrays: Mapping[str, Array]) -> str:
+    """A demonstration's content, without its images: no two have the same states and actions."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, values in sorted(arrays.items()):
+        if values.dtype != np.uint8:
+            digest.update(key.encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _taken(array: Any, stream: Stream) -> Array:
+    if stream.is_image:
+        return np.asarray(array, dtype=np.uint8)
+    return np.asarray(np.asarray(array, dtype=np.float64) * _scale(stream), dtype=np.float32)
+
+
+def _scale(stream: Stream) -> NDArray[np.float64]:
+    return np.broadcast_to(np.array(stream.scale or (1.0,), dtype=np.float64), (stream.size,))
+
+
+def _array_problems(
+    key: str, stream: Stream, stored: Mapping[str, Any], frames: int, where: str
+) -> Iterator[UserError]:
+    """Why an observation is not what the contract says."""
+    array, kinds = stored.get(key), "u" if stream.is_image else NUMBERS
+    if not _is_array(array):
+        nothing = "extract observations with robomimic first"
+        yield UserError(
+            f"has no observation '{key}'", where, did_you_mean(key, stored) if stored else nothing
+        )
+    elif array.shape[1:] != stream.shape or array.dtype.kind not in kinds:
+        wanted = f"{'uint8' if stream.is_image else 'float32'} {stream.shape}"
+        what = f"{key} is {array.dtype} {array.shape[1:]}, the contract says {wanted}"
+        yield UserError(what, where, "mend the contract, or extract observations anew")
+    elif len(array) != frames:
+        what = f"{key} has {len(array)} frames, actions {frames}"
+        yield UserError(what, where, "download the file again")
+
+
+def _group(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A group of the file; an empty one where there is none."""
+    found = parent.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and bool(getattr(value, "shape", ()))
+
+
+def _close(scale: Sequence[float], unit: Sequence[Any]) -> bool:
+    """Whether they are the same numbers; what is no number contradicts nothing."""
+    pairs = zip(scale, unit, strict=True)
+    return all(not isinstance(b, int | float) or abs(a - b) < 1e-9 for a, b in pairs)
