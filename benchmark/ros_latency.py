@@ -1,0 +1,182 @@
+"""Time from an image's stamp to the chunk that follows from it, over DDS: `ros_latency.py --json`.
+
+This process publishes two 84x84 cameras, a pose and a gripper at 20 Hz and receives the chunks; the
+policy node runs in another and replans at every frame. Twice: with `policy.sample` replaced by
+one that does nothing, and with the demo's policy, untrained. `outside_share` is the part of the
+second's time that is not spent in `policy.sample`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+RATE_HZ = 20.0
+WARM_UP = 40
+"""Chunks that are not counted: discovery, first inference, cold caches."""
+START_S = 60.0
+CONTRACT = RECIPE = "mini_lift"
+
+
+def serve(kind: str, checkpoint: Path, times: Path) -> int:
+    """The policy node, whose `policy.sample` is replaced or timed; writes the seconds it took."""
+    import torch
+
+    from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+    from diffusion_policy_ros.ros.policy_node import main
+
+    sample, took = DiffusionPolicy.sample, []
+
+    def timed(policy: DiffusionPolicy, *args: object, **options: object) -> torch.Tensor:
+        begun = time.perf_counter()
+        actions = nothing if kind == "noop" else sample(policy, *args, **options)
+        took.append(time.perf_counter() - begun)
+        return actions
+
+    nothing = torch.zeros(1, 16, 7)
+    DiffusionPolicy.sample = timed
+    arguments = ["-p", f"checkpoint:={checkpoint}", "-p", "replan_steps:=1", "-p", "seed:=0"]
+    code = main([sys.argv[0], "--ros-args", *arguments])
+    times.write_text(json.dumps(took))
+    return code
+
+
+class Robot:
+    """Publishes frames by a timer and notes when their chunks come.
+
+    Attributes:
+        latencies_ms: of each chunk, in order.
+    """
+
+    def __init__(self) -> None:
+        import rclpy
+        from trajectory_msgs.msg import JointTrajectory
+
+        from diffusion_policy_ros.ros.message_types import message_class
+        from diffusion_policy_ros.sim.messages import messages, ros_array
+
+        rclpy.init()
+        self.node = rclpy.create_node("robot")
+        self.latencies_ms: list[float] = []
+        image = np.random.default_rng(0).integers(0, 256, (84, 84, 3), dtype=np.uint8)
+        up = np.array([0.0, 0.0, 0.0, 1.0])
+        observation = {
+            "agentview_image": image,
+            "robot0_eye_in_hand_image": image,
+            "robot0_eef_pos": np.zeros(3),
+            "robot0_eef_quat": up,
+            "robot0_gripper_qpos": np.zeros(2),
+            "object_pos": np.zeros(3),
+            "object_quat": up,
+            "gripper_to_object_pos": np.zeros(3),
+        }
+        sent = messages(observation, 0, message_class, ros_array)
+        self._messages = [entry for entry in sent if "object" not in entry.topic]
+        self._publishers = [
+            self.node.create_publisher(message_class(kind), topic, 5)
+            for topic, kind, _ in self._messages
+        ]
+        chunks = "/policy_node/action_chunk"
+        self.node.create_subscription(JointTrajectory, chunks, self._on_chunk, 5)
+        self.node.create_timer(1 / RATE_HZ, self._tick)
+
+    def _tick(self) -> None:
+        stamp = self.node.get_clock().now().to_msg()
+        for publisher, entry in zip(self._publishers, self._messages, strict=True):
+            entry.message.header.stamp = stamp
+            publisher.publish(entry.message)
+
+    def _on_chunk(self, chunk) -> None:
+        now = self.node.get_clock().now().nanoseconds
+        if chunk.points:
+            stamp = chunk.header.stamp
+            self.latencies_ms.append((now - stamp.sec * 10**9 - stamp.nanosec) / 1e6)
+
+    def run(self, chunks: int, alive: Callable[[], bool]) -> list[float]:
+        """The latencies of so many chunks after the warm-up."""
+        import rclpy
+
+        gc.collect()
+        gc.freeze()
+        wanted, deadline = WARM_UP + chunks, time.monotonic() + START_S + 2 * chunks / RATE_HZ
+        while len(self.latencies_ms) < wanted:
+            if time.monotonic() > deadline or not alive():
+                sys.exit(f"only {len(self.latencies_ms)} of {wanted} chunks came")
+            rclpy.spin_once(self.node, timeout_sec=1.0)
+        return self.latencies_ms[WARM_UP:wanted]
+
+
+def measure(kind: str, chunks: int, folder: Path) -> dict[str, float]:
+    """Run the node in another process and the robot in this one."""
+    import rclpy
+
+    times = folder / f"{kind}.json"
+    command = [sys.executable, __file__, "--serve", kind, str(folder / "policy"), str(times)]
+    robot = Robot()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as node:
+        try:
+            latencies = robot.run(chunks, lambda: node.poll() is None)
+        finally:
+            node.send_signal(signal.SIGTERM)
+            node.wait(30)
+            rclpy.shutdown()
+    inside_s = json.loads(times.read_text())[-chunks:]
+    result = {
+        "p50_ms": round(float(np.percentile(latencies, 50)), 2),
+        "p99_ms": round(float(np.percentile(latencies, 99)), 2),
+        "chunks": len(latencies),
+    }
+    if kind == "policy":
+        share = 1 - float(np.mean(inside_s)) * 1e3 / float(np.mean(latencies))
+        result["outside_share"] = round(share, 3)
+    return result
+
+
+def save_policy(folder: Path) -> None:
+    """An untrained policy of the demo's size."""
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.policy.checkpoint import save_checkpoint
+    from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+    from diffusion_policy_ros.policy.recipe import Recipe
+
+    save_checkpoint(folder, DiffusionPolicy(Recipe.load(RECIPE), Contract.load(CONTRACT)))
+
+
+def main() -> int:
+    """Measure both and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--chunks", type=int, default=1000, help="of each measurement (1000)")
+    parser.add_argument("--only", choices=["noop", "policy"], help="one of the two")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        kind, checkpoint, times = args.serve
+        return serve(kind, Path(checkpoint), Path(times))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+    with tempfile.TemporaryDirectory() as folder:
+        save_policy(Path(folder) / "policy")
+        kinds = [args.only] if args.only else ["noop", "policy"]
+        results = {kind: measure(kind, args.chunks, Path(folder)) for kind in kinds}
+    if args.json:
+        print(json.dumps(results))
+    else:
+        for kind, result in results.items():
+            print(f"{kind}: {', '.join(f'{name} {value}' for name, value in result.items())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
