@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +70,9 @@ def import_robomimic(
     columns(contract)
     with _opened(path) as file, exclusive(out) as building:
         source = _Source(path, contract, file)
-        names = source.demonstrations(mask)
-        source.check(names)
+        with _damage_named(str(path)):
+            names = source.demonstrations(mask)
+            source.check(names)
         index = index_of(out, contract)
         known = {episode.hash for episode in index.episodes}
         reports: list[BagReport] = []
@@ -108,6 +109,20 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError("is cut off, or no HDF5 file", str(path), cure) from None
     with file:
         yield file
+
+
+@contextmanager
+def _damage_named(where: str) -> Iterator[None]:
+    """h5py's errors while it reads, as a user's.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        yield
+    except _DAMAGED as error:
+        what = f"is damaged ({str(error)[:80]})"
+        raise UserError(what, where, "download the file again") from None
 
 
 @dataclass
@@ -156,12 +171,7 @@ class _Source:
         for problem in self._setting_problems():
             found.setdefault(problem.what, problem)
         for name in names:
-            try:
-                problems = list(self._shape_problems(name))
-            except _DAMAGED:
-                what = f"{name} cannot be read"
-                problems = [UserError(what, str(self.path), "download the file again")]
-            for problem in problems:
+            for problem in self._shape_problems(name):
                 found.setdefault(problem.what, problem)
         if found:
             raise UserErrors(list(found.values()))
@@ -207,7 +217,7 @@ class _Source:
         try:
             noted = json.loads(self.file["data"].attrs.get("env_args", "{}"))
             settings = noted.get("env_kwargs", {})
-        except (ValueError, TypeError, AttributeError):
+        except (*_DAMAGED, TypeError, AttributeError):
             return {}  # a note, not a need
         return settings if isinstance(settings, dict) else {}
 
@@ -221,17 +231,16 @@ class _Source:
         Raises:
             UserError: it cannot be read, or holds values that are not finite.
         """
-        demo = self.file["data"][name]
-        try:
+        with _damage_named(""):
+            demo = self.file["data"][name]
             arrays = {
                 key: _taken(demo["obs"][key], stream)
                 for key, stream in self.contract.observations.items()
             }
             raw = np.asarray(demo["actions"], dtype=np.float64)
             rewards = np.asarray(demo["rewards"]) if "rewards" in demo else None
-        except _DAMAGED:
-            raise UserError("cannot be read", "", "download the file again") from None
-        arrays[ACTION] = (raw * self._action_scale()).astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+            arrays[ACTION] = (raw * self._action_scale()).astype(np.float32)
         arrays[STAMP] = np.arange(len(raw), dtype=np.int64) * self.contract.period_ns
         for key, values in arrays.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -322,7 +331,7 @@ def _group(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: Any) -> TypeGuard[NDArray[Any]]:
     return hasattr(value, "dtype") and bool(getattr(value, "shape", ()))
 
 
