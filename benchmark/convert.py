@@ -2,9 +2,10 @@
 
     python benchmark/convert.py [--json] [--seconds 30] [--folder DIR]
 
-A row is one size of image. `realtime_factor` is seconds of recording converted in a second, `mb_per_s` megabytes of bag.
-Images are kept at their size but for the row that says otherwise; there nearly all the time goes into averaging pixels.
-Bag and dataset lie in a temporary folder (--folder chooses another disk); the bag was just written, so it is cached.
+A row is one size of image. `realtime_factor` is seconds of recording converted in a second,
+`mb_per_s` megabytes of bag. Images are kept at their size but for the row that says otherwise;
+there nearly all the time goes into averaging pixels. Bag and dataset lie in a temporary folder
+(--folder chooses another disk); the bag was just written, so it is cached.
 """
 
 from __future__ import annotations
@@ -190,7 +191,8 @@ def main() -> int:
             aim = f" (aim {AIMS[image]:g})" if image in AIMS else ""
             row = rows[-1]
             print(
-                f"{image:>18}  {row['realtime_factor']:>7} x real time{aim}  {row['mb_per_s']} MB/s",
+                f"{image:>18}  {row['realtime_factor']:>7} x real time{aim}, "
+                f"{row['mb_per_s']} MB/s",
                 flush=True,
             )
     if args.json:

@@ -1,1 +1,1 @@
-"""Bags in, datasets out: reading and writing rosbag2, conversion by the frame rule, windows for training."""
+"""Bags in, datasets out: rosbag2, conversion by the frame rule, windows for training."""

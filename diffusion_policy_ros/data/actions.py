@@ -1,7 +1,7 @@
 """Which action belongs to which frame: recorded commands, or the states one frame later.
 
-The frame at time t gets the first command with a stamp in [t, t + 1 / rate): what the operator told the robot after
-seeing it. A frame without one has no action, and the episode ends there.
+The frame at time t gets the first command with a stamp in [t, t + 1 / rate): what the operator
+told the robot after seeing it. A frame without one has no action, and the episode ends there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Commands:
         return {stream.topic for stream in self._streams}
 
     def push(self, topic: str, msg: Any, arrival_ns: int, life: int) -> None:
-        """Take a message of one of the topics; ``life`` counts how often the robot's time has started anew."""
+        """Take a message; ``life`` counts how often the robot's time has started anew."""
         stamp = stamp_ns(msg)
         entry = (arrival_ns if stamp is None else stamp, msg)
         self._found.setdefault((life, topic), []).append(entry)
@@ -134,8 +134,9 @@ class Idle(NamedTuple):
 def idle_ends(contract: Contract, states: dict[str, Array], actions: Array) -> Idle:
     """How many frames at either end of a segment show no motion, beyond those that are kept.
 
-    A frame is at rest when neither the arm has left its first (or last) pose nor the action asks for motion. The
-    arm's pose is what the action's parts name as their ``state``; all vectors where none is named.
+    A frame is at rest when neither the arm has left its first (or last) pose nor the action asks
+    for motion. The arm's pose is what the action's parts name as their ``state``; all vectors
+    where none is named.
 
     Args:
         contract: the robot.
@@ -189,7 +190,7 @@ def _limit(contract: Contract, key: str) -> float:
 
 
 def _distance(values: Array, place: int) -> Array:
-    """Largest difference of a component; for quaternions about half the angle, whatever their sign."""
+    """Largest difference of a component; about the angle of quaternions, whatever their sign."""
     reference = values[place]
     distance = np.abs(values - reference).max(axis=1)
     if values.shape[1] == 4:

@@ -1,7 +1,7 @@
 """Read and write rosbag2 recordings. The only module that knows rosbags and mcap.
 
-with BagWriter("episode_0", {"/eef_pose": "geometry_msgs/msg/PoseStamped"}, {"contract": text}) as writer:
-    writer.write("/eef_pose", log_ns, serialize("geometry_msgs/msg/PoseStamped", msg))
+with BagWriter("episode_0", {"/eef_pose": POSE_STAMPED}, {"contract": text}) as writer:
+    writer.write("/eef_pose", log_ns, serialize(POSE_STAMPED, msg))
 
 for topic, log_ns, msg in open_bag("episode_0").messages():
     ...
@@ -30,15 +30,16 @@ from diffusion_policy_ros.errors import UserError, did_you_mean
 
 METADATA_FILE = "metadata.yaml"
 METADATA_VERSION = 8
-"""The last version with QoS as text, which every ROS 2 release reads; version 9's list stops older ones."""
+"""The last version with QoS as text, which every release reads; 9's list stops older ones."""
 OUR_RECORD, ROSBAG2_RECORD = "diffusion_policy_ros", "rosbag2"
-"""MCAP metadata records: ours stands at the front of the file, so a killed recording has it; rosbag2's at the end."""
+"""MCAP metadata records: ours at the front, so a killed recording has it; rosbag2's at the end."""
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
 
 _FOREVER = "{sec: 9223372036, nsec: 854775807}"
 _QOS = (
-    "- {history: 3, depth: 0, reliability: 1, durability: 2, liveliness: 1, avoid_ros_namespace_conventions: false, "
-    f"deadline: {_FOREVER}, lifespan: {_FOREVER}, liveliness_lease_duration: {_FOREVER}}}"
+    "- {history: 3, depth: 0, reliability: 1, durability: 2, liveliness: 1, "
+    f"deadline: {_FOREVER}, lifespan: {_FOREVER}, liveliness_lease_duration: {_FOREVER}, "
+    "avoid_ros_namespace_conventions: false}"
 )
 """Reliable and volatile, with the numbers that releases before ROS 2 Jazzy understand."""
 
@@ -70,7 +71,7 @@ class _Source(NamedTuple):
     total: int
 
 
-# --------------------------------------------------------------------------------------------- types
+# Types
 
 
 @functools.cache
@@ -148,7 +149,7 @@ def _is_stamped(type_name: str, definition: Schema) -> bool:
     return bool(fields) and fields[0][0] == "header"
 
 
-# --------------------------------------------------------------------------------------------- reading
+# Reading
 
 
 class Bag:
@@ -206,9 +207,10 @@ def _stream(storage: _Storage, sources: list[_Source]) -> Iterator[Message]:
 
 
 def open_bag(path: str | Path) -> Bag:
-    """Open a rosbag2 recording: a directory, or a single ``.mcap`` or ``.db3`` file, also compressed with zstd.
+    """Open a rosbag2 recording: a directory or an ``.mcap`` or ``.db3`` file, zstd or not.
 
-    A recording that was cut off (its recorder was killed, its disk was full) opens up to its last whole message.
+    A recording that was cut off (its recorder was killed, its disk was full) opens up to its last
+    whole message.
 
     Raises:
         UserError: missing, empty, damaged, or no rosbag2 recording.
@@ -343,14 +345,15 @@ def _inflated(file: Path, folder: Path) -> Path:
     return target
 
 
-# --------------------------------------------------------------------------------------------- writing
+# Writing
 
 
 class BagWriter:
     """Writes one recording: a rosbag2 directory with one MCAP file.
 
-    Each message is on its way to the disk when `write` returns, in a chunk of its own: a process that is killed at any
-    moment leaves every message that was written, and every reader finds an index when it was not.
+    Each message is on its way to the disk when `write` returns, in a chunk of its own: a process
+    that is killed at any moment leaves every message that was written, and every reader finds an
+    index when it was not.
 
     Args:
         path: the directory to make.

@@ -81,7 +81,7 @@ def convert(
         options: how to convert.
 
     Raises:
-        UserError: nothing could be converted, or the dataset is another robot's. The dataset is as it was.
+        UserError: nothing could be converted, or the dataset is another robot's. It is as it was.
     """
     out = Path(out)
     columns(contract)
@@ -124,8 +124,8 @@ def expand(bags: Iterable[str | Path]) -> list[Path]:
 def fingerprint(path: Path) -> str:
     """A bag's content in 16 digits, wherever it lies and whatever it is called.
 
-    Of large files the size and 64 evenly spread blocks are read: two recordings differ in every stamp, and reading
-    all of a large one twice would double the time that it takes.
+    Of large files the size and 64 evenly spread blocks are read: two recordings differ in every
+    stamp, and reading all of a large one twice would double the time that it takes.
     """
     digest = hashlib.blake2b(digest_size=8)
     for file in bag_files(path):
@@ -139,7 +139,7 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-# --------------------------------------------------------------------------------------------- one bag
+# One bag
 
 
 @dataclass
@@ -316,7 +316,7 @@ def resolve_topics(bag: Bag, contract: Contract) -> dict[str, str]:
     return found
 
 
-# --------------------------------------------------------------------------------------------- many bags
+# Many bags
 
 
 def _plan(

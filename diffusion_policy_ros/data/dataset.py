@@ -1,9 +1,10 @@
 """A dataset on disk, and the windows that training draws from it.
 
     windows = WindowDataset("dataset", n_obs_steps=2, horizon=16)
-    batch = windows.batch(np.arange(64))     # key → (64, 2, …), action (64, 16, Da), action_is_pad (64, 16)
+    batch = windows.batch(np.arange(64))     # key → (64, 2, …), action (64, 16, Da), …
 
-A directory: ``dataset.yaml`` (contract, one line an episode) and ``shards/NAME/KEY.npy``. Plain arrays, nothing else.
+A directory: ``dataset.yaml`` (contract, one line an episode) and ``shards/NAME/KEY.npy``. Plain
+arrays, nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ INDEX, SHARDS = "dataset.yaml", "shards"
 FORMAT = 1
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 SAMPLED_IMAGES = 512
-"""Statistics of images are of this many frames, evenly spread; all of them would take minutes and tell the same."""
+"""Statistics of images are of this many frames, evenly spread; more would tell the same."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,10 @@ class Dataset:
 class WindowDataset:
     """Windows of a dataset: `len` of them, one a frame, drawn in batches.
 
-    Window i has a newest observed frame t: observations are t-To+1 … t, actions t-To+1 … t-To+H. Both repeat the
-    episode's first and last frame beyond its ends, and never cross into another episode; ``action_is_pad`` marks the
-    repeated actions. A window's observations are what `History.window` gives at that frame.
+    Window i has a newest observed frame t: observations are t-To+1 … t, actions t-To+1 … t-To+H.
+    Both repeat the episode's first and last frame beyond its ends, and never cross into another
+    episode; ``action_is_pad`` marks the repeated actions. A window's observations are what
+    `History.window` gives at that frame.
 
     Args:
         path: the dataset's folder.
@@ -266,8 +268,8 @@ class WindowDataset:
         """Statistics of the frames that are drawn from.
 
         Returns:
-            key → ``min``, ``max``, ``mean``, ``std`` (each (n,) of a vector, (C,) of an image in 0 … 255) and
-            ``quantiles`` (len(QUANTILES), n). Images are sampled: `SAMPLED_IMAGES`.
+            key → ``min``, ``max``, ``mean``, ``std`` (each (n,) of a vector, (C,) of an image in 0
+            … 255) and ``quantiles`` (len(QUANTILES), n). Images are sampled: `SAMPLED_IMAGES`.
         """
         return self._statistics
 

@@ -24,7 +24,7 @@ COMMAND_WORDS = ("command", "cmd", "action", "teleop", "target", "goal", "setpoi
 
 
 def draft(bag: Path, topics: dict[str, Topic]) -> str:
-    """The YAML of a contract; it passes the check where the bag has a state that actions can be derived from.
+    """The YAML of a contract; it passes the check where the bag has a state to act on.
 
     Args:
         bag: where the topics come from, for the name.
@@ -50,7 +50,7 @@ def _lines(
     rate: float,
     topics: dict[str, Topic],
 ) -> Iterator[str]:
-    yield f"# Drafted from {bag.name}. Check every line, remove what the policy need not see, then run"
+    yield f"# Drafted from {bag.name}. Check every line, leave out what is not needed, then run"
     yield "#   diffusion-policy contract check FILE"
     yield f"name: {_slug(bag.stem) or 'my_robot'}"
     if anchor:
@@ -67,8 +67,8 @@ def _lines(
     yield from (f"  # left out: {reason}" for reason in left_out)
     yield "action:"
     yield from _action(streams)
-    yield "  # or take recorded commands instead: record: {topic: ..., type: ..., ...}, see example_arm.yaml"
-    yield "  # limits: {translation: 0.05, rotation: 0.3, workspace_min: [...], workspace_max: [...]}"
+    yield "  # or recorded commands: record: {topic: ..., type: ...}, see example_arm.yaml"
+    yield "  # limits: {translation: 0.05, rotation: 0.3, workspace_min: [...], ...}"
 
 
 def _streams(topic: Topic) -> dict[str, dict[str, Any]]:

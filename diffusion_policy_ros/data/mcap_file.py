@@ -1,8 +1,9 @@
 """Read one MCAP file, whole or cut off anywhere.
 
-The file is mapped into memory and its records are walked once, so that a recording whose recorder was killed (no
-summary, no footer, half a record at its end) is read by the same code as a finished one, up to the last whole message.
-Messages are handed out as views into the map: nothing is copied.
+The file is mapped into memory and its records are walked once, so that a recording whose recorder
+was killed (no summary, no footer, half a record at its end) is read by the same code as a finished
+one, up to the last whole message. Messages are handed out as views into the map: nothing is
+copied.
 
 The format is https://mcap.dev/spec.
 """
@@ -30,8 +31,8 @@ RECORD_BYTES = 9
 """Of each record: its opcode and length."""
 
 CHECKED_BYTES = 1 << 12
-"""Checksums are verified of compressed chunks and of those up to this size: states and commands, where a flipped bit
-would go unseen. Verifying images would cost as much as converting them."""
+"""Checksums are verified of compressed chunks and of those up to this size: states and commands,
+where a flipped bit would go unseen. Verifying images would cost as much as converting them."""
 
 CHUNK_HEAD_BYTES = 48
 """What stands before a chunk's data, with the longest name of a compression."""
@@ -62,7 +63,7 @@ Entry = tuple[int, int, int, memoryview]
 """A message: log time, place in the file, channel, bytes. Sorts by time, then by place."""
 
 _Block = tuple[int, int, int, int]
-"""What is read at once: its first log time, `SINGLE` or `CHUNK`, and where its body begins and ends."""
+"""What is read at once: first log time, `SINGLE` or `CHUNK`, where its body begins and ends."""
 SINGLE = MESSAGE
 
 
@@ -74,7 +75,8 @@ class McapFile:
         channels: id → channel.
         counts: channel id → number of messages.
         metadata: name → key → value, merged where a name stands several times.
-        cut_at: the byte that the last whole record ends at, where the file was cut off; None for a finished file.
+        cut_at: the byte that the last whole record ends at, where the file was cut off; None for a
+            finished file.
 
     Raises:
         UserError: the file is no MCAP file, or damaged.
@@ -144,7 +146,7 @@ class McapFile:
             self._statistics = False
 
     def _count(self) -> None:
-        """Without a usable summary, learn types, topics and counts from the messages themselves."""
+        """Without a usable summary, learn types and counts from the messages themselves."""
         self.counts.clear()
         for block in self._blocks:
             for entry in self._entries(block):

@@ -1,7 +1,8 @@
 """A recorded message that is decoded only when somebody looks into it.
 
-A camera at 30 Hz and a pose at 500 Hz make 530 messages a second, of which 20 Hz frames use 40. What the frame rule
-needs of all the others is the stamp, and that stands in a fixed place of the bytes.
+A camera at 30 Hz and a pose at 500 Hz make 530 messages a second, of which 20 Hz frames use 40.
+What the frame rule needs of all the others is the stamp, and that stands in a fixed place of the
+bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class RecordedMessage:
         self._decode, self._raw = decode, raw
 
     def __getattr__(self, name: str) -> Any:
-        # Only asked for what is not there yet; after this the fields are plain attributes. None begins with "_".
+        # Only asked for what is not there yet: after this, fields are plain attributes.
         if name.startswith("_"):
             raise AttributeError(name)
         fields = self._decode(self._raw)
@@ -43,7 +44,7 @@ class RecordedMessage:
 
 
 class StampedMessage(RecordedMessage):
-    """The same for types that begin with a ``std_msgs/Header``: its stamp is read without decoding the rest."""
+    """A type that begins with a ``std_msgs/Header``: its stamp is read without decoding."""
 
     @property
     def header(self) -> Header:

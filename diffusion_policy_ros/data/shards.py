@@ -1,6 +1,7 @@
-"""A shard: the frames of several episodes, one plain ``.npy`` a key, written row by row and read through memory maps.
+"""A shard: frames of several episodes, one plain ``.npy`` a key, read through memory maps.
 
-Rows that were trimmed or refused after they had been written stay where they are: episodes say which rows count.
+Rows that were trimmed or refused after they had been written stay where they are: episodes say
+which rows count.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class NpyWriter:
         self._file.write(b"\0" * _HEADER_BYTES)
 
     def append(self, rows: Array) -> None:
-        """Add rows: (n, \\*shape), of the column's dtype."""
+        """Add rows: (n, ...), of the column's dtype."""
         if rows.dtype != self._dtype or rows.shape[1:] != self._column.shape:
             raise ValueError(f"{rows.dtype} {rows.shape} does not fit {self._column}")
         self._file.write(np.ascontiguousarray(rows).data.cast("B") if rows.size else b"")
@@ -108,7 +109,7 @@ class ShardWriter:
         return min(writer.rows for writer in self._writers.values())
 
     def append(self, arrays: dict[str, Array]) -> None:
-        """Add rows to some keys: key → (n, \\*shape)."""
+        """Add rows to some keys: key → (n, ...)."""
         for key, rows in arrays.items():
             self._writers[key].append(rows)
 
@@ -159,7 +160,7 @@ def _open_npy(path: Path, column: Column, rows: int) -> Array:
 
 
 def _read_header(start: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:
-    """Dtype, shape and data offset of a version 1 header; numpy's reader allows more than we write."""
+    """Dtype, shape and data offset of a version 1 header, the only kind that is written."""
     if start[:8] != _MAGIC:
         raise ValueError("magic")
     (length,) = struct.unpack_from("<H", start, 8)
@@ -186,7 +187,7 @@ class Rows:
         self.shape, self.dtype = self._parts[0].shape[1:], self._parts[0].dtype
 
     def take(self, rows: NDArray[np.int64]) -> Array:
-        """Rows by number: any shape (...) → (..., \\*shape)."""
+        """Rows by number: any shape (...) → (..., *shape)."""
         if len(self._parts) == 1:
             return self._parts[0].take(rows, axis=0)
         flat = rows.ravel()

@@ -1,4 +1,4 @@
-"""Read one rosbag2 SQLite file, of any schema version, also beside a write-ahead log that a killed recorder left."""
+"""Read one rosbag2 SQLite file, of any version, also with a killed recorder's log beside it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ class SqliteFile:
     def messages(self, channel_ids: Collection[int]) -> Iterator[tuple[int, int, int, memoryview]]:
         """(log time, place, channel, bytes) of some topics in order of log time."""
         marks = ",".join("?" * len(channel_ids))
-        query = f"SELECT timestamp, id, topic_id, data FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id"
+        query = (
+            f"SELECT timestamp, id, topic_id, data FROM messages WHERE topic_id IN ({marks}) "
+            "ORDER BY timestamp, id"
+        )
         try:
             for log_ns, place, channel_id, data in self._connection.execute(
                 query, list(channel_ids)

@@ -42,7 +42,7 @@ def run(capsys, *words):
 
 
 def test_a_recording_from_elsewhere_converts(capsys, tmp_path, contract):
-    """Joint states with simulated stamps become an episode of joint positions, the idle ends left out."""
+    """Joint states with simulated stamps become an episode of joint positions, trimmed."""
     code, out, err = run(
         capsys, "convert", "--contract", contract, BAG, "--out", tmp_path / "data"
     )
@@ -199,7 +199,7 @@ def joint_bag(path, names, rate_hz=100):
 
 
 def test_the_draft_knows_cameras_joints_and_commands(capsys, tmp_path):
-    """Frames at half the camera's rate, a square crop averaged to 96, joints by name, commands pointed out."""
+    """Half the camera's rate, a square crop averaged to 96, joints by name, commands named."""
     joint_bag(tmp_path / "My Bag", ["a", "yes", "b c"])
     draft = tmp_path / "draft.yaml"
     assert run(capsys, "inspect", tmp_path / "My Bag", "--draft", draft)[0] == 0

@@ -1,4 +1,4 @@
-"""Recordings made by hand for the tests of this folder: a pose that moves, two small cameras, a command."""
+"""Recordings made by hand for tests: a pose that moves, a small camera, a command."""
 
 from types import SimpleNamespace
 
@@ -97,7 +97,7 @@ def joint_state(stamp_ns, names, positions):
 
 
 def demonstration(frames=12, seed=0, start_ns=START, idle=0):
-    """(topic, log time, message) of a demonstration that moves 1 cm a frame after ``idle`` frames of rest."""
+    """(topic, log time, message) of a motion of 1 cm a frame after ``idle`` frames of rest."""
     rng = np.random.default_rng(seed)
     for i in range(frames):
         ns = start_ns + i * PERIOD

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from made_bags import CONTRACT, MS, NEXT_STATE, PERIOD, START, trajectory
 from scipy.spatial.transform import Rotation
 
@@ -60,7 +59,7 @@ def test_a_command_that_is_not_finite_is_no_action():
 
 
 def test_next_state_actions_worked_out_by_hand():
-    """Positions are subtracted; a quarter turn about z after one about x is a rotation about the base's z."""
+    """Positions are subtracted; a turn about z after one about x is about the base's z."""
     x, z = Rotation.from_euler("x", 90, degrees=True), Rotation.from_euler("z", 90, degrees=True)
     states = {
         "position": np.array([[0, 0, 0], [1, 2, 3]], np.float32),
@@ -85,7 +84,7 @@ def test_following_next_state_actions_leads_through_the_states(poses):
 
 
 def test_every_kind_of_absolute_action_is_the_next_state():
-    """Joints and quaternions are the next ones, an axis-angle their logarithm, a gripper closed below its threshold."""
+    """Joints, turns and positions are the next ones, a gripper closed below its threshold."""
     contract = Contract.from_text("""
 name: kinds
 rate_hz: 10
@@ -125,7 +124,7 @@ def still(frames):
 
 @given(st.integers(0, 20), st.integers(0, 20), st.sampled_from(["position", "command", "gripper"]))
 def test_idle_ends_are_what_is_beyond_the_first_and_last_motion(before, after, what):
-    """Whether the arm moves, is told to, or its gripper changes: frames of rest beyond the kept ones are counted."""
+    """The arm moves, is told to, or its gripper changes: rest beyond the kept frames counts."""
     states, actions = still(before + 3 + after)
     moving = slice(before, before + 3)
     if what == "position":
@@ -152,7 +151,7 @@ def test_a_slow_start_is_motion():
 
 
 def test_a_quaternions_sign_is_no_motion():
-    """q and -q are the same orientation."""
+    """Quaternions q and -q are the same orientation."""
     states, actions = still(50)
     states["orientation"][10:] *= -1
     assert idle_ends(CONTRACT, states, actions) == (50, 0)

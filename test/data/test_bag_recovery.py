@@ -27,7 +27,7 @@ for number, (topic, ns, msg) in enumerate(demonstration(frames=100000)):
 
 
 def cut(path, size):
-    """Leave the first bytes of a bag's file, and no metadata.yaml: what a full disk or a kill leaves."""
+    """Leave a file's first bytes and no metadata.yaml, as a full disk or a kill does."""
     (path / "metadata.yaml").unlink(missing_ok=True)
     os.truncate(next(path.glob("*.mcap")), size)
     return path
@@ -39,7 +39,7 @@ def times(bag):
 
 
 def test_a_killed_writer_leaves_every_message_that_it_wrote(tmp_path):
-    """SIGKILL between any two instructions: what write() returned for is there, readable and whole."""
+    """SIGKILL between any two instructions: what write() returned for is there, and whole."""
     here = os.path.dirname(__file__)
     command = [sys.executable, "-c", WRITER, str(tmp_path / "bag"), here]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -90,7 +90,7 @@ def test_every_cut_of_our_bag_gives_the_messages_before_it(tmp_path):
 @pytest.mark.parametrize("chunk_size", [None, 1, 2000])
 @pytest.mark.parametrize("compression", list(CompressionType))
 def test_cut_bags_of_other_recorders_give_their_whole_messages(tmp_path, compression, chunk_size):
-    """Without chunks, with small ones and with compressed ones: never an error of ours, never a wrong message."""
+    """No chunks, small ones, compressed ones: never an error of ours or a wrong message."""
     messages = [(i, serialize(POSE, pose(i, (i, 0, 0)))) for i in range(40)]
     path = tmp_path / "bag"
     path.mkdir()

@@ -35,6 +35,7 @@ from rosbags.typesys import Stores, get_typestore
 from diffusion_policy_ros.data.bags import BagWriter, message_types, open_bag, serialize
 from diffusion_policy_ros.errors import UserError
 
+NO_NULL = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 TYPES = {"/camera": IMAGE, "/pose": POSE, "/command": "trajectory_msgs/msg/JointTrajectory"}
 
 
@@ -80,7 +81,7 @@ def test_rosbags_reads_every_message_of_our_bag(tmp_path):
 
 
 def test_mcap_reads_our_bag_and_its_checksums_hold(tmp_path):
-    """The reference reader validates every checksum, and finds statistics and an index of every chunk."""
+    """The reference reader validates every checksum, and finds statistics and index."""
     path = make_bag(tmp_path / "bag", metadata={"contract": "a: 1"})
     file = path / "bag_0.mcap"
     with file.open("rb") as stream:
@@ -105,7 +106,7 @@ def test_mcap_reads_our_bag_and_its_checksums_hold(tmp_path):
 
 
 def test_the_definition_holds_all_types_that_a_type_consists_of(tmp_path):
-    """A schema concatenates nested definitions in rosbag2's form, so that Foxglove can decode alone."""
+    """A schema concatenates nested definitions as rosbag2 does, for Foxglove to decode."""
     path = make_bag(tmp_path / "bag")
     with (path / "bag_0.mcap").open("rb") as stream:
         schemas = {
@@ -120,7 +121,7 @@ def test_the_definition_holds_all_types_that_a_type_consists_of(tmp_path):
 
 
 def test_metadata_has_the_keys_of_rosbag2_version_8(tmp_path):
-    """metadata.yaml has what rosbag2 requires, with QoS as text so that releases before Jazzy parse it."""
+    """It has what rosbag2 requires, with QoS as text, which releases before Jazzy need."""
     path = make_bag(tmp_path / "bag", metadata={"contract": "a: 1\nb: 2\n"}, frames=4)
     info = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
     assert info["version"] == 8
@@ -241,11 +242,11 @@ def test_messages_come_in_order_of_log_time_however_they_were_written(
 @settings(max_examples=50, deadline=None)
 @given(
     st.integers(-(2**31), 2**31 - 1), st.integers(0, 10**9 - 1), st.text(max_size=9),
-    st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9), max_size=5),
+    st.lists(st.text(NO_NULL, max_size=9), max_size=5),
     st.booleans(),
 )  # fmt: skip
 def test_the_stamp_is_read_without_decoding(sec, nanosec, frame_id, names, little):
-    """The header read from the bytes is the decoded one, in either byte order, whatever follows it."""
+    """The header read from the bytes is the decoded one, in either byte order."""
     from diffusion_policy_ros.data.bags import _maker
     from diffusion_policy_ros.data.mcap_file import Schema
 
@@ -274,7 +275,7 @@ def test_a_recorded_message_has_every_field_of_the_original(tmp_path):
 
 
 def test_the_bags_own_definition_decodes_its_messages(tmp_path):
-    """A type that ROS 2 Jazzy does not have, or has otherwise, is read as the recording defines it."""
+    """A type that ROS 2 Jazzy does not have is read as the recording defines it."""
     with (tmp_path / "own.mcap").open("wb") as stream:
         writer = McapWriter(stream)
         writer.start("ros2", "test")
@@ -316,7 +317,7 @@ def test_the_writer_refuses_unknown_types_and_existing_directories(tmp_path):
 
 
 def test_closing_adds_what_was_only_known_then(tmp_path):
-    """The recorder's verdict is noted at the end; closing twice does nothing; a discarded bag is gone."""
+    """The verdict is noted at the end; closing twice does nothing; a discarded bag is gone."""
     writer = BagWriter(tmp_path / "bag", {"/pose": POSE}, {"contract": "c"})
     writer.write("/pose", 1, serialize(POSE, pose(1, (0, 0, 0))))
     writer.close({"success": "false"})
@@ -391,7 +392,7 @@ def test_a_ros1_profile_is_refused(tmp_path):
 
 
 def test_a_flipped_bit_in_a_state_is_found(tmp_path):
-    """The checksum of a small chunk is verified, so that a damaged pose never becomes training data."""
+    """Checksums of small chunks are verified: a damaged pose never becomes training data."""
     path = make_bag(tmp_path / "bag")
     file = path / "bag_0.mcap"
     data = bytearray(file.read_bytes())

@@ -57,7 +57,7 @@ def test_a_demonstration_becomes_one_episode(tmp_path):
 
 
 def test_the_datasets_frames_are_the_frames_of_the_history(tmp_path):
-    """The converter has no preprocessing of its own: every array equals the frame rule's, bit for bit."""
+    """There is no second preprocessing: every array equals the frame rule's, bit for bit."""
     messages = [m for m in demonstration(frames=40) if m[1] // MS % 7]  # some go missing
     path = write_bag(tmp_path / "bag", messages)
     convert([path], NEXT_STATE, tmp_path / "data", options=Options(keep_idle=True))
@@ -87,7 +87,7 @@ def test_actions_from_the_next_state_end_one_frame_early(tmp_path):
 
 
 def test_a_frame_without_a_command_ends_the_episode(tmp_path):
-    """Commands that stop cut the episode into two, and the report says how many frames that cost."""
+    """Commands that stop cut the episode in two; the report says how many frames that cost."""
     messages = list(demonstration())
     gone = {ns for topic, ns, _ in messages if topic == "/command" and ns // PERIOD % 12 == 2}
     path = write_bag(tmp_path / "bag", [m for m in messages if m[1] not in gone])
@@ -202,7 +202,7 @@ def test_a_missing_topic_and_a_wrong_type_are_named(tmp_path):
 
 
 def test_a_wrong_size_is_the_reason(tmp_path):
-    """Images of another size make no frame; the reason names the stream, both sizes and the cure."""
+    """Images of another size make no frame; the reason names stream, sizes and cure."""
     other = Contract.from_text(TEXT.replace("shape: [4, 6, 3]", "shape: [8, 8, 3]"))
     with pytest.raises(
         UserError, match=r"not a single frame: camera .*6x4, the contract says 8x8"
@@ -368,7 +368,7 @@ def interrupt(tmp_path, point, how):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("point", ["building", "renamed", "draft"])
 def test_an_interruption_leaves_the_old_dataset(tmp_path, point, how):
-    """Wherever it hits, the dataset reads as before; the next conversion cleans up and completes."""
+    """Wherever it hits, the dataset reads as before; the next conversion completes."""
     make_bag(tmp_path / "bags/a", seed=0)
     convert([tmp_path / "bags"], CONTRACT, tmp_path / "data")
     before = Dataset(tmp_path / "data").episodes

@@ -5,8 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from made_bags import CONTRACT, NEXT_STATE, demonstration, make_bag
 
 from diffusion_policy_ros.data.convert import convert
@@ -64,7 +63,7 @@ def test_windows_have_the_shapes_and_types_of_the_policy(data):
 
 @pytest.mark.parametrize("n_obs_steps", [1, 2, 3])
 def test_a_window_is_what_the_history_gives_at_that_frame(tmp_path, n_obs_steps):
-    """Training and running see the same window, the repeated first frames included, bit for bit."""
+    """Training and running see the same window, repeated first frames included."""
     make_bag(tmp_path / "bag", NEXT_STATE, frames=15)
     convert([tmp_path / "bag"], NEXT_STATE, tmp_path / "data")
     windows = WindowDataset(tmp_path / "data", n_obs_steps, 8)
@@ -202,7 +201,7 @@ def test_a_damaged_dataset_is_refused_in_one_line(data, tmp_path, name, how, mat
 
 
 def test_arrays_are_plain_npy_files(data):
-    """numpy itself reads every array without pickle."""
+    """Numpy itself reads every array without pickle."""
     for path in data.rglob("*.npy"):
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         assert len(found) in (3, 7, 12)
