@@ -23,6 +23,7 @@ import yaml
 import zstandard
 
 from diffusion_policy_ros import __version__
+from diffusion_policy_ros.data import cdr
 from diffusion_policy_ros.data.mcap_file import McapFile, Schema
 from diffusion_policy_ros.data.recorded import RecordedMessage, StampedMessage
 from diffusion_policy_ros.data.sqlite_file import SqliteFile
@@ -128,11 +129,15 @@ def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], Recorde
     from rosbags.serde import SerdeError
     from rosbags.typesys import TypesysError
 
+    quick = cdr.DECODERS.get(type_name)
+
     def decode(raw: memoryview) -> dict[str, Any]:
         try:
+            if quick is not None and raw[:2] == cdr.PLAIN_LITTLE:
+                return quick(raw)
             store = _store_for(type_name, definition)
             return dict(vars(store.deserialize_cdr(raw, type_name)))
-        except (SerdeError, TypesysError, KeyError, IndexError) as error:
+        except (SerdeError, TypesysError, KeyError, *cdr.ERRORS) as error:
             what = f"{len(raw)} bytes are no {type_name} ({error})"
             raise UserError(what, "", "the bag is damaged") from None
 

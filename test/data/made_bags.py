@@ -125,6 +125,8 @@ def make_bag(path, contract=CONTRACT, metadata=None, **how):
 
 def plain(msg):
     """A message's fields as plain nested values, for comparing."""
+    if hasattr(msg, "_asdict"):
+        return {k: plain(v) for k, v in msg._asdict().items()}
     if isinstance(msg, np.ndarray):
         return msg.tolist()
     if isinstance(msg, memoryview):
@@ -132,7 +134,7 @@ def plain(msg):
     if isinstance(msg, list | tuple):
         return [plain(item) for item in msg]
     if hasattr(msg, "__msgtype__") or isinstance(msg, SimpleNamespace):
-        return {k: plain(v) for k, v in vars(msg).items()}
+        return {k: plain(v) for k, v in vars(msg).items() if k != "__msgtype__"}
     return msg
 
 
