@@ -22,6 +22,7 @@ from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 T = TypeVar("T")
 
 _SCALARS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+_COMMAND_LINE = "command line"
 
 
 class Problem(NamedTuple):
@@ -37,7 +38,7 @@ def parse(cls: type[T], text: str, where: str, overrides: dict[str, str] | None 
 
     Args:
         cls: a dataclass whose fields are scalars, tuples, dicts with text keys, or dataclasses of
-            the same sort.
+            the same sort; of a union of dataclasses, the one whose ``name`` is given.
         text: the YAML document.
         where: the file's name, for messages.
         overrides: dotted key → YAML text, as given on a command line; they win over the document.
@@ -71,6 +72,7 @@ class _Reader:
         self.errors: list[UserError] = []
         self.misfits = 0
         self.lines: dict[str, int] = {}
+        self.overridden: set[str] = set()
 
     def compose(self, text: str) -> yaml.MappingNode:
         try:
@@ -99,11 +101,13 @@ class _Reader:
 
     def override(self, node: yaml.MappingNode, key: str, text: str) -> None:
         """Put ``key=value`` into the tree, replacing what stands there."""
+        self.overridden.add(key)
         *parents, last = key.split(".")
-        for name in parents:
+        for i, name in enumerate(parents):
             child = next((v for k, v in node.value if k.value == name), None)
             if not isinstance(child, yaml.MappingNode):
                 node.value = [(k, v) for k, v in node.value if k.value != name]
+                self.overridden.add(".".join(parents[: i + 1]))
                 child = yaml.MappingNode("tag:yaml.org,2002:map", [])
                 node.value.append((_key_node(name), child))
             node = child
@@ -111,14 +115,14 @@ class _Reader:
         try:
             value = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError:
-            value = None
+            value = yaml.ScalarNode("tag:yaml.org,2002:str", text)
         node.value.append(
             (_key_node(last), value or yaml.ScalarNode("tag:yaml.org,2002:null", text))
         )
 
     def line_of(self, error: UserError) -> int:
-        """The line that a noted mistake stands at, for reading order."""
-        return int(error.where.removeprefix(f"{self.where}:") if error.where != self.where else 0)
+        """The line that a noted mistake stands at, for reading order; the command line's first."""
+        return int(error.where[len(self.where) + 1 :] or 0) if error.where != _COMMAND_LINE else 0
 
     def misfit(self, key: str, what: str, cure: str = "") -> None:
         """Note a value that is not of its type, so that what holds it cannot be made."""
@@ -132,6 +136,8 @@ class _Reader:
             parent = parent.rpartition(".")[0]
         line = self.lines.get(parent, 0)
         where = f"{self.where}:{line}" if line else self.where
+        if any(f"{key}.".startswith(f"{name}.") for name in self.overridden):
+            where = _COMMAND_LINE
         self.errors.append(UserError(f"{key}: {what}" if key else what, where, cure))
 
     def build(self, kind: Any, node: yaml.Node, key: str) -> Any:
@@ -209,6 +215,9 @@ class _Reader:
     def _union(self, kinds: tuple[Any, ...], node: yaml.Node, key: str) -> Any:
         if type(None) in kinds and _is_null(node):
             return None
+        tagged = [k for k in kinds if dataclasses.is_dataclass(k)]
+        if len(tagged) > 1 and isinstance(node, yaml.MappingNode):
+            return self._named(tagged, node, key)
         scalar = isinstance(node, yaml.ScalarNode)
         fitting = [
             k
@@ -216,6 +225,15 @@ class _Reader:
             if k is not type(None) and (typing.get_origin(k) is not tuple) == scalar
         ]
         return self.build((fitting or [k for k in kinds if k is not type(None)])[0], node, key)
+
+    def _named(self, kinds: list[Any], node: yaml.MappingNode, key: str) -> Any:
+        """Build the dataclass whose ``name`` the node gives; the first where it gives none."""
+        names = {name: k for k in kinds for name in typing.get_args(_hints(k)["name"])}
+        given = next((value for name, value in node.value if name.value == "name"), None)
+        if given is None:
+            return self.build(kinds[0], node, key)
+        name = self.build(Literal[tuple(names)], given, _join(key, "name"))
+        return self.build(names[name], node, key) if name in names else None
 
     def _tuple(self, kind: Any, node: yaml.Node, key: str) -> Any:
         if isinstance(node, yaml.MappingNode) and dataclasses.is_dataclass(kind):
@@ -232,18 +250,28 @@ class _Reader:
         }
 
     def _scalar(self, kind: type, node: yaml.Node, key: str) -> Any:
-        value = (
-            yaml.SafeLoader("").construct_object(node)
-            if isinstance(node, yaml.ScalarNode)
-            else node
-        )
+        value = _constructed(node)
         if kind is float and isinstance(value, str):
             value = _number(value)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             self.misfit(key, f"expected {_SCALARS[kind.__name__]}, got {_show(node)}")
+            return None
         return value
+
+
+def _constructed(node: yaml.Node) -> Any:
+    """What YAML takes a scalar for; the node itself where it is none, or is not what its tag says.
+
+    Such are ``!!int abc``, a tag that nobody knows, and 2024-13-45, which looks like a date.
+    """
+    if not isinstance(node, yaml.ScalarNode):
+        return node
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError, KeyError, OverflowError):
+        return node
 
 
 def _number(text: str) -> float | str:

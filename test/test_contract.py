@@ -96,6 +96,16 @@ def test_what_is_no_contract_is_refused_in_words(text):
     assert mistakes(text)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["2024-13-45", "!!int abc", "0x_", "!!bool maybe", "!!binary a#", "!unknown x", ".nan"],
+)
+def test_a_value_that_is_not_what_it_looks_like_is_one_mistake(value):
+    """A date that is none, a tag that does not fit: one line that shows it, at its line."""
+    found = mistakes(MINI_LIFT.replace("rate_hz: 20", f"rate_hz: {value}"))
+    assert len(found) == 1 and "rate_hz: expected a number, got " in found[0]
+
+
 def test_a_missing_file_names_the_shipped_contracts(tmp_path):
     """The cure lists what could have been meant."""
     with pytest.raises(UserError, match=r"no such contract; .*mini_lift"):

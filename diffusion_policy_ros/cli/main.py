@@ -11,6 +11,7 @@ A verb's module imports nothing heavy at its top, so that `--help` answers at on
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -26,9 +27,24 @@ VERBS = {
     "inspect": "inspect",
     "convert": "convert",
     "import": "import_",
+    "describe": "describe",
     "train": "train",
     "eval": "eval",
     "demo": "demo",
+}
+
+# What the system refuses -> the cure. Any other refusal is a bug of ours and keeps its traceback.
+SYSTEM_CURES = {
+    errno.EACCES: "change its permissions, or choose another path",
+    errno.EPERM: "change its permissions, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOSPC: "make room, or choose another disk",
+    errno.EDQUOT: "make room, or choose another disk",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose another path: a part of this one is a file",
+    errno.EISDIR: "give a file",
+    errno.EEXIST: "choose another path",
+    errno.EIO: "check the disk",
 }
 
 EXIT_USER_ERROR = 2
@@ -74,6 +90,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output is gone; what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        print_error(refusal(error))
+        return EXIT_USER_ERROR
+
+
+def refusal(error: OSError) -> UserError:
+    """What the system refused, as a user's error.
+
+    Raises:
+        OSError: it is none of `SYSTEM_CURES`, so it is for us to mend.
+    """
+    if error.errno not in SYSTEM_CURES:
+        raise error
+    where = str(error.filename or "")
+    where = f"{where[:200]}..." if len(where) > 200 else where
+    return UserError(str(error.strerror).lower(), where, SYSTEM_CURES[error.errno])
 
 
 def print_error(error: UserError) -> None:

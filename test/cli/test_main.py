@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -112,6 +113,23 @@ def test_a_bug_keeps_its_traceback(verb):
     verb(raising(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError):
         cli.main(["verb"])
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"), [(errno.EACCES, "permissions"), (errno.ENOSPC, "make room")]
+)
+def test_what_the_system_refuses_is_a_users_error(verb, capsys, number, cure):
+    """No permission, a full disk: one line with the path and the cure."""
+    verb(raising(OSError(number, os.strerror(number), "/a/file")))
+    assert cli.main(["verb"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: /a/file: ") and cure in line and line.count("\n") == 1
+
+
+def test_a_name_that_is_too_long_is_a_users_error(capsys):
+    """A path is checked with the system's help, not ours."""
+    assert cli.main(["contract", "check", "a" * 300]) == 2
+    assert "too long" in capsys.readouterr().err
 
 
 def test_an_unknown_verb_names_the_valid_ones(capsys):

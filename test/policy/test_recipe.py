@@ -105,6 +105,24 @@ def test_overrides_win_over_the_file():
     assert changed.batch_size == Recipe.load("mini_lift").training.batch_size
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("training.updates=five", "training.updates: expected a whole number, got 'five'"),
+        ("training.updates=[", "training.updates: expected a whole number, got '['"),
+        ("training.betas=[a, 1]", "training.betas.0: expected a number, got 'a'"),
+        ("trainin.updates=5", "trainin: unknown key; did you mean 'training'?"),
+        ("training=5", "training: expected 'key: value' pairs, got '5'"),
+    ],
+)
+def test_a_mistake_in_a_setting_is_of_the_command_line(word, message):
+    """It is not said to stand in a line of the file."""
+    with pytest.raises(UserErrors) as caught:
+        Recipe.from_text("training:\n  updates: 7", "my.yaml", parse_overrides([word]))
+    assert message in str(caught.value)
+    assert "my.yaml" not in str(caught.value) and "command line: " in str(caught.value)
+
+
 def test_words_that_are_no_settings_are_refused():
     """A forgotten '=' and an unknown recipe say what to write instead."""
     with pytest.raises(UserError, match="write training.updates=500"):
