@@ -7,6 +7,8 @@ and one line in SAMPLERS; the tests take it from there.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -22,7 +24,8 @@ Denoise = Callable[
 ]  # (x_t (B, H, A), t (B,)) -> what the network predicts
 DrawNoise = Callable[[Tensor], Tensor]  # a standard normal tensor shaped like its argument
 
-PREDICTION_TYPES = ("epsilon", "sample")
+PREDICTION_TYPES = ("epsilon", "sample", "v")
+VARIANCES = ("fixed_small", "fixed_large")
 SPACINGS = ("trailing", "leading", "linspace")
 
 
@@ -76,8 +79,19 @@ class _Step:
         return (self.signal / self.next_signal) ** 2
 
     @property
+    def beta(self) -> float:
+        """Variance that the forward process adds between the two, "fixed_large"."""
+        return 1.0 - self.alpha
+
+    @property
     def posterior_variance(self) -> float:
-        return (self.next_spread / self.spread) ** 2 * (1.0 - self.alpha)
+        """Variance between the two once x_0 is known, "fixed_small"."""
+        return (self.next_spread / self.spread) ** 2 * self.beta
+
+    @property
+    def log_snr(self) -> float:
+        """Half the logarithm of signal over noise at the step: the lambda of DPM-Solver."""
+        return math.log(self.signal / self.spread)
 
 
 def _walk(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[_Step]:
@@ -95,6 +109,9 @@ def _clean_and_noise(
         return (sample - step.spread * output) / step.signal, output
     if prediction_type == "sample":
         return output, (sample - step.signal * output) / step.spread
+    if prediction_type == "v":
+        clean = step.signal * sample - step.spread * output
+        return clean, step.signal * output + step.spread * sample
     cure = did_you_mean(prediction_type, PREDICTION_TYPES)
     raise UserError(f"unknown target '{prediction_type}'", "prediction_type", cure)
 
@@ -152,20 +169,61 @@ def ddpm(
     prediction_type: str = "epsilon",
     clip: float | None = 1.0,
     draw: DrawNoise | None = None,
+    variance: str = "fixed_small",
 ) -> Tensor:
     """Ancestral sampling, Ho et al. 2020 eq. 7, strided as in Nichol and Dhariwal 2021 section 4.
 
-    Arguments and result as in `ddim`; `draw` is needed unless there is one step. The variance is
-    the posterior's ("fixed_small"); the last step adds no noise.
+    The last step adds no noise, whatever step it is (diffusers' DDPMScheduler does with
+    "fixed_large" unless it is step 0, and so leaves noise in what "trailing" samples).
+
+    Other arguments, and the result, as in `ddim`; `draw` is needed unless there is one step.
+    `variance` of the added noise: "fixed_small" is the posterior's, best where x_0 is a single
+    point; "fixed_large" is beta, best where x_0 is standard normal.
     """
+    if variance not in VARIANCES:
+        cure = did_you_mean(variance, VARIANCES)
+        raise UserError(f"unknown variance '{variance}'", "variance", cure)
     sample = start
     for step in _walk(schedule, timesteps):
         clean, _ = _clean_and_noise(denoise, sample, step, prediction_type)
-        from_clean = step.next_signal * (1.0 - step.alpha) / step.spread**2
+        from_clean = step.next_signal * step.beta / step.spread**2
         from_sample = step.alpha**0.5 * (step.next_spread / step.spread) ** 2
         sample = from_clean * _clipped(clean, clip) + from_sample * sample
         if not step.is_last:
-            sample = sample + step.posterior_variance**0.5 * _needed(draw)(sample)
+            added = step.beta if variance == "fixed_large" else step.posterior_variance
+            sample = sample + added**0.5 * _needed(draw)(sample)
+    return sample
+
+
+def dpmpp_2m(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    start: Tensor,
+    timesteps: Sequence[int],
+    *,
+    prediction_type: str = "epsilon",
+    clip: float | None = 1.0,
+    draw: DrawNoise | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M), Lu et al. 2022 (https://arxiv.org/abs/2211.01095) algorithm 2.
+
+    Second order: each step extrapolates the predicted x_0 from the one before. The first step has
+    none before it, and the last one leads to the prediction itself. Deterministic, so `draw` is
+    not used. Arguments and result as in `ddim`.
+    """
+    sample, before = start, None  # before: the previous step and its predicted x_0
+    for step in _walk(schedule, timesteps):
+        clean = _clipped(_clean_and_noise(denoise, sample, step, prediction_type)[0], clip)
+        if step.is_last:
+            return clean
+        here, goal = step.log_snr, math.log(step.next_signal / step.next_spread)
+        ahead = clean
+        if before is not None:
+            ratio = (goal - here) / (here - before[0].log_snr)
+            ahead = clean + 0.5 * ratio * (clean - before[1])
+        growth = step.next_signal * -math.expm1(here - goal)
+        sample = step.next_spread / step.spread * sample + growth * ahead
+        before = (step, clean)
     return sample
 
 
@@ -193,7 +251,19 @@ class Sampler(Protocol):
         ...
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm}
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m}
+
+
+def find_sampler(name: str, *, eta: float = 0.0, variance: str = "fixed_small") -> Sampler:
+    """The sampler `name`, with the settings that only it has: `eta` of ddim, `variance` of ddpm.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in SAMPLERS:
+        raise UserError(f"unknown sampler '{name}'", "sampler", did_you_mean(name, SAMPLERS))
+    own = {"ddim": {"eta": eta}, "ddpm": {"variance": variance}}
+    return functools.partial(SAMPLERS[name], **own.get(name, {}))
 
 
 def noise_source(generator: torch.Generator) -> DrawNoise:

@@ -25,7 +25,7 @@ def fitted_to(data):
     """One key's normaliser, fitted to the range of data (N, D)."""
     single = KeyNormalizer(data.shape[1])
     low, high = data.min(0).astype(np.float64), data.max(0).astype(np.float64)
-    single.fit(low, high, np.zeros(data.shape[1], dtype=bool))
+    single.fit(low, high)
     return single
 
 

@@ -1,16 +1,21 @@
 """Samplers, step for step against diffusers' schedulers."""
 
+from unittest import mock
+
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.samplers import (
     PREDICTION_TYPES,
     SAMPLERS,
     SPACINGS,
+    VARIANCES,
     ddim,
     ddpm,
+    dpmpp_2m,
+    find_sampler,
     inference_timesteps,
     noise_source,
 )
@@ -63,7 +68,7 @@ def settings(schedule, prediction, spacing, clip):
     return {
         "num_train_timesteps": T,
         "beta_schedule": schedule,
-        "prediction_type": prediction,
+        "prediction_type": "v_prediction" if prediction == "v" else prediction,
         "timestep_spacing": spacing,
         "clip_sample": clip,
     }
@@ -124,6 +129,161 @@ def test_ddpm_equals_diffusers(spacing, prediction, steps):
     )
     expected = diffusers_sample(theirs, randn(1), steps, seed=7)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("steps", COUNTS)
+def test_both_variances_of_ddpm_equal_diffusers(variance, schedule, prediction, steps):
+    """With the same noise, at any stride that ends at step 0: the reference's sample."""
+    how = settings(schedule, prediction, "leading", True)
+    expected = diffusers_sample(DDPMScheduler(**how, variance_type=variance), randn(1), steps, 7)
+    ours = ddpm(
+        network,
+        make_schedule(schedule, T),
+        randn(1),
+        inference_timesteps(T, steps, "leading"),
+        prediction_type=prediction,
+        draw=doubles(7),
+        variance=variance,
+    )
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+
+
+def test_the_large_variance_adds_no_noise_to_the_result():
+    """Trailing steps end above 0, where diffusers still adds noise; without that, its sample."""
+    theirs = exactly(
+        DDPMScheduler(
+            **settings("squaredcos_cap_v2", "sample", "trailing", True),
+            variance_type="fixed_large",
+        )
+    )
+    theirs.set_timesteps(10)
+    generator, sample = torch.Generator().manual_seed(7), randn(1)
+    for t in theirs.timesteps:
+        if t == theirs.timesteps[-1]:
+            theirs.register_to_config(variance_type="fixed_small")
+        output = network(sample, torch.full((SHAPE[0],), int(t)))
+        sample = theirs.step(output, t, sample, generator=generator).prev_sample
+    visited = inference_timesteps(T, 10, "trailing")
+    how = {"prediction_type": "sample", "draw": doubles(7), "variance": "fixed_large"}
+    ours = ddpm(network, make_schedule(), randn(1), visited, **how)
+    torch.testing.assert_close(ours, sample, rtol=0, atol=1e-9)
+
+
+class ExactDpmSolver(DPMSolverMultistepScheduler):
+    """The reference in float64, with the clipping that it leaves to other schedulers."""
+
+    clip = False
+
+    def set_timesteps(self, *args, **kwargs):
+        super().set_timesteps(*args, **kwargs)
+        left = make_schedule(self.config.beta_schedule, T).alphas_cumprod[self.timesteps]
+        self.sigmas = torch.cat([((1 - left) / left).sqrt(), torch.zeros(1, dtype=left.dtype)])
+
+    def convert_model_output(self, *args, **kwargs):
+        clean = super().convert_model_output(*args, **kwargs)
+        return clean.clamp(-1, 1) if self.clip else clean
+
+
+def dpm_solver_sample(scheduler, start):
+    """The reference's loop over the steps that it was set to."""
+    sample = start
+    for t in scheduler.timesteps:
+        output = network(sample, torch.full((start.shape[0],), int(t)))
+        with mock.patch.object(torch, "float32", torch.float64):  # which it casts samples to
+            sample = scheduler.step(output, t, sample).prev_sample
+    return sample
+
+
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", COUNTS)
+def test_dpm_solver_equals_diffusers_at_our_steps(spacing, prediction, steps):
+    """Any count in any spacing that our policies use: the reference's sample."""
+    how = settings("squaredcos_cap_v2", prediction, spacing, None)
+    del how["clip_sample"]
+    visited, theirs = inference_timesteps(T, steps, spacing), ExactDpmSolver(**how)
+    theirs.clip = True
+    theirs.set_timesteps(timesteps=visited)
+    ours = dpmpp_2m(network, make_schedule(), randn(0), visited, prediction_type=prediction)
+    torch.testing.assert_close(ours, dpm_solver_sample(theirs, randn(0)), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [2, 3, 8, 10, 17, 20, 50])
+def test_dpm_solver_equals_diffusers_at_its_own_steps(spacing, schedule, prediction, steps):
+    """Unclipped, at the steps that diffusers chooses for this solver: the reference's sample."""
+    how = settings(schedule, prediction, spacing, None)
+    del how["clip_sample"]
+    theirs = ExactDpmSolver(**how)
+    theirs.set_timesteps(steps)
+    visited = theirs.timesteps.tolist()
+    ours = dpmpp_2m(
+        network,
+        make_schedule(schedule, T),
+        randn(0),
+        visited,
+        prediction_type=prediction,
+        clip=None,
+    )
+    expected = dpm_solver_sample(theirs, randn(0))
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("sampler", "gain"), [(ddim, 2), (dpmpp_2m, 4)])
+def test_the_order_of_a_solver_shows(sampler, gain):
+    """Data of known spread, whose best denoiser and result are known: DDIM has first order (twice
+    the steps, half the error), DPM-Solver++(2M) second order.
+    """
+    schedule, spread = make_schedule("squaredcos_cap_v2", 1000), 0.3
+
+    def best(sample, timestep):
+        left = schedule.alphas_cumprod[timestep].view(-1, 1, 1)
+        return left.sqrt() * spread**2 * sample / (left * spread**2 + 1 - left)
+
+    def error(steps):
+        start = torch.ones(1, 1, 1, dtype=torch.float64)
+        visited = inference_timesteps(1000, steps, "linspace")
+        ours = sampler(best, schedule, start, visited, prediction_type="sample", clip=None)
+        return abs(float(ours) - spread)
+
+    assert error(50) / error(100) == pytest.approx(gain, rel=0.1)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_every_target_gives_the_same_sample(name, spacing):
+    """One network's knowledge, told as epsilon, sample or v, leads to the same place."""
+    schedule, visited = make_schedule(), inference_timesteps(T, 10, spacing)
+
+    def told(prediction):
+        def denoise(sample, timestep):
+            signal = schedule.sqrt_alphas_cumprod[timestep].view(-1, 1, 1)
+            spread = schedule.sqrt_one_minus_alphas_cumprod[timestep].view(-1, 1, 1)
+            clean = 0.5 * torch.sin(sample)
+            noise = (sample - signal * clean) / spread
+            known = {"sample": clean, "epsilon": noise, "v": signal * noise - spread * clean}
+            return known[prediction]
+
+        how = {"prediction_type": prediction, "draw": doubles(3)}
+        return SAMPLERS[name](denoise, schedule, randn(0), visited, **how)
+
+    for prediction in PREDICTION_TYPES:
+        torch.testing.assert_close(told(prediction), told("sample"), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("total", [50, 1000])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 33, 49, 50])
+def test_other_lengths_of_training_equal_diffusers(spacing, total, steps):
+    """From 50 to 1000 steps of training: what diffusers visits."""
+    theirs = DDPMScheduler(total, timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    assert inference_timesteps(total, steps, spacing) == theirs.timesteps.tolist()[:steps]
 
 
 def test_ddim_with_eta_one_has_the_noise_of_diffusers():
@@ -202,3 +362,20 @@ def test_ancestral_sampling_without_a_source_of_noise_is_a_bug():
     """DDPM says that it needs noise instead of drawing it from somewhere."""
     with pytest.raises(ValueError, match="give draw"):
         ddpm(network, make_schedule(), randn(0), [9, 4])
+
+
+def test_settings_of_one_sampler_do_not_reach_the_others():
+    """Eta belongs to DDIM, the variance to DDPM, and a misspelt one is refused."""
+    visited = inference_timesteps(T, 5)
+
+    def run(name, **own):
+        sampler = find_sampler(name, **own)
+        return sampler(network, make_schedule(), randn(0), visited, draw=doubles(0))
+
+    assert not torch.equal(run("ddim", eta=1.0), run("ddim"))
+    assert not torch.equal(run("ddpm", variance="fixed_large"), run("ddpm"))
+    assert torch.equal(run("dpmpp_2m", eta=1.0, variance="fixed_large"), run("dpmpp_2m"))
+    with pytest.raises(UserError, match="did you mean 'fixed_small'"):
+        run("ddpm", variance="fixed_smal")
+    with pytest.raises(UserError, match="did you mean 'ddim'"):
+        run("ddimm")

@@ -77,3 +77,30 @@ def test_mistakes_name_the_cure():
         make_schedule("squaredcos_cap")
     with pytest.raises(UserError, match="use 1 or more"):
         make_schedule("linear", 0)
+
+
+def test_linear_betas_have_the_papers_ends():
+    """0.0001 to 0.02, and every constant of the table has its closed form."""
+    schedule = make_schedule("linear", 1000)
+    assert (float(schedule.betas[0]), float(schedule.betas[-1])) == (1e-4, 0.02)
+    steps = torch.arange(1000, dtype=torch.float64)
+    betas = 1e-4 + (0.02 - 1e-4) * steps / 999
+    product = torch.exp(torch.cumsum(torch.log1p(-betas), 0))
+    torch.testing.assert_close(schedule.alphas_cumprod, product)
+    torch.testing.assert_close(schedule.sqrt_alphas_cumprod, product.sqrt())
+    torch.testing.assert_close(schedule.sqrt_one_minus_alphas_cumprod, (1 - product).sqrt())
+    torch.testing.assert_close(schedule.sqrt_recip_alphas, 1 / (1 - betas).sqrt())
+    before = product / (1 - betas)
+    expected = betas * (1 - before) / (1 - product)
+    torch.testing.assert_close(schedule.posterior_variance, expected, rtol=1e-6, atol=1e-15)
+
+
+@pytest.mark.parametrize("steps", [50, 100, 1000])
+def test_cosine_betas_are_capped(steps):
+    """Nichol and Dhariwal's closed form, below 0.999 even where the signal ends."""
+    schedule = make_schedule("squaredcos_cap_v2", steps)
+    assert float(schedule.betas.max()) == 0.999
+    ends = torch.arange(1, steps, dtype=torch.float64) / steps
+    signal = torch.cos((ends + 0.008) / 1.008 * math.pi / 2) ** 2
+    expected = signal / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    torch.testing.assert_close(schedule.alphas_cumprod[:-1], expected)
