@@ -17,6 +17,8 @@ from diffusion_policy_ros.observe.codecs import Array
 
 PLAIN_LITTLE = b"\0\1"
 """The encapsulation that these functions read."""
+ALIGN_4, ALIGN_8 = ~3, ~7
+"""``(p + 3) & ALIGN_4`` is the next place for 4 bytes, ``((p + 3) & ALIGN_8) + 4`` for 8."""
 FRAME_ID = 12
 """Where the length of the header's frame_id stands: behind encapsulation and stamp."""
 
@@ -71,12 +73,12 @@ class TrajectoryPoint(NamedTuple):
 
 
 def _image(raw: memoryview) -> Fields:
-    place = _aligned(FRAME_ID + 4 + _U32(raw, FRAME_ID)[0], 4)
+    place = (FRAME_ID + 7 + _U32(raw, FRAME_ID)[0]) & ALIGN_4
     height, width, length = _IMAGE_SIZE(raw, place)
     place += 12
     encoding = str(raw[place : place + length - 1], "utf-8")
     big_endian = raw[place + length]
-    place = _aligned(place + length + 1, 4)
+    place = (place + length + 4) & ALIGN_4
     step, size = _ROW_AND_DATA(raw, place)
     data = raw[place + 8 : place + 8 + size]
     if len(data) != size:
@@ -92,7 +94,7 @@ def _image(raw: memoryview) -> Fields:
 
 
 def _pose_stamped(raw: memoryview) -> Fields:
-    place = _aligned(FRAME_ID + 4 + _U32(raw, FRAME_ID)[0], 8)
+    place = ((FRAME_ID + 7 + _U32(raw, FRAME_ID)[0]) & ALIGN_8) + 4
     x, y, z, *turn = _POSE(raw, place)
     return {"pose": Pose(Point(x, y, z), Quaternion(*turn))}
 
@@ -107,7 +109,7 @@ def _joint_state(raw: memoryview) -> Fields:
 
 def _joint_trajectory(raw: memoryview) -> Fields:
     names, place = _texts(raw, FRAME_ID + 4 + _U32(raw, FRAME_ID)[0])
-    place = _aligned(place, 4)
+    place = (place + 3) & ALIGN_4
     (count,) = _U32(raw, place)
     place += 4
     points = []
@@ -116,26 +118,21 @@ def _joint_trajectory(raw: memoryview) -> Fields:
         velocities, place = _doubles(raw, place)
         accelerations, place = _doubles(raw, place)
         effort, place = _doubles(raw, place)
-        place = _aligned(place, 4)
+        place = (place + 3) & ALIGN_4
         start = Duration(*_DURATION(raw, place))
         place += 8
         points.append(TrajectoryPoint(positions, velocities, accelerations, effort, start))
     return {"joint_names": names, "points": points}
 
 
-def _aligned(place: int, size: int) -> int:
-    """The next place from ``place`` on that a value of that size may stand at."""
-    return (place - 4 + size - 1) // size * size + 4
-
-
 def _texts(raw: memoryview, place: int) -> tuple[list[str], int]:
     """A sequence of strings, and where it ends."""
-    place = _aligned(place, 4)
+    place = (place + 3) & ALIGN_4
     (count,) = _U32(raw, place)
     place += 4
     found = []
     for _ in range(count):
-        place = (place + 3) & ~3
+        place = (place + 3) & ALIGN_4
         (length,) = _U32(raw, place)
         found.append(str(raw[place + 4 : place + 3 + length], "utf-8"))
         place += 4 + length
@@ -144,11 +141,11 @@ def _texts(raw: memoryview, place: int) -> tuple[list[str], int]:
 
 def _doubles(raw: memoryview, place: int) -> tuple[Array, int]:
     """A sequence of float64 as a view, and where it ends."""
-    place = _aligned(place, 4)
+    place = (place + 3) & ALIGN_4
     (count,) = _U32(raw, place)
     if not count:
         return _NONE, place + 4
-    place = _aligned(place + 4, 8)
+    place = ((place + 7) & ALIGN_8) + 4
     return np.frombuffer(raw, np.float64, count, place), place + 8 * count
 
 

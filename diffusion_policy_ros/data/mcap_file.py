@@ -115,7 +115,9 @@ class McapFile:
         starts = [block[0] for block in blocks[1:]] + [1 << 64]
         heap: list[Entry] = []
         for block, next_start in zip(blocks, starts, strict=True):
-            found = sorted(e for e in self._entries(block) if e[2] in channel_ids)
+            found = [entry for entry in self._entries(block) if entry[2] in channel_ids]
+            if len(found) > 1:
+                found.sort()
             if not heap and (not found or found[-1][0] < next_start):
                 yield from found
                 continue
