@@ -194,6 +194,8 @@ class WindowDataset:
         n_obs_steps: To.
         horizon: H.
         episodes: numbers of the episodes to draw from; all by default.
+        seen_steps: frames of observations in a window, from its oldest; To by default. Up to H,
+            for those who learn to predict observations, too.
 
     Attributes:
         contract: the robot that it was recorded on.
@@ -209,6 +211,7 @@ class WindowDataset:
         n_obs_steps: int,
         horizon: int,
         episodes: Sequence[int] | None = None,
+        seen_steps: int | None = None,
     ) -> None:
         if n_obs_steps < 1 or horizon < n_obs_steps:
             what = f"n_obs_steps {n_obs_steps} and horizon {horizon} make no window"
@@ -216,6 +219,7 @@ class WindowDataset:
         self.dataset = Dataset(path)
         self.contract = self.dataset.contract
         self.n_obs_steps, self.horizon = n_obs_steps, horizon
+        self.seen_steps = n_obs_steps if seen_steps is None else seen_steps
         self.episodes = [self.dataset.episodes[number] for number in self._checked(episodes)]
         lengths = np.array([episode.frames for episode in self.episodes])
         firsts = np.array([self.dataset.first_row(episode) for episode in self.episodes])
@@ -247,17 +251,26 @@ class WindowDataset:
             key → (B, To, H, W, C) uint8 or (B, To, n) float32; ``action`` (B, H, Da) float32;
             ``action_is_pad`` (B, H) bool.
         """
-        indices = np.asarray(indices)
-        first, last = self._first[indices, None], self._last[indices, None]
+        rows, padding = self._rows(np.asarray(indices))
+        seen = rows[:, : self.seen_steps]
+        found = {key: self.dataset.rows[key].take(seen) for key in self.contract.observations}
+        found[ACTION] = self.dataset.rows[ACTION].take(rows)
+        found["action_is_pad"] = padding
+        return found
+
+    def padding(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.bool_]:
+        """``action_is_pad`` of some windows, without reading them: (B, H)."""
+        return self._rows(np.asarray(indices))[1]
+
+    def _rows(
+        self, indices: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Their actions' rows in the dataset, and which of them are repetitions: (B, H) both."""
         wanted = self._row[indices, None] + np.arange(
             1 - self.n_obs_steps, self.horizon - self.n_obs_steps + 1
         )
-        rows = np.clip(wanted, first, last)
-        seen = rows[:, : self.n_obs_steps]
-        found = {key: self.dataset.rows[key].take(seen) for key in self.contract.observations}
-        found[ACTION] = self.dataset.rows[ACTION].take(rows)
-        found["action_is_pad"] = rows != wanted
-        return found
+        rows = np.clip(wanted, self._first[indices, None], self._last[indices, None])
+        return rows, rows != wanted
 
     @functools.cached_property
     def episode_of(self) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import TrainingSettings
+from diffusion_policy_ros.train.loggers import Logger
 
 TABLE, PICTURE = "loss.csv", "loss.png"
 COLUMNS = ("update", "loss", "val_loss", "val_action_error", "seconds")
@@ -28,7 +29,10 @@ Say = Callable[[str], None]
 
 
 def introduction(
-    policy: DiffusionPolicy, training: WindowDataset, validation: WindowDataset | None
+    policy: DiffusionPolicy,
+    training: WindowDataset,
+    validation: WindowDataset | None,
+    processes: int = 1,
 ) -> Iterator[str]:
     """What is about to be trained, on what; and what looks wrong with the data."""
     settings = policy.recipe.training
@@ -37,6 +41,7 @@ def introduction(
     where = policy.device.type
     if where == "cpu":
         where += f", {settings.batch_shares} x {torch.get_num_threads()} threads"
+    where += f", in {processes} processes" if processes > 1 else ""
     yield f"dataset   {training.dataset.path}, contract {policy.contract.name}"
     yield f"          {len(training.episodes)} episodes, {len(training)} windows; {held} held out"
     yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"
@@ -49,11 +54,13 @@ def introduction(
 
 
 def farewell(
-    out: Path, checkpoint: Path, policy: DiffusionPolicy, seconds: float
+    out: Path, checkpoint: Path, policy: DiffusionPolicy, update: int, seconds: float
 ) -> Iterator[str]:
     """How it went, and the commands that use the result. Draws loss.png."""
     drawn = draw_losses(out)
-    yield f"trained   {policy.recipe.training.updates} updates in {duration(seconds)}"
+    yield f"trained   {update} updates in {duration(seconds)}"
+    if update < policy.recipe.training.updates:
+        yield f"stopped   early: the action error was smallest in {checkpoint.name}"
     yield f"losses    {drawn}"
     if policy.contract.name.startswith("mini_lift"):
         yield f"evaluate  diffusion-policy eval {checkpoint} --sim mini_lift --episodes 100"
@@ -82,12 +89,19 @@ class Watcher:
         update: updates done before; later lines of the table will be computed again.
         progress: bar or lines; "auto" is the bar where stderr is a terminal.
         say: where lines go.
+        loggers: where numbers go besides loss.csv; closed at the end.
     """
 
     def __init__(
-        self, out: Path, settings: TrainingSettings, update: int, progress: Progress, say: Say
+        self,
+        out: Path,
+        settings: TrainingSettings,
+        update: int,
+        progress: Progress,
+        say: Say,
+        loggers: Sequence[Logger] = (),
     ) -> None:
-        self.out, self.settings, self.say = out, settings, say
+        self.out, self.settings, self.say, self.loggers = out, settings, say, loggers
         self.style = progress
         if progress == "auto":
             self.style = "bar" if sys.stderr.isatty() else "lines"
@@ -112,6 +126,8 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
         self.file.close()
+        for logger in self.loggers:
+            logger.close()
 
     def saw(
         self,
@@ -137,6 +153,9 @@ class Watcher:
         numbers = [f"{self.loss:.6g}", *(f"{v:.6g}" for v in validation or ()), *[""] * 2][:3]
         csv.writer(self.file).writerow([update, *numbers, f"{seconds:.2f}"])
         self.file.flush()
+        named = dict(zip(COLUMNS[1:], (self.loss, *(validation or ())), strict=False))
+        for logger in self.loggers:
+            logger.log(update, {**named, "seconds": seconds})
         self._show(update, now=validation is not None)
 
     def _mean_of_recent(self) -> float:
@@ -171,6 +190,29 @@ class Watcher:
         total = self.settings.updates
         left = duration((total - update) / rate)
         self.say(f"update    {update}/{total}  {text}, {rate:.1f} updates/s, {left} left")
+
+
+class Bystander:
+    """Stands for the Watcher in processes that only compute."""
+
+    def __enter__(self) -> Bystander:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def saw(
+        self,
+        update: int,
+        seconds: float,
+        loss: Tensor,
+        validation: tuple[float, float] | None = None,
+    ) -> None:
+        """Look on."""
+
+    def card_lines(self) -> str:
+        """Nothing to say."""
+        return ""
 
 
 def _keep_rows_until(path: Path, update: int) -> None:

@@ -7,7 +7,8 @@
 Everything random is a function of the seed and the number of the update: which windows make the
 batch, where crops lie, which noise is added. So an interrupted run that is resumed computes just
 what it would have computed in one go, and nothing of the past is kept but weights and moments.
-What people see of it is in progress.py.
+What people see of it is in progress.py, where else numbers go in loggers.py, how several processes
+train together in distributed.py.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -45,12 +46,15 @@ from diffusion_policy_ros.policy.checkpoint import (
     run_checkpoints,
     save_checkpoint,
 )
-from diffusion_policy_ros.policy.devices import pick_device
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import ACTION
 from diffusion_policy_ros.policy.objective import masked_mean
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
+from diffusion_policy_ros.train.batches import Batch, read_ahead
+from diffusion_policy_ros.train.distributed import Peers, peers
+from diffusion_policy_ros.train.loggers import open_loggers
 from diffusion_policy_ros.train.progress import (
+    Bystander,
     Progress,
     Say,
     Watcher,
@@ -75,6 +79,11 @@ FREE_ON_RESUME = (
     "batch_shares",
     "threads",
     "device",
+    "gradient_accumulation",
+    "compile",
+    "early_stop",
+    "tensorboard",
+    "wandb_project",
 )
 
 # Streams of random numbers that must not coincide.
@@ -91,12 +100,12 @@ def train(
     say: Say = print,
     stop_after: int | None = None,
 ) -> Path:
-    """Train a policy.
+    """Train a policy; started by torchrun, together with the other processes.
 
     Args:
         dataset_path: a dataset, as `diffusion-policy convert` writes it.
         recipe: what to train, and how.
-        out: the run's directory.
+        out: the run's directory; all processes must see the same.
         resume: go on with the run that is there, exactly as if it had not been interrupted.
         progress: a bar, plain lines, neither, or what suits the terminal.
         say: where lines for people go.
@@ -113,45 +122,72 @@ def train(
     out, settings = Path(out), recipe.training
     newest = _claim(out, recipe, resume)
     data = open_data(dataset_path, recipe)
-    with _threads(settings):
-        learner = Learner(recipe, data, pick_device(settings.device))
+    with _threads(settings), peers(settings.device, settings.batch_size) as group:
+        say = say if group.first else _hush
+        learner = Learner(recipe, data, group.device, group)
         if newest is not None:
             learner.restore(newest, data)
-        for line in introduction(learner.policy, data.training, data.validation):
+        for line in introduction(learner.policy, data.training, data.validation, group.count):
             say(line)
-        _prepare_run(out, recipe)
-        with Watcher(out, settings, learner.update, progress, say) as watcher:
+        group.wait()  # all have seen the run as it was
+        with _watcher(learner, out, progress, say) as watcher:
             _loop(learner, data, watcher, out, stop_after)
-    checkpoint = run_checkpoints(out)[-1]
-    if learner.update >= settings.updates:
-        lines = farewell(out, checkpoint, learner.policy, learner.seconds)
+        group.wait()  # all is written
+    if learner.finished:
+        checkpoint = learner.best_checkpoint(out)
+        lines = farewell(out, checkpoint, learner.policy, learner.update, learner.seconds)
     else:
         lines = interruption(out, out / RECIPE, data.training, learner.update)
-    for line in lines:
+    for line in lines if group.first else ():
         say(line)
-    if learner.update < settings.updates and stop_after is None:
+    if not learner.finished and stop_after is None:
         raise KeyboardInterrupt
-    return checkpoint
+    return run_checkpoints(out)[-1]
+
+
+def _hush(line: str) -> None:
+    """Say nothing."""
+
+
+def _watcher(
+    learner: Learner, out: Path, progress: Progress, say: Say
+) -> AbstractContextManager[Watcher | Bystander]:
+    """Who shows and writes the losses; in all processes but the first nobody does."""
+    if not learner.group.first:
+        return Bystander()
+    _prepare_run(out, learner.recipe)
+    loggers = open_loggers(out, learner.recipe, learner.update)
+    return Watcher(out, learner.recipe.training, learner.update, progress, say, loggers)
 
 
 def _loop(
-    learner: Learner, data: Data, watcher: Watcher, out: Path, stop_after: int | None
+    learner: Learner,
+    data: Data,
+    watcher: Watcher | Bystander,
+    out: Path,
+    stop_after: int | None,
 ) -> None:
     """Train until done or asked to stop; leaves a checkpoint either way."""
-    settings, stopping = learner.recipe.training, False
-    with _stop_requests() as stop_requested, data.batches(settings, learner.update) as batches:
-        while learner.update < settings.updates and not stopping:
-            loss = learner.learn(next(batches))
-            last = learner.update == settings.updates
-            stopping = stop_requested() or learner.update == stop_after
-            if last or _due(learner.update, settings.val_every):
-                watcher.saw(
-                    learner.update, learner.seconds, loss, learner.validate(data.validation)
-                )
-            else:
-                watcher.saw(learner.update, learner.seconds, loss)
-            if last or stopping or _due(learner.update, settings.checkpoint_every):
+    settings, group, stopping = learner.recipe.training, learner.group, False
+    ahead = data.batches(settings, learner.update, group)
+    with _stop_requests(patient=group.several) as stop_requested, ahead as batches:
+        while not (learner.finished or stopping):
+            loss, validation = learner.learn(next(batches)), None
+            if learner.update == settings.updates or _due(learner.update, settings.val_every):
+                validation = learner.check(data.validation)
+            watcher.saw(learner.update, learner.seconds, loss, validation)
+            # Asking the others takes time, so not at each update.
+            asking = not group.several or _due(learner.update, settings.log_every)
+            stopping = asking and group.any(stop_requested())
+            stopping = stopping or learner.update == stop_after
+            due = _due(learner.update, settings.checkpoint_every) or learner.just_improved
+            if group.first and (learner.finished or stopping or due):
                 learner.save(out, data, watcher.card_lines())
+
+
+def checkpoint_path(out: Path, update: int) -> Path:
+    """Where a run's checkpoint of an update is."""
+    return out / "checkpoints" / f"update_{update:06d}"
 
 
 def _due(update: int, every: int) -> bool:
@@ -205,24 +241,18 @@ class Data(NamedTuple):
     validation: WindowDataset | None
     fingerprint: str
 
-    @contextmanager
     def batches(
-        self, settings: TrainingSettings, update: int
-    ) -> Iterator[Iterator[dict[str, NDArray[Any]]]]:
-        """The batches from `update` on, each read while the one before is learned from."""
+        self, settings: TrainingSettings, update: int, group: Peers | None = None
+    ) -> AbstractContextManager[Iterator[Batch]]:
+        """This process' part of the batches from `update` on, each read ahead of its turn."""
+        group = group or Peers()
+        where = group.part(settings.batch_size)
 
-        def read(number: int) -> dict[str, NDArray[Any]]:
-            return self.training.batch(batch_indices(settings, len(self.training), number))
+        def read(number: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+            indices = batch_indices(settings, len(self.training), number)
+            return self.training.batch(indices[where]), self.training.padding(indices)
 
-        def generate() -> Iterator[dict[str, NDArray[Any]]]:
-            number, ahead = update, reader.submit(read, update)
-            while True:
-                batch, number = ahead.result(), number + 1
-                ahead = reader.submit(read, number)
-                yield batch
-
-        with ThreadPoolExecutor(1) as reader:
-            yield generate()
+        return read_ahead(read, update, where, group.device)
 
 
 def open_data(path: str | Path, recipe: Recipe) -> Data:
@@ -239,7 +269,8 @@ def open_data(path: str | Path, recipe: Recipe) -> Data:
         held = min(max(held, 1), len(episodes) - 1)
 
     def windows(chosen: list[int]) -> WindowDataset:
-        return WindowDataset(path, policy.n_obs_steps, policy.horizon, sorted(chosen))
+        seen = policy.training_obs_steps
+        return WindowDataset(path, policy.n_obs_steps, policy.horizon, sorted(chosen), seen)
 
     text = json.dumps([[e.bag, e.hash, e.start, e.frames] for e in episodes])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -304,6 +335,25 @@ def ema_decay(settings: TrainingSettings, update: int) -> float:
 # --- The learner ---------------------------------------------------------------------------------
 
 
+def _sums(
+    shares: Iterable[tuple[Tensor, tuple[Tensor, ...]]],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Losses and gradients, added up in the shares' order."""
+    losses: list[Tensor] = []
+    total: tuple[Tensor, ...] | None = None
+    owned = False
+    for loss, gradients in shares:
+        losses.append(loss)
+        if total is None:
+            total = gradients
+        elif not owned:  # autograd may give one tensor for two weights: first into memory of ours
+            total, owned = tuple(torch._foreach_add(total, gradients)), True
+        else:
+            torch._foreach_add_(total, gradients)
+    assert total is not None, "a batch has a share"
+    return torch.stack(losses).sum(), total
+
+
 def _shares(windows: int, count: int) -> list[slice]:
     """Cut a batch into parts of nearly the same size."""
     ends = [windows * i // count for i in range(count + 1)]
@@ -317,12 +367,19 @@ class Learner:
         recipe: what is trained.
         policy: the weights being trained.
         average: the policy with averaged weights, which validates and is saved.
+        group: the processes that train together.
         update: updates done.
         seconds: spent on them, over all sittings.
+        best_error, best_update: smallest action error of a validation, and when it was.
+        stale: validations since then.
     """
 
-    def __init__(self, recipe: Recipe, data: Data, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, data: Data, device: torch.device, group: Peers | None = None
+    ) -> None:
         self.recipe, self.update, self.seconds = recipe, 0, 0.0
+        self.best_error, self.best_update, self.stale = math.inf, 0, 0
+        self.group = group or Peers(device)
         contract, settings = data.training.contract, recipe.training
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -344,8 +401,21 @@ class Learner:
         )
         side_by_side = device.type == "cpu" and settings.batch_shares > 1
         self._pool = ThreadPoolExecutor(settings.batch_shares) if side_by_side else None
+        if settings.compile:
+            self.policy.compile_networks()
 
-    def learn(self, batch: dict[str, NDArray[Any]]) -> Tensor:
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are done, or no validation improves any more."""
+        settings = self.recipe.training
+        return self.update >= settings.updates or 0 < settings.early_stop <= self.stale
+
+    @property
+    def just_improved(self) -> bool:
+        """Whether this update is the best so far and the best is to be kept."""
+        return self.recipe.training.early_stop > 0 and self.best_update == self.update > 0
+
+    def learn(self, batch: Batch) -> Tensor:
         """One update; its loss, a scalar that has not been waited for on a GPU."""
         begun, settings = time.perf_counter(), self.recipe.training
         for group in self.optimizer.param_groups:
@@ -363,25 +433,43 @@ class Learner:
         self.seconds += time.perf_counter() - begun
         return loss
 
-    def _backward(self, batch: dict[str, NDArray[Any]]) -> Tensor:
-        """Set the gradients of the batch's loss, its shares computed side by side."""
-        settings, count = self.recipe.training, len(batch[ACTION])
+    def _backward(self, batch: Batch) -> Tensor:
+        """Set the gradients of the whole batch's loss, its shares computed side by side."""
+        settings, count = self.recipe.training, len(batch.padding)
         draws = self.policy.draw(count, torch_generator(settings.seed, _NOISE, self.update))
         counting = np.ones(count)  # how much of the batch's mean is each window's
         if settings.mask_padding:
-            counting = (~batch["action_is_pad"]).sum(1)
+            counting = (~batch.padding[:, self.recipe.policy.predicted]).sum(1)
 
-        def share(where: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
-            part = {key: value[where] for key, value in batch.items()}
+        def share(here: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            part = {key: value[here] for key, value in batch.arrays.items()}
+            where = slice(batch.where.start + here.start, batch.where.start + here.stop)
             weight = float(counting[where].sum() / max(counting.sum(), 1))
-            loss = self.policy.loss(part, draws=draws.part(where)) * weight
+            with self._precision():
+                loss = self.policy.loss(part, draws=draws.part(where)) * weight
             return loss.detach(), torch.autograd.grad(loss, self._weights)
 
         run = map if self._pool is None else self._pool.map
-        losses, gradients = zip(*run(share, _shares(count, settings.batch_shares)), strict=True)
-        for weight, parts in zip(self._weights, zip(*gradients, strict=True), strict=True):
-            weight.grad = functools.reduce(torch.add, parts)
-        return torch.stack(losses).sum()
+        mine = batch.where.stop - batch.where.start
+        parts = _shares(mine, settings.batch_shares * settings.gradient_accumulation)
+        loss, gradients = _sums(run(share, parts))
+        self.group.add_up([loss, *gradients])
+        for weight, gradient in zip(self._weights, gradients, strict=True):
+            weight.grad = gradient
+        return loss
+
+    def _precision(self) -> AbstractContextManager[object]:
+        mixed = self.recipe.training.precision == "bfloat16"
+        return torch.autocast(self.policy.device.type, torch.bfloat16, enabled=mixed)
+
+    def check(self, windows: WindowDataset | None) -> tuple[float, float]:
+        """Validate in the first process, and note whether it is the best so far."""
+        nothing = (math.nan, math.nan)
+        found = self.group.from_first(self.validate(windows) if self.group.first else nothing)
+        self.stale += 1
+        if found[1] < self.best_error:
+            self.best_error, self.best_update, self.stale = found[1], self.update, 0
+        return found
 
     @torch.inference_mode()
     def validate(self, windows: WindowDataset | None) -> tuple[float, float]:
@@ -406,14 +494,15 @@ class Learner:
 
     def _action_error(self, batch: dict[str, NDArray[Any]], generator: torch.Generator) -> float:
         policy = self.recipe.policy
-        first = policy.n_obs_steps - 1
-        executed = slice(first, first + policy.n_action_steps)
+        ahead = slice(policy.n_obs_steps - 1, policy.n_obs_steps - 1 + policy.n_action_steps)
         normalize = self.average.normalizer[ACTION].normalize
         device = self.average.device
         truth = normalize(torch.as_tensor(batch[ACTION]).to(device))
-        guess = normalize(self.average.sample(batch, generator=generator))
+        keys = self.average.contract.observations
+        seen = {key: batch[key][:, : policy.n_obs_steps] for key in keys}
+        guess = normalize(self.average.sample(seen, generator=generator))[:, policy.executed]
         is_pad = torch.as_tensor(batch["action_is_pad"]).to(device)
-        return float(masked_mean((guess - truth).abs()[:, executed], is_pad[:, executed]))
+        return float(masked_mean((guess - truth[:, ahead]).abs(), is_pad[:, ahead]))
 
     def save(self, out: Path, data: Data, notes: str) -> None:
         """Write a checkpoint of this update and remove those that are too old."""
@@ -422,19 +511,27 @@ class Learner:
             "seconds": self.seconds,
             "dataset": str(data.training.dataset.path),
             "fingerprint": data.fingerprint,
+            "best_action_error": self.best_error if self.best_update else None,
+            "best_update": self.best_update,
+            "stale_validations": self.stale,
         }
         trained = (
             f"- Trained for {self.update} updates on {len(data.training.episodes)} episodes, "
             f"{len(data.training)} windows\n"
         )
         state = TrainingState(self._state_tensors(), values)
-        name = f"update_{self.update:06d}"
-        save_checkpoint(
-            out / "checkpoints" / name, self.average, state=state, notes=trained + notes
-        )
+        name = checkpoint_path(out, self.update)
+        save_checkpoint(name, self.average, state=state, notes=trained + notes)
         keep = self.recipe.training.keep_checkpoints
         for old in run_checkpoints(out)[:-keep] if keep else []:
-            shutil.rmtree(old)
+            if old != self.best_checkpoint(out):
+                shutil.rmtree(old)
+
+    def best_checkpoint(self, out: Path) -> Path:
+        """Of the smallest action error where training stops by it, else the newest."""
+        best = checkpoint_path(out, self.best_update)
+        stops = self.recipe.training.early_stop > 0
+        return best if stops and best.is_dir() else run_checkpoints(out)[-1]
 
     def _state_tensors(self) -> dict[str, Tensor]:
         tensors = {f"weights/{name}": value for name, value in self.policy.state_dict().items()}
@@ -461,6 +558,10 @@ class Learner:
             parts.setdefault(part, {})[name] = tensor
         load_exactly(self.policy, parts["weights"], str(checkpoint))
         self.update, self.seconds = int(state.values["update"]), float(state.values["seconds"])
+        error = state.values.get("best_action_error")
+        self.best_error = math.inf if error is None else float(error)
+        self.best_update = int(state.values.get("best_update", 0))
+        self.stale = int(state.values.get("stale_validations", 0))
         self._restore_moments(parts["exp_avg"], parts["exp_avg_sq"])
 
     def _restore_moments(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -488,15 +589,16 @@ def _threads(settings: TrainingSettings) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
+def _stop_requests(patient: bool) -> Iterator[Callable[[], bool]]:
     """Ctrl-C asks to stop after the running update, so that what is saved is whole.
 
-    A second one stops at once. Outside the main thread, signals are left to whoever has them.
+    A second one stops at once, unless patient: torchrun hands on what the terminal sent already.
+    Outside the main thread, signals are left to whoever has them.
     """
     asked = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if asked.is_set() and not patient:
             raise KeyboardInterrupt
         asked.set()
 

@@ -1,0 +1,124 @@
+"""One training in several processes, as torchrun starts them; alone, all of this does nothing.
+
+Every process holds the whole policy and computes its part of each batch; the gradients' sum is the
+batch's, so each process then makes the same update. Only the first one writes and speaks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.devices import pick_device
+
+STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+BUCKET_NUMBERS = 4_000_000  # of gradients that travel together: 16 MB
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The processes of a training.
+
+    Attributes:
+        device: where this one computes.
+        rank: this one's number, from 0.
+        count: how many there are.
+    """
+
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.count > 1
+
+    def part(self, windows: int) -> slice:
+        """This process' part of a batch."""
+        return slice(windows * self.rank // self.count, windows * (self.rank + 1) // self.count)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes."""
+        if not self.several:
+            return
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            distributed.all_reduce(flat)
+            parts = flat.split([tensor.numel() for tensor in bucket])
+            for tensor, part in zip(bucket, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        if not self.several:
+            return here
+        flag = torch.tensor(float(here), device=self.device)
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    def from_first(self, values: tuple[float, float]) -> tuple[float, float]:
+        """The first process' numbers, in all."""
+        if not self.several:
+            return values
+        numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.broadcast(numbers, 0)
+        one, two = numbers.tolist()
+        return one, two
+
+    def wait(self) -> None:
+        """For all others to come here too."""
+        self.any(False)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(t.numel() for t in bucket) >= BUCKET_NUMBERS:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def peers(device: str, batch_size: int) -> Iterator[Peers]:
+    """Join the others that torchrun has started, where it has.
+
+    Args:
+        device: the recipe's; a GPU becomes the one of this process' number on this machine.
+        batch_size: of all processes together.
+
+    Raises:
+        UserError: there is no such device, or fewer windows than processes.
+    """
+    picked = pick_device(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or any(
+        name not in os.environ for name in STARTED_BY_TORCHRUN
+    ):
+        yield Peers(picked)
+        return
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if batch_size < count:
+        what = f"{batch_size} windows for {count} processes"
+        raise UserError(what, "training.batch_size", "raise it, or start fewer processes")
+    if picked.type == "cuda":
+        picked = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(picked)
+    distributed.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    try:
+        yield Peers(picked, rank, count)
+    finally:
+        distributed.destroy_process_group()
