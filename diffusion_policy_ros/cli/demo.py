@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion_policy_ros.cli.figures import check_json, write_json
 from diffusion_policy_ros.errors import UserError
 
 FIRST_UNSEEN_SEED = 10_000
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     plan = PLANS["state" if args.state else "cameras"]
     out = args.out / ("state" if args.state else "cameras")
     _check_parts()
+    _check(args, plan)
     _record(plan, out, args.demonstrations or plan.demonstrations)
     _convert(plan, out)
     checkpoint = _train(plan, out, args.settings)
@@ -89,10 +91,24 @@ def run(args: argparse.Namespace) -> int:
         "checkpoint": str(checkpoint),
     }
     _finish(out, figures, drive)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(args.json, figures)
     return 0
+
+
+def _check(args: argparse.Namespace, plan: Plan) -> None:
+    """Fail now over what is only needed later.
+
+    Raises:
+        UserError: a number is too low, a setting has a mistake, the figures cannot be written.
+    """
+    from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
+
+    for name in ("episodes", "demonstrations"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be 1 or more", f"--{name} {value}", "mend it")
+    Recipe.load(plan.recipe, parse_overrides(args.settings))
+    check_json(args.json)
 
 
 def _check_parts() -> None:
@@ -196,6 +212,7 @@ def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
         "episodes": episodes,
         "first_seed": FIRST_UNSEEN_SEED,
         "gif": out / "rollout.gif",
+        "gif_episodes": 3,
         "cameras": out.name == "cameras",
     }
     with (

@@ -44,7 +44,7 @@ class Page:
         self.table((), list(rows.items()))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table; True and False become a green yes and a red no."""
+        """A table; True and False become a green yes and a red no, counts a list of them."""
         lines = (
             ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
             if head
@@ -80,4 +80,6 @@ class Page:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return f'<span class="{"good" if value else "bad"}">{"yes" if value else "no"}</span>'
+    if isinstance(value, dict):
+        return escape(", ".join(f"{key} {count}" for key, count in value.items()) or "–")
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
