@@ -59,14 +59,16 @@ ACTION_KINDS: dict[str, int] = {
     "position": 3,
     "axis_angle": 3,
     "quaternion": 4,
+    "rotation_6d": 6,
     "joint_position": 0,
     "binary": 1,
 }
 """Kind of an action field → its size, 0 where the contract gives it.
 
-Deltas are per action, in the base frame, rotations multiplied from the left; ``binary`` is > 0 for
-closed.
+Deltas are per action, in the base frame, rotations multiplied from the left; ``rotation_6d`` is
+the first two rows of the rotation's matrix; ``binary`` is > 0 for closed.
 """
+ROTATION_KINDS = ("delta_axis_angle", "axis_angle", "quaternion", "rotation_6d")
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ class ActionField:
         "position",
         "axis_angle",
         "quaternion",
+        "rotation_6d",
         "joint_position",
         "binary",
     ]
@@ -390,6 +393,7 @@ class Contract:
             why = (
                 "is no text file" if isinstance(error, UnicodeDecodeError) else "no such contract"
             )
+            why = "may not be read" if isinstance(error, PermissionError) else why
             cure = (
                 f"give a YAML file or a shipped contract: {', '.join(config_names('contracts'))}"
             )
@@ -494,9 +498,7 @@ class Contract:
                 did_you_mean(part.state, self.observations),
             )
             return
-        needed = (
-            4 if part.kind in ("delta_axis_angle", "axis_angle", "quaternion") else part.size or 3
-        )
+        needed = 4 if part.kind in ROTATION_KINDS else part.size or 3
         needed = 3 if part.kind in ("delta_position", "position") else needed
         shape = stream.resolved("").shape
         if part.kind != "binary" and shape and shape != (needed,):

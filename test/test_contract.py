@@ -1,6 +1,7 @@
 """The contract: what it accepts, and that every mistake is named with its key, line and cure."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
@@ -74,6 +75,8 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
         ("kind: binary", "kind: boolean", "not a valid choice"),
         ("topic: /eef_command", "topic: /eef_pose", "is geometry_msgs/msg/PoseStamped elsewhere"),
         ("state: robot0_eef_quat", "state: robot0_eef_pos", "does not have 4 values"),
+        ("kind: delta_axis_angle", "kind: rotation_6D", "did you mean 'rotation_6d'?"),
+        ("kind: delta_axis_angle", "kind: rotation_6d", "gives 7 values, the fields need 10"),
         (
             "workspace_min: [-0.3, -0.3, 0.0]",
             "workspace_min: [0.4, -0.3, 0.0]",
@@ -110,6 +113,18 @@ def test_a_missing_file_names_the_shipped_contracts(tmp_path):
     """The cure lists what could have been meant."""
     with pytest.raises(UserError, match=r"no such contract; .*mini_lift"):
         Contract.load(tmp_path / "nothing.yaml")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path, monkeypatch):
+    """Permissions are named as the reason."""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: open_forbidden())
+    with pytest.raises(UserError, match="may not be read"):
+        Contract.load(tmp_path / "mine.yaml")
+
+
+def open_forbidden():
+    """As the system refuses a file of somebody else."""
+    raise PermissionError(13, "Permission denied")
 
 
 def test_the_hash_is_of_the_meaning():

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import ActionField, Contract
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
+from diffusion_policy_ros.policy.rotations import quaternion_to_rotation_6d
 
 POSITION_M, ROTATION_RAD, JOINT = 2e-3, 1e-2, 5e-3
 """What counts as motion, from the pose at rest: m, rad, and rad or m of a joint."""
@@ -104,6 +105,10 @@ def _axis_angle(_part: ActionField, state: Array) -> Array:
     return np.asarray(Rotation.from_quat(state[1:]).as_rotvec())
 
 
+def _rotation_6d(_part: ActionField, state: Array) -> Array:
+    return quaternion_to_rotation_6d(state[1:])
+
+
 def _next(_part: ActionField, state: Array) -> Array:
     return state[1:]
 
@@ -119,6 +124,7 @@ _PART = {
     "position": _next,
     "axis_angle": _axis_angle,
     "quaternion": _next,
+    "rotation_6d": _rotation_6d,
     "joint_position": _next,
     "binary": _binary,
 }

@@ -1,16 +1,24 @@
-"""Rotations in NumPy: quaternions (x y z w), axis-angle vectors (rad), matrices.
+"""Rotations in NumPy: quaternions (x y z w), axis-angle vectors (rad), matrices, 6-D.
 
 All take and give arrays with any leading shape, in float64. Left multiplication composes in the
 base frame: `compose(delta, q)` turns q by delta about the base's axes.
+
+Which of them an action should be: axis-angle for deltas, whose angles are small. For absolute
+orientations 6-D (Zhou et al. 2019, https://arxiv.org/abs/1812.07035), the only one of them without
+jumps: axis-angle turns its sign over at pi, and a quaternion has two signs for the same turn.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 Array = NDArray[np.float64]
+
+DEGENERATE = 1e-6  # vectors shorter than this have no direction
 
 
 def _rotation(quaternion: ArrayLike) -> tuple[Rotation, tuple[int, ...]]:
@@ -44,6 +52,67 @@ def matrix_to_quaternion(matrix: ArrayLike) -> Array:
     return canonical(np.asarray(rotation.as_quat()).reshape(*flat.shape[:-2], 4))
 
 
+def rotation_6d_to_quaternion(rotation_6d: ArrayLike) -> Array:
+    """(..., 6), made a rotation as by Gram and Schmidt -> (..., 4) unit quaternions with w >= 0.
+
+    Raises:
+        ValueError: one holds no rotation, see `is_rotation`.
+    """
+    rows = np.asarray(rotation_6d, dtype=np.float64)
+    if not is_rotation("rotation_6d", rows).all():
+        raise ValueError("two vectors that are zero or parallel are no rotation")
+    first = _unit(rows[..., :3])
+    across = np.sum(first * rows[..., 3:], axis=-1, keepdims=True)
+    second = _unit(rows[..., 3:] - across * first)
+    return matrix_to_quaternion(np.stack([first, second, np.cross(first, second)], axis=-2))
+
+
+def quaternion_to_rotation_6d(quaternion: ArrayLike) -> Array:
+    """(..., 4) -> (..., 6), the matrix's first two rows, as in the original Diffusion Policy."""
+    matrix = quaternion_to_matrix(quaternion)
+    return matrix[..., :2, :].reshape(*matrix.shape[:-2], 6)
+
+
+def _unit(vector: Array) -> Array:
+    unit: Array = vector / np.linalg.norm(vector, axis=-1, keepdims=True)
+    return unit
+
+
+def is_rotation(kind: str, value: ArrayLike) -> NDArray[np.bool_]:
+    """Which of (..., n) tell a rotation: a zero quaternion and parallel 6-D vectors do not.
+
+    Args:
+        kind: a key of TO_QUATERNION.
+        value: finite numbers.
+    """
+    array = np.asarray(value, dtype=np.float64)
+    if kind == "axis_angle":
+        return np.ones(array.shape[:-1], dtype=bool)
+    if kind == "quaternion":
+        return np.asarray(np.linalg.norm(array, axis=-1) > DEGENERATE)
+    first, second = array[..., :3], array[..., 3:]
+    lengths = np.linalg.norm(first, axis=-1), np.linalg.norm(second, axis=-1)
+    area = np.linalg.norm(np.cross(first, second), axis=-1)
+    return np.asarray((np.minimum(*lengths) > DEGENERATE) & (area > DEGENERATE * lengths[0]))
+
+
+def convert(value: ArrayLike, source: str, target: str) -> Array:
+    """The same rotations told otherwise: from kind `source` to kind `target`.
+
+    Args:
+        value: (..., n) of the source's size.
+        source: a key of TO_QUATERNION.
+        target: a key of FROM_QUATERNION.
+    """
+    return FROM_QUATERNION[target](TO_QUATERNION[source](value))
+
+
+def angle_between(left: ArrayLike, right: ArrayLike) -> Array:
+    """Geodesic distance (...) of quaternions (..., 4): the angle from one to the other, 0..pi."""
+    distance: Array = np.linalg.norm(delta_between(left, right), axis=-1)
+    return distance
+
+
 def compose(left: ArrayLike, right: ArrayLike) -> Array:
     """Product left * right of quaternions (..., 4): right first, then left; w >= 0."""
     pair = np.broadcast_arrays(np.asarray(left, np.float64), np.asarray(right, np.float64))
@@ -71,3 +140,16 @@ def delta_between(start: ArrayLike, end: ArrayLike) -> Array:
 def apply_delta(axis_angle: ArrayLike, quaternion: ArrayLike) -> Array:
     """Turn quaternion (..., 4) by axis_angle (..., 3) in the base frame."""
     return compose(axis_angle_to_quaternion(axis_angle), quaternion)
+
+
+TO_QUATERNION: dict[str, Callable[[ArrayLike], Array]] = {
+    "quaternion": canonical,
+    "axis_angle": axis_angle_to_quaternion,
+    "rotation_6d": rotation_6d_to_quaternion,
+}
+FROM_QUATERNION: dict[str, Callable[[ArrayLike], Array]] = {
+    "quaternion": canonical,
+    "axis_angle": quaternion_to_axis_angle,
+    "rotation_6d": quaternion_to_rotation_6d,
+}
+"""Kinds of absolute orientations, as in ACTION_KINDS of the contract."""

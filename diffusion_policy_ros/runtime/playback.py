@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_policy_ros.contract import ActionField, Contract
+from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract
+from diffusion_policy_ros.policy.rotations import TO_QUATERNION, is_rotation
 
 Vector = NDArray[np.float64]
 
@@ -78,9 +79,7 @@ class Commander:
 
     def __post_init__(self) -> None:
         self._position = self.contract.action.of_kind("delta_position", "position")
-        self._rotation = self.contract.action.of_kind(
-            "delta_axis_angle", "axis_angle", "quaternion"
-        )
+        self._rotation = self.contract.action.of_kind(*ROTATION_KINDS)
         self._gripper = self.contract.action.of_kind("binary")
         self._joints = self.contract.action.of_kind("joint_position")
         self.set_point: SetPoint | None = None
@@ -148,12 +147,7 @@ class Commander:
         if part.kind == "delta_axis_angle":
             turn = Rotation.from_rotvec(value)
         else:
-            wanted = (
-                Rotation.from_quat(value)
-                if part.kind == "quaternion"
-                else Rotation.from_rotvec(value)
-            )
-            turn = wanted * before.inv()
+            turn = Rotation.from_quat(TO_QUATERNION[part.kind](value)) * before.inv()
         limited = self._shortened(
             "rotation", turn.as_rotvec(), self.contract.action.limits.rotation
         )
@@ -202,6 +196,7 @@ class Playback:
         self.commander = Commander(contract)
         self.rejected: Counter[str] = Counter()
         self.dropped = 0
+        self._absolute = [p for p in contract.action.fields if p.kind in TO_QUATERNION]
         self._timeout_ns = round(contract.action.limits.chunk_timeout_s * 1e9)
         self.reset()
 
@@ -233,11 +228,17 @@ class Playback:
             return "actions of another size"
         if not np.isfinite(chunk.actions).all():
             return "not finite"
+        if not all(self._tells_rotations(part, chunk.actions) for part in self._absolute):
+            return "no rotation"
         if chunk.period_ns <= 0:
             return "no time between its actions"
         if self._chunk is not None and chunk.stamp_ns < self._chunk.stamp_ns:
             return "older than the one before"
         return ""
+
+    def _tells_rotations(self, part: ActionField, actions: Vector) -> bool:
+        values = actions[:, self.contract.action.slices[part.name]]
+        return bool(is_rotation(part.kind, values).all())
 
     def at(self, time_ns: int, measured: Mapping[str, Any]) -> SetPoint:
         """The set-point at a time, which must not run backwards between calls.

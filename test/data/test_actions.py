@@ -100,6 +100,7 @@ action:
     - {name: v, kind: axis_angle, state: turn}
     - {name: p, kind: position, state: at}
     - {name: g, kind: binary, state: joints, threshold: 0.5}
+    - {name: r, kind: rotation_6d, state: turn}
   record: next_state
 """)
     turn = Rotation.from_rotvec([0, 0, 0.3]).as_quat()
@@ -108,9 +109,10 @@ action:
         "turn": np.array([[0, 0, 0, 1], turn, turn]),
         "at": np.array([[0, 0, 0], [1, 2, 3], [4, 5, 6]]),
     }
+    rows = [np.cos(0.3), -np.sin(0.3), 0, np.sin(0.3), np.cos(0.3), 0]
     expected = [
-        [0.2, 7, *turn, 0, 0, 0.3, 1, 2, 3, 1],
-        [0.8, 8, *turn, 0, 0, 0.3, 4, 5, 6, -1],
+        [0.2, 7, *turn, 0, 0, 0.3, 1, 2, 3, 1, *rows],
+        [0.8, 8, *turn, 0, 0, 0.3, 4, 5, 6, -1, *rows],
     ]
     assert next_state_actions(contract, states) == pytest.approx(np.array(expected), abs=1e-6)
 

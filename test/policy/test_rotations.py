@@ -1,19 +1,27 @@
 """Rotations: round trips, group laws, double cover, angles near 0 and pi."""
 
 import numpy as np
+import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from diffusion_policy_ros.policy.rotations import (
+    FROM_QUATERNION,
+    TO_QUATERNION,
+    angle_between,
     apply_delta,
     axis_angle_to_quaternion,
     canonical,
     compose,
+    convert,
     delta_between,
     inverse,
+    is_rotation,
     matrix_to_quaternion,
     quaternion_to_axis_angle,
     quaternion_to_matrix,
+    quaternion_to_rotation_6d,
+    rotation_6d_to_quaternion,
 )
 
 IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
@@ -98,3 +106,113 @@ def test_leading_shapes_are_kept():
     assert quaternion_to_axis_angle(many).shape == (2, 3, 3)
     assert axis_angle_to_quaternion(np.zeros((5, 3))).shape == (5, 4)
     assert compose(IDENTITY, many).shape == (2, 3, 4)
+
+
+# Angles over the whole range, and as many right beside 0 and pi.
+angles = st.one_of(
+    st.floats(0, np.pi),
+    st.floats(-14, -3).map(lambda power: 10**power),
+    st.floats(-14, -3).map(lambda power: np.pi - 10**power),
+    st.sampled_from([0.0, np.pi]),
+)
+turns = st.tuples(directions, angles).map(
+    lambda turn: axis_angle_to_quaternion(turn[0] / np.linalg.norm(turn[0]) * turn[1])
+)
+
+
+def small(angle):
+    """Whether an angle is nothing but rounding."""
+    return angle < 1e-7
+
+
+@pytest.mark.parametrize("source", TO_QUATERNION)
+@pytest.mark.parametrize("target", FROM_QUATERNION)
+@given(turns)
+def test_every_kind_tells_the_same_turn(source, target, quaternion):
+    """From any kind to any other and back is no turn, beside 0 and pi too."""
+    told = convert(quaternion, "quaternion", source)
+    back = convert(convert(told, source, target), target, "quaternion")
+    assert small(angle_between(back, quaternion))
+
+
+@given(quaternions, quaternions)
+def test_the_distance_is_a_metric_of_turns(a, b):
+    """Symmetric, zero between q and -q, at most pi, and the same wherever both are turned to."""
+    distance = angle_between(a, b)
+    assert 0 <= distance <= np.pi + 1e-9
+    assert small(abs(distance - angle_between(b, a)))
+    assert small(abs(distance - angle_between(-a, b)))
+    assert small(angle_between(a, -a))
+    assert small(abs(distance - angle_between(compose(IDENTITY, a), b)))
+
+
+@given(quaternions, quaternions, quaternions)
+def test_distances_bear_turning_both_and_the_triangle(a, b, c):
+    """Turning both by c changes no distance, and no way round is shorter."""
+    assert small(abs(angle_between(compose(c, a), compose(c, b)) - angle_between(a, b)))
+    assert angle_between(a, b) <= angle_between(a, c) + angle_between(c, b) + 1e-7
+
+
+@given(turns, angles, directions)
+def test_a_delta_is_the_shortest_way(start, angle, direction):
+    """Its length is the angle that was turned by, and it leads there, beside 0 and pi too."""
+    turn = direction / np.linalg.norm(direction) * angle
+    end = apply_delta(turn, start)
+    delta = delta_between(start, end)
+    assert small(abs(np.linalg.norm(delta) - angle))
+    assert small(angle_between(apply_delta(delta, start), end))
+
+
+@given(quaternions)
+def test_six_numbers_know_no_double_cover(quaternion):
+    """Both signs of a quaternion have the same 6-D: the first two rows of the matrix."""
+    rows = quaternion_to_rotation_6d(quaternion)
+    np.testing.assert_allclose(rows, quaternion_to_rotation_6d(-quaternion), atol=1e-12)
+    np.testing.assert_allclose(rows.reshape(2, 3), quaternion_to_matrix(quaternion)[:2])
+    np.testing.assert_allclose(np.linalg.norm(rows.reshape(2, 3), axis=1), 1, atol=1e-9)
+
+
+@given(quaternions, st.floats(0.01, 100), st.floats(0.01, 100), st.floats(-10, 10))
+def test_any_two_vectors_are_made_a_rotation(quaternion, first, second, mixed):
+    """Lengths do not count, nor how much of the first row is in the second: Gram and Schmidt."""
+    x, y = quaternion_to_rotation_6d(quaternion).reshape(2, 3)
+    told = rotation_6d_to_quaternion(np.concatenate([first * x, second * y + mixed * x]))
+    assert angle_between(told, quaternion) < 1e-6
+
+
+@given(turns, directions, st.floats(0, 1e-3))
+def test_six_numbers_have_no_jumps(quaternion, direction, angle):
+    """Close orientations have close numbers, everywhere; the others jump beside pi."""
+    turned = apply_delta(direction / np.linalg.norm(direction) * angle, quaternion)
+    change = quaternion_to_rotation_6d(turned) - quaternion_to_rotation_6d(quaternion)
+    assert np.linalg.norm(change) <= np.sqrt(2) * angle + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("quaternion", [0, 0, 0, 0], False),
+        ("quaternion", [0, 0, 0, 2], True),
+        ("axis_angle", [0, 0, 0], True),
+        ("rotation_6d", [1, 0, 0, 0, 1, 0], True),
+        ("rotation_6d", [0, 0, 0, 0, 1, 0], False),
+        ("rotation_6d", [1, 0, 0, 0, 0, 0], False),
+        ("rotation_6d", [1, 0, 0, -3, 0, 0], False),
+    ],
+)
+def test_numbers_that_tell_no_rotation_are_known(kind, value, expected):
+    """Zero and parallel vectors have no direction to go by."""
+    assert is_rotation(kind, value) == expected
+    assert is_rotation(kind, np.tile(value, (2, 5, 1))).shape == (2, 5)
+    if kind == "rotation_6d" and not expected:
+        with pytest.raises(ValueError, match="no rotation"):
+            rotation_6d_to_quaternion(value)
+
+
+def test_six_numbers_keep_leading_shapes():
+    """Any number of leading dimensions, also none."""
+    many = np.tile(IDENTITY, (2, 3, 1))
+    assert quaternion_to_rotation_6d(many).shape == (2, 3, 6)
+    assert rotation_6d_to_quaternion(quaternion_to_rotation_6d(many)).shape == (2, 3, 4)
+    assert quaternion_to_rotation_6d(IDENTITY).tolist() == [1, 0, 0, 0, 1, 0]
+    assert angle_between(many, IDENTITY).shape == (2, 3)

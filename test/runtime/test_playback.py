@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.policy.rotations import TO_QUATERNION, convert
 from diffusion_policy_ros.runtime.playback import Chunk, Commander, Playback
 
 MS = 1_000_000
@@ -177,3 +178,56 @@ action:
         0.5,
         1.0,
     ]
+
+
+ABSOLUTE = """
+name: absolute
+rate_hz: 20
+anchor: at
+observations:
+  at: {topic: /pose, type: geometry_msgs/msg/PoseStamped, field: pose.position}
+  turn: {topic: /pose, type: geometry_msgs/msg/PoseStamped, field: pose.orientation}
+action:
+  fields:
+    - {name: at, kind: position, state: at}
+    - {name: turn, kind: KIND, state: turn}
+  record: next_state
+  limits: {rotation: 0.3}
+"""
+
+
+def absolute(kind):
+    """A robot whose actions are absolute poses, with orientations of this kind."""
+    return Contract.from_text(ABSOLUTE.replace("KIND", kind))
+
+
+turns = st.lists(st.floats(-2, 2), min_size=3, max_size=3)
+
+
+@pytest.mark.parametrize("kind", TO_QUATERNION)
+@settings(max_examples=50, deadline=None)
+@given(turns, turns)
+def test_absolute_orientations_are_approached_on_the_shortest_way(kind, start, goal):
+    """Each kind leads to the same orientation, by at most the limit each time."""
+    here, there = Rotation.from_rotvec(start), Rotation.from_rotvec(goal)
+    commander = Commander(absolute(kind))
+    commander.anchor({"at": np.zeros(3), "turn": here.as_quat()})
+    action = np.concatenate([np.zeros(3), convert(there.as_quat(), "quaternion", kind)])
+    distance = (there * here.inv()).magnitude()
+    for _ in range(int(distance / 0.3) + 1):
+        set_point = commander.apply(action, {})
+        left = (there * Rotation.from_quat(set_point.quaternion).inv()).magnitude()
+        assert left == pytest.approx(max(0.0, distance - 0.3), abs=1e-6)
+        distance = left
+    assert left < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["quaternion", "rotation_6d"])
+def test_a_chunk_that_tells_no_rotation_is_rejected(kind):
+    """Zeros in place of an orientation never reach the arm, nor stop its controller."""
+    playback = Playback(absolute(kind))
+    actions = np.zeros((2, 3 + len(convert([0, 0, 0, 1], "quaternion", kind))))
+    assert playback.offer(Chunk(0, actions, 50 * MS)) == "no rotation"
+    assert playback.rejected == {"no rotation": 1}
+    actions[:, 3:] = convert([0, 0, 0, 1], "quaternion", kind)
+    assert playback.offer(Chunk(0, actions, 50 * MS)) == ""
