@@ -154,32 +154,36 @@ class McapFile:
             for entry in self._entries(block):
                 self.counts[entry[2]] += 1
 
-    def _entries(self, block: _Block) -> Iterator[Entry]:
+    def _entries(self, block: _Block) -> list[Entry]:
         """What a chunk holds, in its order; or the one message that stands outside of chunks."""
         start, kind, body, end = block
-        records = self._buffer[body:end] if kind == SINGLE else self._chunk_records(body, end)
-        if kind == SINGLE:
-            yield start, body << 40, _U16.unpack_from(records)[0], records[_MESSAGE.size :]
-            return
+        try:
+            if kind == CHUNK:
+                return self._parsed(self._chunk_records(body, end), body << 40)
+            (channel_id,) = _U16.unpack_from(self._buffer, body)
+            return [(start, body << 40, channel_id, self._buffer[body + _MESSAGE.size : end])]
+        except (struct.error, UnicodeDecodeError, IndexError):
+            raise self._damaged("a record that is no MCAP record") from None
+
+    def _parsed(self, records: memoryview, first_place: int) -> list[Entry]:
+        """The messages of a chunk; the types and topics that stand between them are noted."""
+        found: list[Entry] = []
         place, size = 0, len(records)
         while place + RECORD_BYTES <= size:
             opcode, length = _RECORD.unpack_from(records, place)
             inner = place + RECORD_BYTES
             place = inner + length
             if place > size:
-                if self.cut_at is not None:
-                    return
-                raise self._damaged("a message that is longer than its chunk")
+                if self.cut_at is None:
+                    raise self._damaged("a message that is longer than its chunk")
+                break
             if opcode == MESSAGE:
                 channel_id, _, log_ns, _ = _MESSAGE.unpack_from(records, inner)
-                yield (
-                    log_ns,
-                    (body << 40) + inner,
-                    channel_id,
-                    records[inner + _MESSAGE.size : place],
-                )
+                data = records[inner + _MESSAGE.size : place]
+                found.append((log_ns, first_place + inner, channel_id, data))
             elif opcode in (SCHEMA, CHANNEL):
                 self._read_inner(opcode, records[inner:place])
+        return found
 
     def _chunk_records(self, body: int, end: int) -> memoryview:
         """The records of a chunk, decompressed; of a chunk that was cut off, what there is."""

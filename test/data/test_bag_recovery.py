@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings, strategies as st
 from made_bags import CONTRACT, POSE, demonstration, make_bag, pose
 from mcap.writer import CompressionType, Writer as McapWriter
 
@@ -117,6 +118,42 @@ def test_cut_bags_of_other_recorders_give_their_whole_messages(tmp_path, compres
         assert found == messages[: len(found)]
         most = max(most, len(found))
     assert most == len(messages)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """The bytes of a bag of ours, and of one with compressed chunks."""
+    folder = tmp_path_factory.mktemp("originals")
+    packed = folder / "packed.mcap"
+    with packed.open("wb") as stream:
+        writer = McapWriter(stream, chunk_size=300, compression=CompressionType.ZSTD)
+        writer.start("ros2", "test")
+        channel = writer.register_channel(
+            "/p", "cdr", writer.register_schema(POSE, "ros2msg", b"")
+        )
+        for i in range(20):
+            writer.add_message(channel, i, serialize(POSE, pose(i, (i, 0, 0))), i)
+        writer.finish()
+    ours = next(make_bag(folder / "bag", frames=3).glob("*.mcap"))
+    return ours.read_bytes(), packed.read_bytes()
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_flipped_bytes_are_a_users_error_or_unseen(originals, tmp_path_factory, data):
+    """Whatever a bad disk does to a file: messages, or one line that says it is damaged."""
+    content = bytearray(data.draw(st.sampled_from(originals)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.getbasetemp() / "flipped.mcap"
+    file.write_bytes(content)
+    try:
+        bag = open_bag(file)
+        for _, _, msg in bag.messages():
+            _ = msg.header
+    except UserError as error:
+        assert str(file) in str(error) or error.cure
 
 
 def test_a_tail_of_zeros_is_a_cut(tmp_path):
