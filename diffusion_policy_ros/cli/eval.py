@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
+
+from diffusion_policy_ros.cli.figures import check_json, write_json
+from diffusion_policy_ros.errors import UserError
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,16 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
     from diffusion_policy_ros import evaluation
     from diffusion_policy_ros.engine import build_engine
-    from diffusion_policy_ros.errors import UserError
     from diffusion_policy_ros.policy.checkpoint import load_policy
     from diffusion_policy_ros.runtime.runner import Sampling
 
-    if args.episodes < 1 or min(args.seed, args.delay) < 0:
-        raise UserError(
-            "episodes must be 1 or more and the seed 0 or more",
-            "eval",
-            "mend --episodes or --seed",
-        )
+    _check(args)
     policy = load_policy(args.checkpoint)
     arm = evaluation.make_simulator(args.sim, policy.contract)
     engine = build_engine(policy, device=args.device, threads=args.threads)
@@ -88,6 +84,18 @@ def run(args: argparse.Namespace) -> int:
         f"({engine.name} on {engine.device}, {sampling.sampler}, "
         f"K={sampling.num_inference_steps}), {args.delay} frames latency"
     )
-    if args.json:
-        args.json.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(args.json, summary)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse at once what would fail later, or mean nothing.
+
+    Raises:
+        UserError: a number is out of its range, or the figures cannot be written.
+    """
+    for name, lowest in (("episodes", 1), ("seed", 0), ("delay", 0), ("threads", 0)):
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            raise UserError(f"{name} must be {lowest} or more", f"--{name} {value}", "mend it")
+    check_json(args.json)

@@ -7,6 +7,7 @@ dataset or the new one; what it left behind goes with the next conversion.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 import uuid
@@ -131,6 +132,11 @@ def exclusive(out: Path) -> Iterator[Path]:
             for leftover in out.glob(f"{BUILDING}*"):
                 shutil.rmtree(leftover)
             yield building
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            cure = "make room, or choose another folder with --out"
+            raise UserError("the disk is full", str(out), cure) from None
         finally:
             shutil.rmtree(building, ignore_errors=True)
             if is_new and not (out / INDEX).exists():

@@ -166,7 +166,7 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
         report.status = "kept"
     except UserError as error:
         shard.truncate(before)
-        report.reason = str(error)
+        report.reason = str(error).removeprefix(f"{path}: ")
     return report
 
 
@@ -331,7 +331,8 @@ def _plan(
                 raise UserError("no such bag", "", "check the path")
             mark = fingerprint(path)
         except (UserError, OSError) as error:
-            reports[str(path)] = BagReport(str(path), reason=str(error))
+            reason = str(error).removeprefix(f"{path}: ")
+            reports[str(path)] = BagReport(str(path), reason=reason)
             continue
         if mark in known or mark in fresh:
             reports[str(path)] = BagReport(str(path), "present", mark)

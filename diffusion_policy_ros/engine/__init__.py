@@ -69,12 +69,15 @@ def build_engine(
         threads: of the process' computation on the CPU; None or 0 leaves torch's.
 
     Raises:
-        UserError: unknown engine or device, or a dtype that the engine does not have.
+        UserError: unknown engine or device, a dtype that the engine does not have, or a negative
+            number of threads.
     """
     if name != "auto" and name not in ENGINES:
         raise UserError(
             f"unknown engine '{name}'", "engine", did_you_mean(name, ["auto", *ENGINES])
         )
+    if threads is not None and threads < 0:
+        raise UserError(f"{threads} threads", "threads", "give 1 or more; 0 leaves torch's choice")
     if threads:
         torch.set_num_threads(threads)
     where = policy.device if device is None else pick_device(str(device))

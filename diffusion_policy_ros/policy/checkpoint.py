@@ -73,6 +73,9 @@ def save_checkpoint(
 
     Returns:
         The directory.
+
+    Raises:
+        UserError: the weights cannot be written, as on a full disk; an older one stays.
     """
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +109,11 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     path.touch()
     mode = path.stat().st_mode
-    save_file(copies, path)
+    try:
+        save_file(copies, path)
+    except SafetensorError as error:
+        cure = "make room, or choose another folder"
+        raise UserError(f"cannot be written ({error})", path.name, cure) from None
     path.chmod(mode)  # safetensors would keep it to its owner
 
 

@@ -22,7 +22,7 @@ def checkpoint(tmp_path_factory):
 
 def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
     """The JSON has success_rate, episodes, mean_steps and ms_per_chunk."""
-    file = tmp_path / "figures.json"
+    file = tmp_path / "new" / "figures.json"
     words = ["eval", checkpoint, "--episodes", "2", "--steps", "1", "--delay", "1", "--json"]
     assert main([*words, str(file)]) == 0
     figures = json.loads(file.read_text())
@@ -41,6 +41,11 @@ def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
         (["--sim", "mini"], "did you mean 'mini_lift'?"),
         (["--episodes", "0"], "episodes must be 1 or more"),
         (["--device", "gpu"], "no device 'gpu'"),
+        (["--seed", "-1"], "seed must be 0 or more"),
+        (["--delay", "-1"], "delay must be 0 or more"),
+        (["--threads", "-1"], "threads must be 0 or more"),
+        (["--json", "/"], "is a folder"),
+        (["--json", "/dev/null/figures.json"], "cannot be written"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(checkpoint, words, expected, capsys):

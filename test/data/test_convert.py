@@ -1,5 +1,6 @@
 """Bags into datasets: what is kept, what is refused, and what an interruption leaves."""
 
+import errno
 import os
 import shutil
 import signal
@@ -391,6 +392,26 @@ def test_an_interrupted_first_conversion_leaves_no_dataset(tmp_path):
         Dataset(tmp_path / "data")
     convert([tmp_path / "bags"], CONTRACT, tmp_path / "data")
     assert len(Dataset(tmp_path / "data").episodes) == 1
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    """With the folder that has no room."""
+
+    def full(self, arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("diffusion_policy_ros.data.shards.ShardWriter.append", full)
+    with pytest.raises(UserError, match="data: the disk is full; make room"):
+        convert([make_bag(tmp_path / "bag")], CONTRACT, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_rejected_bag_is_named_once(tmp_path):
+    """The path is in front of the reason, not twice."""
+    (tmp_path / "bag").mkdir()
+    with pytest.raises(UserError) as caught:
+        convert([tmp_path / "bag"], CONTRACT, tmp_path / "data")
+    assert str(caught.value).count(str(tmp_path / "bag")) == 1
 
 
 def test_two_conversions_at_once_do_not_mix(tmp_path):

@@ -49,6 +49,8 @@ def test_unknown_engines_devices_and_dtypes_are_refused(policy):
         build_engine(policy, device="warp9")
     with pytest.raises(UserError, match="float32"):
         build_engine(policy, "eager", dtype=torch.float16)
+    with pytest.raises(UserError, match="-1 threads"):
+        build_engine(policy, threads=-1)
 
 
 def test_auto_is_the_gpu_when_there_is_one(monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
@@ -140,6 +141,20 @@ def test_a_failed_save_leaves_the_old_checkpoint(policy, saved, monkeypatch):
         "diffusion_policy_ros.policy.checkpoint._write_manifest", lambda part: 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
+        save_checkpoint(saved, policy)
+    assert checkpoint_hash(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_full_disk_is_a_users_error(policy, saved, monkeypatch):
+    """And the checkpoint from before stays."""
+    before = checkpoint_hash(saved)
+
+    def full(tensors, path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("diffusion_policy_ros.policy.checkpoint.save_file", full)
+    with pytest.raises(UserError, match="No space left.*make room"):
         save_checkpoint(saved, policy)
     assert checkpoint_hash(saved) == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
