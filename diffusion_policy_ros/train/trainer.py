@@ -389,8 +389,13 @@ class Learner:
         self.average.load_state_dict(self.policy.state_dict())
         self.policy.to(device).train()
         self.average.to(device).eval().requires_grad_(False)
-        self._weights: list[Tensor] = list(self.policy.parameters())
-        self._averages: list[Tensor] = list(self.average.parameters())
+        parameters, averages = (
+            self.policy.named_parameters(),
+            dict(self.average.named_parameters()),
+        )
+        self._learned = {name: weight for name, weight in parameters if weight.requires_grad}
+        self._weights: list[Tensor] = list(self._learned.values())
+        self._averages: list[Tensor] = [averages[name] for name in self._learned]
         beta1, beta2 = settings.betas
         self.optimizer = torch.optim.AdamW(
             self._weights,
@@ -535,7 +540,7 @@ class Learner:
 
     def _state_tensors(self) -> dict[str, Tensor]:
         tensors = {f"weights/{name}": value for name, value in self.policy.state_dict().items()}
-        for name, weight in self.policy.named_parameters():
+        for name, weight in self._learned.items():
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}/{name}"] = self.optimizer.state[weight][moment]
         return tensors
@@ -566,7 +571,7 @@ class Learner:
 
     def _restore_moments(self, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         # Each laid out in memory like its weight: the fused optimiser takes that for granted.
-        for name, weight in self.policy.named_parameters():
+        for name, weight in self._learned.items():
             self.optimizer.state[weight] = {
                 "step": torch.tensor(float(self.update), device=weight.device),
                 "exp_avg": torch.empty_like(weight).copy_(first[name]).detach(),
