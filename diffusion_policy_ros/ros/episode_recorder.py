@@ -17,6 +17,7 @@ from typing import Any
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -29,6 +30,7 @@ from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import declare
+from diffusion_policy_ros.ros.processes import start
 from diffusion_policy_ros.ros.qos import publishers, subscription_qos
 
 DEPTH = 100  # messages kept until they are read: a slow disk must not cost any
@@ -49,7 +51,10 @@ class EpisodeRecorder(Node):
         self._out = Path(declare(self, "out", "bags", "folder for the episodes"))
         declare(self, "success", True, "noted with an episode when it is kept", live=True)
         about = ParameterDescriptor(description="topics to record beside the contract's")
-        self.declare_parameter("extra_topics", Parameter.Type.STRING_ARRAY, about)
+        try:
+            self.declare_parameter("extra_topics", Parameter.Type.STRING_ARRAY, about)
+        except ParameterException as error:
+            raise UserError(str(error), "parameter extra_topics", "give ['/a', '/b']") from None
         if not name:
             raise UserError(
                 "no contract", self.get_name(), "give -p contract:=FILE or a shipped name"
@@ -191,9 +196,9 @@ def _answer(node: Node, verb: Any, _: Trigger.Request, response: Trigger.Respons
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
-    rclpy.init(args=args)
     node: Any = None
     try:
+        start(args)
         node = EpisodeRecorder()
         rclpy.spin(node)
     except UserError as error:

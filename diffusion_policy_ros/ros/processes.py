@@ -1,21 +1,44 @@
-"""The end of a node's process."""
+"""The start and the end of a node's process."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+
+from diffusion_policy_ros.errors import UserError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def start(args: Sequence[str] | None = None, **options: Any) -> None:
+    """`rclpy.init`, for which a word after ``--ros-args`` that it cannot read is a user's error.
+
+    Args:
+        args: the command line; the process' own by default.
+        options: of `rclpy.init`.
+
+    Raises:
+        UserError: the arguments, or the parameter file that they name, cannot be read.
+    """
+    try:
+        rclpy.init(args=None if args is None else list(args), **options)
+    except RuntimeError as error:
+        what, *_ = str(error).removeprefix("failed to initialize rcl: ").split(", at /")
+        cure = "write -p name:=value, -r from:=to or --params-file FILE"
+        raise UserError(what, "--ros-args", cure) from None
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:
     """Call `stop` on another thread when SIGINT or SIGTERM comes; further ones change nothing.
 
-    rclpy's own handlers end DDS at once, and with it the chance to tell the robot to hold. Python's
-    run only between two bytecodes of the main thread, which waits in DDS; hence a thread, woken
-    by what the signal itself writes.
+    rclpy's own handlers end DDS at once, and with it the chance to tell the robot to hold.
+    Python's run only between two bytecodes of the main thread, which waits in DDS; hence a thread,
+    woken by what the signal itself writes.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)

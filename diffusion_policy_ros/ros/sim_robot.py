@@ -36,6 +36,7 @@ from diffusion_policy_ros.report.gif import RolloutGif
 from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import declare
+from diffusion_policy_ros.ros.processes import start
 from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
 from diffusion_policy_ros.sim.grid import FrameGrid
 from diffusion_policy_ros.sim.messages import (
@@ -114,6 +115,9 @@ class SimRobot(Node):
         if settings.speed != 1.0 and not settings.publish_clock:
             cure = "set publish_clock:=true, or leave the speed at 1"
             raise UserError(f"speed {settings.speed:g} without a clock", self.get_name(), cure)
+        for name in ("results", "gif"):
+            if (path := getattr(settings, name)) and Path(path).is_dir():
+                raise UserError("is a folder", f"parameter {name}: {path}", "give a file's name")
         shipped = "mini_lift" if settings.cameras else "mini_lift_state"
         contract = Contract.load(settings.contract or shipped)
         self._robot = SimulatedRobot(contract, settings.cameras, settings.expert)
@@ -287,9 +291,9 @@ class SimRobot(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted or its episodes are over."""
-    rclpy.init(args=args)
     node: Any = None
     try:
+        start(args)
         node = SimRobot()
         rclpy.spin_until_future_complete(node, node.finished)
     except UserError as error:

@@ -169,6 +169,7 @@ def test_extra_and_latched_topics(domain, tmp_path):
         ({}, "episode_recorder: no contract; give -p contract:=FILE"),
         ({"contract": "nowhere"}, "nowhere: no such contract"),
         ({"contract": "mini_lift", "out": 5}, "parameter out"),
+        ({"contract": "mini_lift", "extra_topics": "/a"}, "parameter extra_topics"),
     ],
 )
 def test_mistakes_of_parameters_are_one_line(domain, parameters, said):

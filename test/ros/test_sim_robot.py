@@ -211,6 +211,7 @@ def test_episodes_follow_each_other_and_end(domain, tmp_path):
         ({"contract": "nowhere"}, "nowhere: no such contract"),
         ({"contract": "example_arm"}, "the simulated arm has no"),
         ({"speed": 99.0, "publish_clock": True}, "parameter speed"),
+        ({"results": "/"}, "parameter results: /: is a folder"),
     ],
 )
 def test_mistakes_are_one_line(domain, parameters, said):

@@ -1,0 +1,26 @@
+"""How a node's process starts."""
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
+
+from diffusion_policy_ros.errors import UserError  # noqa: E402
+from diffusion_policy_ros.ros.processes import start  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-p", "checkpoint"], "'-p checkpoint'"),
+        (["-r", "here"], "'-r here'"),
+        (["--params-file", "nowhere.yaml"], "nowhere.yaml"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_arguments_that_cannot_be_read_are_one_line(words, said):
+    """The words themselves are shown, without places in ROS' sources."""
+    with pytest.raises(UserError) as caught:
+        start(["node", "--ros-args", *words])
+    assert said in str(caught.value) and "/src/" not in str(caught.value)
