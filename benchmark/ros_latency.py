@@ -1,8 +1,8 @@
 """Time from an image's stamp to the chunk that follows from it, over DDS: `ros_latency.py --json`.
 
-This process publishes two 84x84 cameras, a pose and a gripper at 20 Hz and receives the chunks; the
-policy node runs in another and replans at every frame. Twice: with `policy.sample` replaced by
-one that does nothing, and with the demo's policy, untrained. `outside_share` is the part of the
+This process publishes two 84x84 cameras, a pose and a gripper at 20 Hz and receives the chunks;
+the policy node runs in another one and replans at every frame. Once `policy.sample` is replaced
+by one that does nothing, once it is the demo's, untrained. `outside_share` is the part of the
 second's time that is not spent in `policy.sample`.
 """
 

@@ -13,6 +13,7 @@ a clock.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -120,6 +121,7 @@ class History:
             topic.messages.clear()
         self.frames.clear()
         self._pending: deque[_Pending] = deque()
+        self._ready: dict[str, tuple[Any, Array]] = {}
         self._due_ns: float | None = None
         self._last_ns: int | None = None
 
@@ -198,7 +200,24 @@ class History:
         events: list[Event] = []
         while self._pending and self._is_complete(self._pending[0], now_ns):
             events.append(self._make(self._pending.popleft().time_ns))
+        if self._pending:
+            self._prepare(self._pending[0].time_ns)
         return events
+
+    def _prepare(self, time_ns: int) -> None:
+        """Decode what the next frame will have, while it waits for other streams."""
+        for topic in self._topics.values():
+            found = topic.at(time_ns)
+            if found is None or topic.messages[-1][0] < time_ns:
+                continue
+            for stream in topic.streams:
+                if stream.name not in self._ready:
+                    with contextlib.suppress(DecodeError):
+                        self._ready[stream.name] = (found[1], decode(stream, found[1]))
+
+    def _decoded(self, stream: Stream, msg: Any) -> Array:
+        prepared, array = self._ready.pop(stream.name, (None, None))
+        return decode(stream, msg) if array is None or prepared is not msg else array
 
     def _is_complete(self, pending: _Pending, now_ns: int) -> bool:
         if now_ns - pending.arrival_ns >= self._settle:
@@ -216,7 +235,7 @@ class History:
                 if late or found is None:
                     return Refused(time_ns, stream.name, late)
                 try:
-                    arrays[stream.name] = decode(stream, found[1])
+                    arrays[stream.name] = self._decoded(stream, found[1])
                 except DecodeError as error:
                     return Refused(time_ns, stream.name, str(error))
                 ages[stream.name] = time_ns - found[0]

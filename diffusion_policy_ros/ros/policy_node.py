@@ -31,7 +31,7 @@ from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_policy
 from diffusion_policy_ros.ros import diagnostics, policy_parameters
-from diffusion_policy_ros.ros.processes import on_stop_signal
+from diffusion_policy_ros.ros.processes import on_stop_signal, start
 from diffusion_policy_ros.ros.robot_link import RobotLink
 from diffusion_policy_ros.runtime.runner import warm_up
 
@@ -204,10 +204,10 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 2 when it was to bring itself up and could not."""
     done: Future = Future()
     on_stop_signal(lambda: done.set_result(None))
-    # The inference thread has to wait for the other one's Python this long at most, not 5 ms.
-    sys.setswitchinterval(0.0005)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    # So long has the inference thread to wait for the other one's Python at most, not 5 ms.
+    sys.setswitchinterval(0.0001)
     try:
+        start(args, signal_handler_options=SignalHandlerOptions.NO)
         return _run(done)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

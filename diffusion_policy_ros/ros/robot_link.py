@@ -19,7 +19,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_ros.engine import Engine
-from diffusion_policy_ros.ros.chunks import chunk_msg
+from diffusion_policy_ros.ros.chunks import ChunkMessage, hold_msg
 from diffusion_policy_ros.ros.planned_path import path_msg
 from diffusion_policy_ros.ros.streams import Streams
 from diffusion_policy_ros.runtime.playback import Chunk
@@ -62,6 +62,7 @@ class RobotLink:
         self._node, self._built_ns = node, time.monotonic_ns()
         self.contract = engine.policy.contract
         self.problems: dict[str, str] = {}
+        self._chunk_message = ChunkMessage(self.contract)
         self._built, self._timers = contextlib.ExitStack(), contextlib.ExitStack()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.pilot = Supervisor(
@@ -185,8 +186,11 @@ class RobotLink:
             self.problems[topic] = problem
 
     def _publish(self, chunk: Chunk) -> None:
-        self._chunks.publish(chunk_msg(chunk, self.contract))
-        if len(chunk.actions) and self._paths.get_subscription_count():
+        if not len(chunk.actions):
+            self._chunks.publish(hold_msg(chunk.stamp_ns, self.contract))
+            return
+        self._chunks.publish(self._chunk_message.of(chunk))
+        if self._paths.get_subscription_count():
             self._newest = chunk
             self._path_due.trigger()
 
