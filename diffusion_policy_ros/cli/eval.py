@@ -18,7 +18,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Runs a checkpoint in the simulator, without ROS, through the same code from "
         "observation to set-point as on the robot. Inference takes no simulated time.",
     )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint directory")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint directory, or a run")
+    parser.add_argument(
+        "--all", action="store_true", help="every checkpoint of the run, as a table"
+    )
     parser.add_argument("--sim", default="mini_lift", help="the simulator (default: %(default)s)")
     parser.add_argument(
         "--episodes", type=int, default=100, help="how many (default: %(default)s)"
@@ -47,6 +50,41 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
+    _check(args)
+    if args.all:
+        return _run_all(args)
+    summary, text = _evaluate(args, args.checkpoint)
+    print(text)
+    write_json(args.json, summary)
+    return 0
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    """A line a checkpoint, oldest first, and the best one's name."""
+    from diffusion_policy_ros.policy.checkpoint import run_checkpoints
+
+    found = run_checkpoints(args.checkpoint)
+    if not found:
+        cure = "give a run, as `diffusion-policy train --out RUN` writes it"
+        raise UserError("there are no checkpoints of a run here", str(args.checkpoint), cure)
+    rows: list[dict[str, float | str]] = []
+    print(f"{'checkpoint':<16}{'success':>9}{'mean steps':>12}{'ms a chunk':>12}")
+    for checkpoint in found:
+        summary, _ = _evaluate(args, checkpoint)
+        rows.append({"checkpoint": checkpoint.name, **summary})
+        print(
+            f"{checkpoint.name:<16}{summary['success_rate']:>9.1%}"
+            f"{summary['mean_steps']:>12.1f}{summary['ms_per_chunk']:>12.1f}",
+            flush=True,
+        )
+    best = max(rows, key=lambda row: float(row["success_rate"]))
+    print(f"best: {args.checkpoint / 'checkpoints' / str(best['checkpoint'])}")
+    write_json(args.json, {"checkpoints": rows})
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, float], str]:
+    """The figures of a checkpoint, and what to say of them."""
     from tqdm import tqdm
 
     from diffusion_policy_ros import evaluation
@@ -54,8 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.policy.checkpoint import load_policy
     from diffusion_policy_ros.runtime.runner import Sampling
 
-    _check(args)
-    policy = load_policy(args.checkpoint)
+    policy = load_policy(checkpoint)
     arm = evaluation.make_simulator(args.sim, policy.contract)
     engine = build_engine(policy, device=args.device, threads=args.threads)
     settings = policy.recipe.policy
@@ -78,14 +115,13 @@ def run(args: argparse.Namespace) -> int:
 
         result = evaluation.evaluate(arm, pilot, seeds, show)
     summary = result.summary()
-    print(
+    text = (
         f"{won} of {args.episodes} episodes succeeded ({summary['success_rate']:.1%}), "
         f"{summary['mean_steps']:.1f} steps on average\n{summary['ms_per_chunk']:.1f} ms a chunk "
         f"({engine.name} on {engine.device}, {sampling.sampler}, "
         f"K={sampling.num_inference_steps}), {args.delay} frames latency"
     )
-    write_json(args.json, summary)
-    return 0
+    return summary, text
 
 
 def _check(args: argparse.Namespace) -> None:
