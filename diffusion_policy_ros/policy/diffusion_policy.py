@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.errors import UserError, did_you_mean
-from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition
-from diffusion_policy_ros.policy.encoders import ObservationEncoder
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition, Sizes
+from diffusion_policy_ros.policy.encoders import ObservationEncoder, TemporalEncoder
+from diffusion_policy_ros.policy.inpainting import MaskGenerator
 from diffusion_policy_ros.policy.normalizer import ACTION, Normalizer, Statistics
 from diffusion_policy_ros.policy.objective import diffusion_loss
 from diffusion_policy_ros.policy.recipe import Recipe
-from diffusion_policy_ros.policy.samplers import SAMPLERS, inference_timesteps, noise_source
+from diffusion_policy_ros.policy.samplers import find_sampler, inference_timesteps, noise_source
 from diffusion_policy_ros.policy.schedules import make_schedule
 
 Arrays = Mapping[str, "Tensor | np.ndarray"]
@@ -27,18 +30,23 @@ class Draws(NamedTuple):
 
     Attributes:
         crops: (B, cameras, 2) from 0 to below 1, see crop_windows; None for central crops.
-        noise: (B, S, H, Da) standard normal, S draws for each window.
+        noise: (B, S, H, Da) standard normal, S draws for each window; with inpainting Da + Do.
         timesteps: (B, S) integers in [0, T).
+        hidden: (B, S), whose observation is hidden; None where none is.
+        seed: of the network's dropout; None where there is none.
     """
 
     crops: Tensor | None
     noise: Tensor
     timesteps: Tensor
+    hidden: Tensor | None = None
+    seed: int | None = None
 
     def part(self, where: slice) -> Draws:
         """Those of the batch's windows `where`."""
         crops = None if self.crops is None else self.crops[where]
-        return Draws(crops, self.noise[where], self.timesteps[where])
+        hidden = None if self.hidden is None else self.hidden[where]
+        return Draws(crops, self.noise[where], self.timesteps[where], hidden, self.seed)
 
 
 class DiffusionPolicy(nn.Module):
@@ -59,13 +67,39 @@ class DiffusionPolicy(nn.Module):
         self.schedule = make_schedule(
             settings.schedule, settings.num_train_timesteps, settings.beta_start, settings.beta_end
         )
-        self.normalizer = Normalizer(contract)
+        self.normalizer = Normalizer(contract, settings.normalization, settings.clip)
         self.encoder = ObservationEncoder(contract, settings.image_encoder)
-        condition_size = settings.n_obs_steps * self.encoder.frame_features
-        build = DENOISERS[settings.denoiser.name]
-        self.denoiser = build(contract.action_dim, condition_size, settings.denoiser)
+        self.temporal = None
+        if settings.temporal_encoder is not None:
+            width = self.encoder.frame_features
+            self.temporal = TemporalEncoder(width, settings.temporal_encoder)
+        self.sizes = self._sizes()
+        self.denoiser = DENOISERS[settings.denoiser.name](self.sizes, settings.denoiser)
+        self._drops_out = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules())
         # For callers that give no generator: a source of our own, so that no global one is read.
         self._generator = torch.Generator().manual_seed(recipe.training.seed)
+
+    def _sizes(self) -> Sizes:
+        """What the denoiser is built for."""
+        settings, frame = self.recipe.policy, self.encoder.frame_features
+        action, steps = self.contract.action_dim, settings.predicted_steps
+        match settings.conditioned:
+            case "tokens":
+                return Sizes(action, steps, tokens=settings.n_obs_steps, token_dim=frame)
+            case "local":
+                return Sizes(action, steps, local_cond=frame)
+            case "inpainting":
+                self._check_inpainting()
+                return Sizes(action + frame, steps)
+        window = settings.n_obs_steps * frame if self.temporal is None else self.temporal.features
+        return Sizes(action, steps, global_cond=window)
+
+    def _check_inpainting(self) -> None:
+        cameras = [key for key, s in self.contract.observations.items() if s.is_image]
+        if cameras:
+            # Features that are learned and at the same time predicted collapse.
+            what = f"inpainting is for vectors, '{cameras[0]}' is an image"
+            raise UserError(what, "policy.conditioning", "use another one, such as global")
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +109,12 @@ class DiffusionPolicy(nn.Module):
     def set_statistics(self, statistics: Statistics) -> None:
         """Take over a dataset's statistics, see Normalizer.fit."""
         self.normalizer.fit(statistics)
+
+    def compile_networks(self) -> None:
+        """Have torch.compile compile denoiser and image encoders when they first run."""
+        self.denoiser.compile()
+        for camera in self.encoder.cameras.values():
+            camera.backbone.compile()  # type: ignore[union-attr]
 
     def encode(self, observation: Arrays, *, crops: Tensor | None = None) -> Condition:
         """Observation window -> condition.
@@ -86,8 +126,52 @@ class DiffusionPolicy(nn.Module):
         Raises:
             UserError: a key is missing, or of another shape or type than the contract's.
         """
-        window = {key: self._on_device(observation, key) for key in self.contract.observations}
-        return Condition(self.encoder(window, self.normalizer, crops))
+        settings = self.recipe.policy
+        frames = self._frames(observation, settings.n_obs_steps, crops)
+        match settings.conditioned:
+            case "tokens":
+                return Condition(tokens=frames)
+            case "local":
+                # Zeros beyond the newest frame: what is not known yet.
+                unknown = settings.horizon - settings.n_obs_steps
+                return Condition(local_cond=functional.pad(frames, (0, 0, 0, unknown)))
+            case "inpainting":
+                unknown = settings.horizon - settings.n_obs_steps
+                given = functional.pad(frames, (self.contract.action_dim, 0, 0, unknown))
+                return self._inpainting(given)
+        return Condition(frames.flatten(1) if self.temporal is None else self.temporal(frames))
+
+    def _frames(self, observation: Arrays, steps: int, crops: Tensor | None) -> Tensor:
+        """Features (B, steps, Do) of each observed frame."""
+        keys = self.contract.observations
+        window = {key: self._on_device(observation, key, steps) for key in keys}
+        out: Tensor = self.encoder(window, self.normalizer, crops)
+        return out
+
+    def _inpainting(self, given: Tensor) -> Condition:
+        """Of sequences (B, H, Da + Do) of actions and observations, tell the observed part."""
+        action, settings = self.contract.action_dim, self.recipe.policy
+        batch, horizon, _ = given.shape
+        masks = MaskGenerator(action, self.encoder.frame_features, settings.n_obs_steps)
+        return Condition(given=given, is_given=masks(batch, horizon, device=given.device))
+
+    def predict(
+        self, sample: Tensor, timestep: Tensor, condition: Condition, guidance: float = 1.0
+    ) -> Tensor:
+        """What the denoiser says of x_t (B, H, Da) at steps (B,), told of the condition.
+
+        With a `guidance` other than 1 it is asked twice, with and without the observation, and
+        the difference is scaled: Ho and Salimans 2022 (https://arxiv.org/abs/2207.12598) eq. 6,
+        where 1 stands for their w = 0.
+        """
+        sample = condition.inpainted(sample)
+        if guidance == 1.0:
+            out: Tensor = self.denoiser(sample, timestep, condition)
+            return out
+        both = condition.beside(condition.hidden())
+        answers = self.denoiser(torch.cat([sample] * 2), torch.cat([timestep] * 2), both)
+        told, untold = answers.chunk(2)
+        return torch.lerp(untold, told, guidance)
 
     def draw(self, windows: int, generator: torch.Generator | None = None) -> Draws:
         """All that is random in a loss over `windows` windows.
@@ -101,11 +185,17 @@ class DiffusionPolicy(nn.Module):
             places = (windows, len(self.encoder.cameras), 2)
             crops = torch.rand(places, generator=source, device=device)
             times = self.recipe.training.noise_samples
-        chunks = (windows, times, settings.horizon, self.contract.action_dim)
+        chunks = (windows, times, settings.predicted_steps, self.sizes.action_dim)
         noise = torch.randn(chunks, generator=source, device=device)
         longest = settings.num_train_timesteps
         steps = torch.randint(longest, (windows, times), generator=source, device=device)
-        return Draws(crops, noise, steps)
+        hidden = seed = None
+        if self.training and settings.observation_dropout:
+            hidden = torch.rand((windows, times), generator=source, device=device)
+            hidden = hidden < settings.observation_dropout
+        if self.training and self._drops_out:
+            seed = int(torch.randint(2**31, (), generator=source, device=device))
+        return Draws(crops, noise, steps, hidden, seed)
 
     def loss(
         self,
@@ -116,27 +206,42 @@ class DiffusionPolicy(nn.Module):
         """The training objective, a scalar.
 
         Args:
-            batch: observations as in `encode`, "action" (B, H, Da) in physical units, and
-                "action_is_pad" (B, H) where padding is to be masked.
+            batch: observations as in `encode` (with inpainting of all H frames), "action"
+                (B, H, Da) in physical units, and "action_is_pad" (B, H) where padding is to be
+                masked.
             generator: source of crops, noise and steps; the policy's own where not given.
             draws: crops, noise and steps themselves, instead of drawn ones; see `draw`.
         """
-        clean = self.normalizer[ACTION].normalize(self._actions(batch))
-        crops, noise, timesteps = draws or self.draw(len(clean), generator)
-        times = noise.shape[1]
-        condition = self.encode(batch, crops=crops).repeat(times)
+        settings = self.recipe.policy
+        clean = self.normalizer[ACTION].normalize(self._actions(batch))[:, settings.predicted]
+        draws = draws or self.draw(len(clean), generator)
+        times = draws.noise.shape[1]
+        if settings.conditioned == "inpainting":
+            observed = self._frames(batch, settings.training_obs_steps, draws.crops)
+            clean = torch.cat([clean, observed], dim=-1)
+            condition = self._inpainting(clean)
+        else:
+            condition = self.encode(batch, crops=draws.crops)
+        condition = condition.repeat(times)
+        if draws.hidden is not None:
+            condition = condition.hidden(draws.hidden.flatten().to(self.device))
         is_pad = batch.get("action_is_pad") if self.recipe.training.mask_padding else None
         if is_pad is not None:
-            is_pad = torch.as_tensor(is_pad).to(self.device).repeat_interleave(times, dim=0)
-        return diffusion_loss(
-            lambda sample, step: self.denoiser(sample, step, condition),
-            self.schedule,
-            clean.repeat_interleave(times, dim=0),
-            noise.flatten(0, 1).to(clean),
-            timesteps.flatten().to(self.device),
-            prediction_type=self.recipe.policy.prediction_type,
-            is_pad=is_pad,
-        )
+            is_pad = torch.as_tensor(is_pad).to(self.device)[:, settings.predicted]
+            is_pad = is_pad.repeat_interleave(times, dim=0)
+        with _dropout_from(draws.seed, self.device):
+            return diffusion_loss(
+                lambda sample, step: self.predict(sample, step, condition),
+                self.schedule,
+                clean.repeat_interleave(times, dim=0),
+                draws.noise.flatten(0, 1).to(clean),
+                draws.timesteps.flatten().to(self.device),
+                prediction_type=settings.prediction_type,
+                is_pad=is_pad,
+                is_given=condition.is_given,
+                weighting=self.recipe.training.loss_weighting,
+                min_snr_gamma=self.recipe.training.min_snr_gamma,
+            )
 
     @torch.inference_mode()
     def sample(
@@ -156,21 +261,23 @@ class DiffusionPolicy(nn.Module):
             steps: K, diffusion steps; the recipe's where not given.
             sampler: a key of SAMPLERS; the recipe's where not given.
             generator: source of noise; the policy's own where not given.
-            noise: the start x_T, (B, H, Da) standard normal, instead of a drawn one.
-            guidance: scale of classifier-free guidance; this policy is not trained for it, so 1.
+            noise: the start x_T, (B, H, Da) standard normal, instead of a drawn one; with
+                inpainting (B, H, Da + Do).
+            guidance: scale of classifier-free guidance: 1 is none, 0 forgets the observation.
+                Others than 1 are for policies that were trained with observation_dropout.
 
         Returns:
             (B, H, Da) in physical units; the first action belongs to the oldest observed frame.
+            With pred_action_steps_only (B, Ta, Da), from the newest observed frame on.
 
         Raises:
             UserError: steps, sampler, guidance or observation do not fit.
         """
         settings = self.recipe.policy
-        name = sampler or settings.sampler
-        if name not in SAMPLERS:
-            raise UserError(f"unknown sampler '{name}'", "sampler", did_you_mean(name, SAMPLERS))
-        if guidance != 1.0:
-            raise UserError(f"{guidance}", "guidance", "use 1: it was trained without guidance")
+        run = find_sampler(
+            sampler or settings.sampler, eta=settings.eta, variance=settings.variance
+        )
+        settings.check_guidance(guidance, "guidance")
         visited = inference_timesteps(
             settings.num_train_timesteps,
             settings.num_inference_steps if steps is None else steps,
@@ -178,21 +285,24 @@ class DiffusionPolicy(nn.Module):
         )
         condition = self.encode(observation)
         draw = noise_source(generator or self._generator)
-        actions = SAMPLERS[name](
-            lambda sample, step: self.denoiser(sample, step, condition),
+        # What is given is put before the network at each step and into the result. In between it
+        # need not be: a sampler treats each number by itself.
+        actions = run(
+            lambda sample, step: self.predict(sample, step, condition, guidance),
             self.schedule,
             draw(self._blank_chunk(condition)) if noise is None else self._start(noise, condition),
             visited,
             prediction_type=settings.prediction_type,
-            clip=1.0 if settings.clip_sample else None,
+            clip=settings.clip,
             draw=draw,
         )
+        actions = condition.inpainted(actions)[..., : self.contract.action_dim]
         return self.normalizer[ACTION].unnormalize(actions)
 
     def _blank_chunk(self, condition: Condition) -> Tensor:
-        assert condition.global_cond is not None
-        shape = (self.recipe.policy.horizon, self.contract.action_dim)
-        return condition.global_cond.new_zeros(len(condition.global_cond), *shape)
+        known = next(part for part in condition if part is not None)
+        shape = (self.recipe.policy.predicted_steps, self.sizes.action_dim)
+        return known.new_zeros(len(known), *shape)
 
     def _start(self, noise: Tensor, condition: Condition) -> Tensor:
         blank = self._blank_chunk(condition)
@@ -209,8 +319,8 @@ class DiffusionPolicy(nn.Module):
             raise UserError(f"{tuple(actions.shape)}", ACTION, f"give (batch, *{expected})")
         return actions
 
-    def _on_device(self, observation: Arrays, key: str) -> Tensor:
-        stream, steps = self.contract.observations[key], self.recipe.policy.n_obs_steps
+    def _on_device(self, observation: Arrays, key: str, steps: int) -> Tensor:
+        stream = self.contract.observations[key]
         if key not in observation:
             known = ", ".join(self.contract.observations)
             raise UserError(f"no '{key}'", "observation", f"give all of: {known}")
@@ -223,3 +333,14 @@ class DiffusionPolicy(nn.Module):
             raise UserError(f"type {value.dtype}", key, f"give {wanted}")
         value = value.to(self.device, non_blocking=True)
         return value if stream.is_image else value.float()
+
+
+@contextmanager
+def _dropout_from(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's own generators: seed them, and leave them as they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

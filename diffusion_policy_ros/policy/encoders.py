@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.convolutions import Conv2d
 from diffusion_policy_ros.policy.normalizer import Normalizer, module_name
-from diffusion_policy_ros.policy.recipe import ImageEncoderSettings
+from diffusion_policy_ros.policy.recipe import ImageEncoderSettings, TemporalEncoderSettings
 
 Observation = Mapping[str, Tensor]
 
@@ -38,8 +39,10 @@ class SpatialSoftmax(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (N, K, H, W) -> x and y of each, (N, 2 K)."""
-        attention = maps.flatten(2).softmax(dim=-1)
-        return (attention @ self.grid.to(attention)).flatten(1)
+        # Never in bfloat16: 8 bits are too few for a place in an image.
+        with torch.autocast(maps.device.type, enabled=False):
+            attention = maps.float().flatten(2).softmax(dim=-1)
+            return (attention @ self.grid.to(attention)).flatten(1)
 
 
 def small_conv(channels: int) -> nn.Sequential:
@@ -58,13 +61,13 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
         self.norm1 = _group_norm(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.conv2 = Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.norm2 = _group_norm(channels_out)
         self.around: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            around = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            around = Conv2d(channels_in, channels_out, 1, stride, bias=False)
             self.around = nn.Sequential(around, _group_norm(channels_out))
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -127,6 +130,8 @@ class ImageEncoder(nn.Module):
                 what = f"{height} x {width} is too small for {settings.name}"
                 raise UserError(what, f"image {stream.name}", "use a larger image") from None
         self.to_keypoints = nn.Conv2d(maps.shape[1], settings.keypoints, 1)
+        # A constant moves no key point: learning it would only gather errors of rounding.
+        self.to_keypoints.bias.requires_grad_(False)  # type: ignore[union-attr]
         self.pool = SpatialSoftmax(*maps.shape[2:])
         self.features = settings.features or 2 * settings.keypoints
         self.project: nn.Module = nn.Identity()
@@ -188,7 +193,7 @@ def crop_windows(images: Tensor, size: tuple[int, int], places: Tensor | None) -
 
 
 class ObservationEncoder(nn.Module):
-    """Observation window -> one vector (B, To * Do): frame by frame, keys in the contract's order.
+    """Observation window -> features (B, To, Do) of each frame, keys in the contract's order.
 
     Args:
         contract: says which keys there are.
@@ -215,7 +220,7 @@ class ObservationEncoder(nn.Module):
         normalizer: Normalizer,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """Images (B, To, H, W, C) and vectors (B, To, D) in physical units -> (B, To * Do).
+        """Images (B, To, H, W, C) and vectors (B, To, D) in physical units -> (B, To, Do).
 
         `crops` (B, cameras, 2) are places as in crop_windows; without, all are central.
         """
@@ -226,4 +231,27 @@ class ObservationEncoder(nn.Module):
             else normalizer[key].normalize(observation[key])
             for key, name in self.module_names.items()
         ]
-        return torch.cat(parts, dim=-1).flatten(1)
+        return torch.cat(parts, dim=-1)
+
+
+class TemporalEncoder(nn.Module):
+    """Features of each frame -> one vector of the window, read from old to new.
+
+    A gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078): its size does not
+    grow with the window, as that of the flattened frames does.
+
+    Args:
+        frame_features: Do, size of a frame.
+        settings: see TemporalEncoderSettings.
+    """
+
+    def __init__(self, frame_features: int, settings: TemporalEncoderSettings) -> None:
+        super().__init__()
+        self.features = settings.hidden_size
+        self.unit = nn.GRU(frame_features, self.features, settings.num_layers, batch_first=True)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, To, Do) -> (B, hidden_size)."""
+        states, _ = self.unit(frames)
+        newest: Tensor = states[:, -1]
+        return newest

@@ -17,7 +17,9 @@ import yaml
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DenoiserSettings
+from diffusion_policy_ros.policy.denoisers.transformer import TransformerSettings
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
+from diffusion_policy_ros.policy.normalizer import NormalizationSettings
 from diffusion_policy_ros.shipped import config_names, config_path
 from diffusion_policy_ros.strict_yaml import Problem
 
@@ -52,6 +54,19 @@ class ImageEncoderSettings:
 
 
 @dataclass(frozen=True)
+class TemporalEncoderSettings:
+    """How the features of a window's frames become one vector, instead of being put in a row.
+
+    Attributes:
+        hidden_size: size of the vector.
+        num_layers: recurrent layers.
+    """
+
+    hidden_size: int = _within(256, 1, 65536)
+    num_layers: int = _within(1, 1, 100)
+
+
+@dataclass(frozen=True)
 class PolicySettings:
     """What the policy is. The words are those of doc/design.md.
 
@@ -68,26 +83,90 @@ class PolicySettings:
         sampler: a key of SAMPLERS, used where none is asked for.
         num_inference_steps: K, used where none is asked for.
         timestep_spacing: which of the T steps the K are, see inference_timesteps.
-        clip_sample: keep the predicted clean actions within the normalised range.
+        clip_sample: keep the predicted clean actions within +-clip_range, normalised.
+        clip_range: 1 is the range of the data where that is normalised by its limits.
+        variance: of the noise that ddpm adds: the posterior's, or beta.
+        eta: noise that ddim adds: 0 is none, 1 is that of ddpm.
+        normalization: how observations and actions are scaled.
+        conditioning: how the denoiser is told of the observations; its own choice where not given.
+            "global": all frames in one vector; "tokens": each frame is attended to; "local":
+            frames beside the steps that they belong to; "inpainting": actions and observations are
+            denoised together, the observed ones given.
+        pred_action_steps_only: predict the n_action_steps that are executed instead of all H.
+        observation_dropout: share of training windows whose observation is hidden, so that the
+            policy can be sampled with guidance (Ho and Salimans 2022, arxiv.org/abs/2207.12598).
         denoiser: the network.
         image_encoder: of every camera.
+        temporal_encoder: of the window, for the global condition; none puts frames in a row.
     """
 
     n_obs_steps: int = _within(2, 1, 1000)
     horizon: int = _within(16, 1, 10_000)
     n_action_steps: int = _within(8, 1, 10_000)
     replan_steps: int | None = _within(None, 1, 10_000)
-    prediction_type: Literal["epsilon", "sample"] = "epsilon"
+    prediction_type: Literal["epsilon", "sample", "v"] = "epsilon"
     schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
     num_train_timesteps: int = _within(100, 1, 100_000)
     beta_start: float = _within(1e-4, 1e-9, 0.999)
     beta_end: float = _within(0.02, 1e-9, 0.999)
-    sampler: Literal["ddim", "ddpm"] = "ddim"
+    sampler: Literal["ddim", "ddpm", "dpmpp_2m"] = "ddim"
     num_inference_steps: int = _within(10, 1, 100_000)
     timestep_spacing: Literal["trailing", "leading", "linspace"] = "trailing"
     clip_sample: bool = True
+    clip_range: float = _within(1.0, 1e-3, 1e6)
+    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
+    eta: float = _within(0.0, 0.0, 1.0)
+    normalization: NormalizationSettings = NormalizationSettings()
+    conditioning: Literal["global", "tokens", "local", "inpainting"] | None = None
+    pred_action_steps_only: bool = False
+    observation_dropout: float = _within(0.0, 0.0, 0.99)
     denoiser: DenoiserSettings = UNet1DSettings()
     image_encoder: ImageEncoderSettings = ImageEncoderSettings()
+    temporal_encoder: TemporalEncoderSettings | None = None
+
+    @property
+    def conditioned(self) -> str:
+        """conditioning, or its default."""
+        return self.conditioning or self.denoiser.conditionings[0]
+
+    @property
+    def predicted(self) -> slice:
+        """Which of the H actions the network predicts."""
+        first = self.n_obs_steps - 1 if self.pred_action_steps_only else 0
+        last = first + self.n_action_steps if self.pred_action_steps_only else self.horizon
+        return slice(first, last)
+
+    @property
+    def predicted_steps(self) -> int:
+        """How many actions the network predicts."""
+        return self.n_action_steps if self.pred_action_steps_only else self.horizon
+
+    @property
+    def executed(self) -> slice:
+        """Which of the predicted actions are executed."""
+        first = 0 if self.pred_action_steps_only else self.n_obs_steps - 1
+        return slice(first, first + self.n_action_steps)
+
+    @property
+    def training_obs_steps(self) -> int:
+        """Observed frames of a window in training; inpainting learns to predict later ones."""
+        return self.horizon if self.conditioned == "inpainting" else self.n_obs_steps
+
+    def check_guidance(self, scale: float, where: str) -> None:
+        """Refuse a scale of guidance that the policy cannot be sampled with.
+
+        Raises:
+            UserError: it is not 1 but the policy was trained without, or is no number from 0 on.
+        """
+        if scale != 1.0 and not self.observation_dropout:
+            raise UserError(f"{scale:g}", where, "use 1: it was trained without guidance")
+        if not 0.0 <= scale < float("inf"):
+            raise UserError(f"{scale:g}", where, "use 0 or more; 1 is none")
+
+    @property
+    def clip(self) -> float | None:
+        """Bound of predicted clean actions, normalised; None for no bound."""
+        return self.clip_range if self.clip_sample else None
 
     @property
     def frames_between_inferences(self) -> int:
@@ -108,9 +187,26 @@ class PolicySettings:
             what = f"{self.num_inference_steps}, trained with {self.num_train_timesteps}"
             cure = f"use 1 to {self.num_train_timesteps}"
             yield Problem("num_inference_steps", what, cure)
-        horizon = self.denoiser.horizon_problem(self.horizon)
+        horizon = self.denoiser.horizon_problem(self.predicted_steps)
         if horizon is not None:
-            yield horizon
+            key = "n_action_steps" if self.pred_action_steps_only else "horizon"
+            yield horizon._replace(key=key)
+        yield from self._conditioning_problems()
+
+    def _conditioning_problems(self) -> Iterator[Problem]:
+        known, how = self.denoiser.conditionings, self.conditioned
+        if how not in known:
+            what = f"{self.denoiser.name} has no {how} conditioning with these settings"
+            yield Problem("conditioning", what, f"use {' or '.join(known)}")
+        if self.pred_action_steps_only and how not in ("global", "tokens"):
+            what = f"{how} conditioning needs the observed steps"
+            yield Problem("pred_action_steps_only", what, "use false, or another conditioning")
+        if self.observation_dropout and how == "inpainting":
+            what = "inpainting has no condition to hide"
+            yield Problem("observation_dropout", what, "use 0, or another conditioning")
+        if self.temporal_encoder is not None and how != "global":
+            what = f"{how} conditioning takes each frame by itself"
+            yield Problem("temporal_encoder", what, "leave it out, or use conditioning: global")
 
 
 @dataclass(frozen=True)
@@ -130,6 +226,8 @@ class TrainingSettings:
         grad_clip: longest gradient (2-norm of all weights); 0 for any.
         ema_decay: of the averaged weights, which are what runs; reached as (1 + n) / (10 + n).
         mask_padding: padded actions beyond an episode's ends do not count in the loss.
+        loss_weighting: how much each diffusion step counts, see objective.step_weights.
+        min_snr_gamma: bound of the signal-to-noise ratio with min_snr.
         validation_fraction: share of episodes held out.
         val_every: updates between validations; 0 for only the last.
         val_windows: windows that a validation looks at, at most.
@@ -141,6 +239,14 @@ class TrainingSettings:
             else is running.
         threads: of each share's computation on a CPU; 0 divides torch's own choice among them.
         device: "auto" is the GPU when there is one.
+        gradient_accumulation: parts of each batch that are computed one after another, for less
+            memory; batch_size is what an update sees all the same.
+        precision: "bfloat16" computes the networks in mixed precision; weights stay float32.
+        compile: torch.compile the networks; takes a minute before the first update.
+        early_stop: validations without a smaller action error after which training ends; the best
+            checkpoint is kept. 0 never does.
+        tensorboard: write event files where the tensorboard package is installed.
+        wandb_project: of Weights & Biases, to log to; none does not.
     """
 
     seed: int = _within(0, 0, 2**31 - 1)
@@ -155,6 +261,8 @@ class TrainingSettings:
     grad_clip: float = _within(1.0, 0.0, 1e9)
     ema_decay: float = _within(0.999, 0.0, 1.0)
     mask_padding: bool = True
+    loss_weighting: Literal["plain", "min_snr"] = "plain"
+    min_snr_gamma: float = _within(5.0, 1e-6, 1e6)
     validation_fraction: float = _within(0.02, 0.0, 0.9)
     val_every: int = _within(1000, 0, 10**9)
     val_windows: int = _within(256, 1, 10**9)
@@ -164,11 +272,21 @@ class TrainingSettings:
     batch_shares: int = _within(1, 1, 64)
     threads: int = _within(0, 0, 1024)
     device: str = "auto"
+    gradient_accumulation: int = _within(1, 1, 65536)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    early_stop: int = _within(0, 0, 10**6)
+    tensorboard: bool = True
+    wandb_project: str | None = None
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them that types cannot show."""
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             yield Problem("betas", f"{list(self.betas)}", "give two numbers from 0 to below 1")
+        if self.early_stop and not (self.val_every and self.validation_fraction):
+            what = "there is no validation to judge by"
+            cure = "use 0, or set val_every and validation_fraction"
+            yield Problem("early_stop", what, cure)
 
 
 @dataclass(frozen=True)
@@ -184,6 +302,14 @@ class Recipe:
     name: str = "recipe"
     policy: PolicySettings = PolicySettings()
     training: TrainingSettings = TrainingSettings()
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with them that types cannot show."""
+        net = self.policy.denoiser
+        drops = isinstance(net, TransformerSettings) and (net.p_drop_emb or net.p_drop_attn)
+        if drops and self.training.batch_shares > 1:
+            what = f"{self.training.batch_shares}, but dropout is drawn for a batch as a whole"
+            yield Problem("training.batch_shares", what, "use 1, or denoiser without dropout")
 
     @classmethod
     def from_text(

@@ -41,6 +41,8 @@ class Sampling:
         guidance_scale: of classifier-free guidance; 1 is none.
         replan_steps: frames between inferences.
         n_action_steps: Ta, actions of a chunk.
+        first_action: which of the predicted actions belongs to the newest observed frame; where
+            not given, there is one for each observed frame before it.
     """
 
     num_inference_steps: int
@@ -48,6 +50,7 @@ class Sampling:
     replan_steps: int
     n_action_steps: int
     guidance_scale: float = 1.0
+    first_action: int | None = None
 
     @classmethod
     def of(cls, settings: PolicySettings, **changes: Any) -> Sampling:
@@ -65,6 +68,7 @@ class Sampling:
             sampler=settings.sampler,
             replan_steps=settings.frames_between_inferences,
             n_action_steps=settings.n_action_steps,
+            first_action=settings.executed.start,
         )
         return dataclasses.replace(
             own, **{k: v for k, v in changes.items() if v is not None}
@@ -87,12 +91,7 @@ class Sampling:
             raise UserError(
                 f"no sampler '{self.sampler}'", "sampler", did_you_mean(self.sampler, SAMPLERS)
             )
-        if self.guidance_scale != 1.0:
-            raise UserError(
-                f"{self.guidance_scale:g}",
-                "guidance_scale",
-                "use 1: it was trained without guidance",
-            )
+        settings.check_guidance(self.guidance_scale, "guidance_scale")
         return self
 
 
@@ -136,7 +135,9 @@ def make_chunk(
         NotFiniteError: the network's output is not finite.
     """
     observation = {key: torch.from_numpy(array)[None] for key, array in window.items()}
-    n_obs_steps = next(iter(window.values())).shape[0]
+    first = sampling.first_action
+    if first is None:
+        first = next(iter(window.values())).shape[0] - 1
     actions = engine.sample(
         observation,
         steps=sampling.num_inference_steps,
@@ -144,9 +145,7 @@ def make_chunk(
         guidance=sampling.guidance_scale,
         generator=generator,
     )
-    chosen = (
-        actions[0, n_obs_steps - 1 :][: sampling.n_action_steps].cpu().numpy().astype(np.float64)
-    )
+    chosen = actions.cpu().numpy()[0, first : first + sampling.n_action_steps].astype(np.float64)
     if not np.isfinite(chosen).all():
         raise NotFiniteError("the network's output is not finite")
     return Chunk(time_ns, chosen, contract.period_ns)

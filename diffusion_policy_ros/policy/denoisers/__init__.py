@@ -1,20 +1,28 @@
 """Denoisers: networks (sample (B, H, A), timestep (B,), condition) -> (B, H, A).
 
-A new one is one file here, with its settings, and one line in DENOISERS.
+A new one is one file here, with its settings, and one line in DENOISERS and in DenoiserSettings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
-from diffusion_policy_ros.policy.denoisers.condition import Condition
+from diffusion_policy_ros.policy.denoisers.condition import Condition, Sizes
+from diffusion_policy_ros.policy.denoisers.mlp import MLP, MLPSettings
+from diffusion_policy_ros.policy.denoisers.transformer import Transformer, TransformerSettings
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1D, UNet1DSettings
 
-__all__ = ["DENOISERS", "Condition", "DenoiserSettings"]
+__all__ = ["DENOISERS", "Condition", "DenoiserSettings", "Sizes"]
 
-DenoiserSettings = UNet1DSettings
+# The first is meant where a recipe names none.
+DenoiserSettings = UNet1DSettings | TransformerSettings | MLPSettings
 
-# name -> constructor taking (action_dim, global_cond_dim, settings)
-DENOISERS: dict[str, Callable[[int, int, DenoiserSettings], nn.Module]] = {"unet1d": UNet1D}
+# name -> constructor taking (sizes, settings of that name)
+DENOISERS: dict[str, Callable[[Sizes, Any], nn.Module]] = {
+    "unet1d": UNet1D,
+    "transformer": Transformer,
+    "mlp": MLP,
+}

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_policy_ros.policy.denoisers.condition import Condition
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.convolutions import Conv1d
+from diffusion_policy_ros.policy.denoisers.condition import Condition, Sizes
 from diffusion_policy_ros.strict_yaml import Problem
 
 
@@ -29,6 +31,7 @@ class UNet1DSettings:
         down_dims: channels of each level; each level but the last halves the length.
         kernel_size: of the convolutions, odd.
         n_groups: of the group normalisation; divides every entry of down_dims.
+        final_n_groups: of the last block's; n_groups where not given (the reference has 8).
         diffusion_step_embed_dim: size of the embedded diffusion step, even.
         cond_predict_scale: FiLM predicts scale and bias, not only bias.
     """
@@ -37,8 +40,14 @@ class UNet1DSettings:
     down_dims: tuple[int, ...] = (128, 256, 512)
     kernel_size: int = field(default=5, metadata={"min": 1, "max": 99})
     n_groups: int = field(default=8, metadata={"min": 1, "max": 1024})
+    final_n_groups: int | None = field(default=None, metadata={"min": 1, "max": 1024})
     diffusion_step_embed_dim: int = field(default=64, metadata={"min": 4, "max": 4096})
     cond_predict_scale: bool = True
+
+    @property
+    def conditionings(self) -> tuple[str, ...]:
+        """How it can be told of the observations; the first is its own choice."""
+        return "global", "local", "inpainting"
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them that types cannot show."""
@@ -48,12 +57,20 @@ class UNet1DSettings:
             if dim < 1 or dim % self.n_groups:
                 cure = f"use multiples of n_groups = {self.n_groups}"
                 yield Problem("down_dims", f"{dim} channels", cure)
+        if self.final_n_groups and self.down_dims and self.down_dims[0] % self.final_n_groups:
+            what = f"{self.final_n_groups} groups do not divide {self.down_dims[0]} channels"
+            yield Problem("final_n_groups", what, "use a divisor of the first of down_dims")
         if self.kernel_size % 2 == 0:
             cure = f"use {self.kernel_size - 1} or {self.kernel_size + 1}"
             yield Problem("kernel_size", f"{self.kernel_size} is even", cure)
         if self.diffusion_step_embed_dim % 2:
             what = f"{self.diffusion_step_embed_dim} is odd"
             yield Problem("diffusion_step_embed_dim", what, "use an even number")
+
+    @property
+    def final_groups(self) -> int:
+        """final_n_groups, or its default."""
+        return self.n_groups if self.final_n_groups is None else self.final_n_groups
 
     def horizon_problem(self, horizon: int) -> Problem | None:
         """Why chunks of `horizon` steps do not go through, naming the nearest that do."""
@@ -88,7 +105,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int, kernel_size: int, n_groups: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(dim_in, dim_out, kernel_size, padding=kernel_size // 2)
+        self.conv = Conv1d(dim_in, dim_out, kernel_size, padding=kernel_size // 2)
         self.norm = nn.GroupNorm(n_groups, dim_out)
 
     def forward(self, sample: Tensor) -> Tensor:
@@ -128,9 +145,14 @@ class Level(nn.Module):
         super().__init__()
         self.first, self.second, self.resize = first, second, resize
 
-    def forward(self, sample: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """What the blocks give, (B, out, H), and the same resized."""
-        hidden = self.second(self.first(sample, feature), feature)
+    def forward(
+        self, sample: Tensor, feature: Tensor, local: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the blocks give, (B, out, H), and the same resized; `local` is added between."""
+        hidden = self.first(sample, feature)
+        if local is not None:
+            hidden = hidden + local
+        hidden = self.second(hidden, feature)
         return hidden, self.resize(hidden)
 
 
@@ -138,21 +160,19 @@ class UNet1D(nn.Module):
     """(sample (B, H, A), timestep (B,), condition) -> (B, H, A).
 
     Args:
-        action_dim: A.
-        global_cond_dim: size of condition.global_cond; 0 for none.
+        sizes: of the sample and the condition, see Sizes; tokens it does not take.
         settings: see UNet1DSettings, which also checks them.
-        final_groups: groups of the last block, n_groups by default.
+
+    Raises:
+        UserError: the horizon cannot be halved; names the nearest that can.
     """
 
-    def __init__(
-        self,
-        action_dim: int,
-        global_cond_dim: int,
-        settings: UNet1DSettings,
-        final_groups: int | None = None,
-    ) -> None:
+    def __init__(self, sizes: Sizes, settings: UNet1DSettings) -> None:
         super().__init__()
-        self.global_cond_dim = global_cond_dim
+        problem = settings.horizon_problem(sizes.horizon or 0)
+        if problem is not None:
+            raise UserError(problem.what, problem.key, problem.cure)
+        self.global_cond_dim, self.local_cond_dim = sizes.global_cond, sizes.local_cond
         embed, dims = settings.diffusion_step_embed_dim, settings.down_dims
         self.step_encoder = nn.Sequential(
             SinusoidalEmbedding(embed),
@@ -162,10 +182,11 @@ class UNet1D(nn.Module):
         )
 
         def block(dim_in: int, dim_out: int) -> ResidualBlock:
-            return ResidualBlock(dim_in, dim_out, embed + global_cond_dim, settings)
+            return ResidualBlock(dim_in, dim_out, embed + sizes.global_cond, settings)
 
+        self.local = block(sizes.local_cond, dims[0]) if sizes.local_cond else None
         self.down = nn.ModuleList()
-        for i, (low, high) in enumerate(pairwise((action_dim, *dims))):
+        for i, (low, high) in enumerate(pairwise((sizes.action_dim, *dims))):
             last = i == len(dims) - 1
             halve = nn.Identity() if last else nn.Conv1d(high, high, 3, stride=2, padding=1)
             self.down.append(Level(block(low, high), block(high, high), halve))
@@ -174,9 +195,8 @@ class UNet1D(nn.Module):
         for high, low in pairwise(reversed(dims)):
             double = nn.ConvTranspose1d(low, low, 4, stride=2, padding=1)
             self.up.append(Level(block(high * 2, low), block(low, low), double))
-        groups = settings.n_groups if final_groups is None else final_groups
-        self.final = ConvBlock(dims[0], dims[0], settings.kernel_size, groups)
-        self.out = nn.Conv1d(dims[0], action_dim, 1)
+        self.final = ConvBlock(dims[0], dims[0], settings.kernel_size, settings.final_groups)
+        self.out = nn.Conv1d(dims[0], sizes.action_dim, 1)
 
     def forward(self, sample: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """Predicts noise or sample, whichever it was trained for.
@@ -186,10 +206,12 @@ class UNet1D(nn.Module):
         """
         # Every block applies Mish to the same features first; once is enough.
         feature = functional.mish(self._feature(timestep, condition))
+        local = self._local_feature(condition, feature)
         hidden, skips = sample.transpose(1, 2), []
         for level in self.down:
-            skip, hidden = level(hidden, feature)
+            skip, hidden = level(hidden, feature, local)
             skips.append(skip)
+            local = None
         for block in self.middle:
             hidden = block(hidden, feature)
         for level in self.up:
@@ -199,11 +221,19 @@ class UNet1D(nn.Module):
 
     def _feature(self, timestep: Tensor, condition: Condition) -> Tensor:
         feature: Tensor = self.step_encoder(timestep)
-        if condition.local_cond is not None:
-            raise ValueError("this U-Net was built without local conditioning")
         given = 0 if condition.global_cond is None else condition.global_cond.shape[-1]
         if given != self.global_cond_dim:
             raise ValueError(f"condition of size {given}, built for {self.global_cond_dim}")
         if condition.global_cond is None:
             return feature
         return torch.cat([feature, condition.global_cond], dim=-1)
+
+    def _local_feature(self, condition: Condition, feature: Tensor) -> Tensor | None:
+        """What the finest level adds to each step, (B, down_dims[0], H)."""
+        if condition.local_cond is None:
+            return None
+        given = condition.local_cond.shape[-1]
+        if self.local is None or given != self.local_cond_dim:
+            raise ValueError(f"local condition of size {given}, built for {self.local_cond_dim}")
+        out: Tensor = self.local(condition.local_cond.transpose(1, 2), feature)
+        return out
