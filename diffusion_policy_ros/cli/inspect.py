@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffusion_policy_ros.data.survey import Topic
 
 TOPIC_HEADS = ("topic", "type", "count", "rate", "jitter", "longest gap", "log - stamp")
-KEY_HEADS = ("key", "array", "min", "mean", "max", "std")
+KEY_HEADS = ("key", "array", "min", "1%", "50%", "99%", "max", "mean", "std")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,11 +126,13 @@ def describe_dataset(windows: WindowDataset) -> Iterator[str]:
 
 
 def key_rows(windows: WindowDataset) -> Iterator[tuple[str, ...]]:
-    """Yield one line for each component of each key."""
+    """Yield one line for each component of each key: what normalisers are fitted to."""
     for key, found in windows.statistics().items():
         column = windows.dataset.rows[key]
         shape = "x".join(map(str, column.shape))
         for i in range(len(found["mean"])):
-            values = (f"{found[name][i]:.4g}" for name in ("min", "mean", "max", "std"))
+            middle = found["quantiles"][[0, len(found["quantiles"]) // 2, -1], i]
+            ends = [found[name][i] for name in ("min", "max", "mean", "std")]
+            values = [f"{value:.4g}" for value in (ends[0], *middle, *ends[1:])]
             head = (key, f"{column.dtype} {shape}") if i == 0 else ("", "")
             yield (*head, *values)

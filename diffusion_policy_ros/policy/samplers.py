@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ def find_sampler(name: str, *, eta: float = 0.0, variance: str = "fixed_small") 
     """
     if name not in SAMPLERS:
         raise UserError(f"unknown sampler '{name}'", "sampler", did_you_mean(name, SAMPLERS))
-    own = {"ddim": {"eta": eta}, "ddpm": {"variance": variance}}
+    own: dict[str, dict[str, Any]] = {"ddim": {"eta": eta}, "ddpm": {"variance": variance}}
     return functools.partial(SAMPLERS[name], **own.get(name, {}))
 
 

@@ -110,6 +110,10 @@ def test_inspect_shows_a_dataset(capsys, tmp_path, contract):
     assert "episodes  1, of 1279 to 1279 frames (median 1279)" in out
     assert "frames    1279, 64 s" in out
     assert "joints  float32 4  -1.8" in out
+    heads, *rows = [line.split() for line in out.splitlines() if "std" in line or "-1.8" in line]
+    assert heads == ["key", "array", "min", "1%", "50%", "99%", "max", "mean", "std"]
+    low, first, middle, last, high = map(float, rows[0][3:8])
+    assert low <= first <= middle <= last <= high
 
 
 def test_the_bags_own_contract_is_the_default(capsys, tmp_path):
