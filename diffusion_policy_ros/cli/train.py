@@ -46,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
     config = args.config
     if config is None and args.resume:
         config = args.out / RECIPE
+        if not config.is_file():
+            cure = "leave out --resume to begin one"
+            raise UserError("no run to resume", str(args.out), cure)
     if config is None:
         shipped = ", ".join(config_names("recipes"))
         raise UserError("no recipe", "--config", f"give a YAML file or one of: {shipped}")
