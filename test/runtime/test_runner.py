@@ -10,7 +10,7 @@ import torch
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.recipe import PolicySettings
-from diffusion_policy_ros.runtime.runner import Runner, Sampling
+from diffusion_policy_ros.runtime.runner import Runner, Sampling, make_chunk
 
 CONTRACT = Contract.load("mini_lift_state")
 WINDOW = {"robot0_eef_pos": np.zeros((2, 3), np.float32)}
@@ -187,3 +187,23 @@ def test_settings_that_the_policy_cannot_take_are_refused(change):
     )
     with pytest.raises(UserError, match="use 1 to|did you mean"):
         Sampling.of(settings, **change)
+
+
+def test_guidance_is_for_policies_that_were_trained_for_it():
+    """Any scale from 0 on with observation dropout, only 1 without."""
+    trained = PolicySettings(observation_dropout=0.1)
+    assert Sampling.of(trained, guidance_scale=3.0).guidance_scale == 3.0
+    with pytest.raises(UserError, match="guidance_scale: -1; use 0 or more"):
+        Sampling.of(trained, guidance_scale=-1.0)
+    with pytest.raises(UserError, match="guidance_scale: 3; use 1"):
+        Sampling.of(PolicySettings(), guidance_scale=3.0)
+
+
+def test_chunks_begin_at_the_newest_frame_s_action():
+    """It is the second of all H predicted, the first where only executed ones are."""
+    every = Sampling.of(PolicySettings())
+    steps_only = Sampling.of(PolicySettings(pred_action_steps_only=True))
+    for sampling, first in ((every, 1.0), (steps_only, 0.0), (SAMPLING, 1.0)):
+        chunk = make_chunk(Engine(), CONTRACT, WINDOW, 0, sampling)
+        assert chunk.actions[0, 0] == first
+        assert len(chunk.actions) == 8
