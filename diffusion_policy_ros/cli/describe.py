@@ -12,6 +12,7 @@ from diffusion_policy_ros.cli.contract import table
 if TYPE_CHECKING:
     import torch
 
+    from diffusion_policy_ros.policy.denoisers.condition import Sizes
     from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
     from diffusion_policy_ros.policy.recipe import Recipe
 
@@ -105,9 +106,10 @@ def describe(policy: DiffusionPolicy) -> Iterator[str]:
     yield ""
     yield from table(HEADS, list(parts(policy)))
     yield ""
-    executed = f"{settings.n_action_steps} of them executed from the newest frame on"
-    yield f"chunk     {settings.horizon} actions of {contract.action_dim} values, {executed}"
-    yield f"output    {output_size(recipe, contract)} values (H * Da)"
+    size = f"{settings.predicted_steps} actions of {contract.action_dim} values"
+    yield f"chunk     {size}, {settings.n_action_steps} executed from the newest frame on"
+    steps = "Ta" if settings.pred_action_steps_only else "H"
+    yield f"output    {output_size(recipe, contract)} values ({steps} * Da)"
     yield from schedule_lines(recipe)
 
 
@@ -129,22 +131,22 @@ def parts(policy: DiffusionPolicy) -> Iterator[tuple[str, ...]]:
     for name, module in policy.named_children():
         if name not in ("encoder", "denoiser", "normalizer"):
             yield (name, "", "", millions(param_count(module)))
-    chunk = (policy.recipe.policy.horizon, policy.contract.action_dim)
-    given = ", ".join(condition_sizes(policy))
+    chunk = (policy.sizes.horizon, policy.sizes.action_dim)
+    given = condition_text(policy.sizes)
     denoiser = policy.recipe.policy.denoiser.name
     yield (denoiser, f"{chunk}, {given}", str(chunk), millions(param_count(policy.denoiser)))
     yield ("together", "", "", millions(param_count(policy)))
 
 
-def condition_sizes(policy: DiffusionPolicy) -> list[str]:
+def condition_text(sizes: Sizes) -> str:
     """What the denoiser is told of the observations, as `condition 274`."""
-    found = policy.encode(blank(policy))
-    sizes = {
-        name.replace("global_cond", "condition"): "x".join(str(n) for n in part.shape[1:])
-        for name, part in found._asdict().items()
-        if part is not None
-    }
-    return [f"{name} {size}" for name, size in sizes.items()] or ["no condition"]
+    if sizes.global_cond:
+        return f"condition {sizes.global_cond}"
+    if sizes.tokens:
+        return f"tokens {sizes.tokens}x{sizes.token_dim}"
+    if sizes.local_cond:
+        return f"local {sizes.horizon}x{sizes.local_cond}"
+    return "a part given"  # inpainting: the observations are part of the sample
 
 
 def blank(policy: DiffusionPolicy) -> dict[str, torch.Tensor]:

@@ -9,8 +9,8 @@ from diffusion_policy_ros.policy.recipe import Recipe
 
 
 def output_size(recipe: Recipe, contract: Contract) -> int:
-    """Values that one inference gives: H * Da."""
-    return recipe.policy.horizon * contract.action_dim
+    """Values that one inference gives: H * Da, or Ta * Da with pred_action_steps_only."""
+    return recipe.policy.predicted_steps * contract.action_dim
 
 
 def param_count(module: nn.Module) -> int:

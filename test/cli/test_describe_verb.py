@@ -52,6 +52,25 @@ def test_every_shipped_recipe_is_described(capsys, recipe):
     assert f"contract  {made_for(recipe)}," in out
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("pred_action_steps_only: true", ["(8, 7), condition 38", "56 values (Ta * Da)"]),
+        ("conditioning: local", ["(16, 7), local 16x19"]),
+        ("conditioning: inpainting", ["(16, 26), a part given", "112 values (H * Da)"]),
+        ("temporal_encoder: {hidden_size: 32}", ["(16, 7), condition 32", "temporal"]),
+    ],
+)
+def test_other_conditionings(capsys, tmp_path, settings, words):
+    """Shapes follow the settings; 19 values are observed a frame."""
+    path = tmp_path / "mini_lift_state.yaml"
+    path.write_text(f"name: mini_lift_state\npolicy: {{{settings}}}\n")
+    code, out, err = run(capsys, path, "--chunks", 0)
+    assert code == 0, err
+    for word in words:
+        assert word in out
+
+
 def test_fast_inference_is_smaller_and_takes_fewer_steps():
     """Than what is recommended otherwise."""
     fast, usual = (Recipe.load(name).policy for name in ("fast_inference", "recommended"))
