@@ -19,7 +19,12 @@ from diffusion_policy_ros.policy.inpainting import MaskGenerator
 from diffusion_policy_ros.policy.normalizer import ACTION, Normalizer, Statistics
 from diffusion_policy_ros.policy.objective import diffusion_loss
 from diffusion_policy_ros.policy.recipe import Recipe
-from diffusion_policy_ros.policy.samplers import find_sampler, inference_timesteps, noise_source
+from diffusion_policy_ros.policy.samplers import (
+    DrawNoise,
+    find_sampler,
+    inference_timesteps,
+    noise_source,
+)
 from diffusion_policy_ros.policy.schedules import make_schedule
 
 Arrays = Mapping[str, "Tensor | np.ndarray"]
@@ -224,18 +229,20 @@ class DiffusionPolicy(nn.Module):
             condition = self.encode(batch, crops=draws.crops)
         condition = condition.repeat(times)
         if draws.hidden is not None:
-            condition = condition.hidden(draws.hidden.flatten().to(self.device))
+            condition = condition.hidden(draws.hidden.flatten().to(self.device, non_blocking=True))
         is_pad = batch.get("action_is_pad") if self.recipe.training.mask_padding else None
         if is_pad is not None:
-            is_pad = torch.as_tensor(is_pad).to(self.device)[:, settings.predicted]
+            is_pad = torch.as_tensor(is_pad).to(self.device, non_blocking=True)[
+                :, settings.predicted
+            ]
             is_pad = is_pad.repeat_interleave(times, dim=0)
         with _dropout_from(draws.seed, self.device):
             return diffusion_loss(
                 lambda sample, step: self.predict(sample, step, condition),
                 self.schedule,
                 clean.repeat_interleave(times, dim=0),
-                draws.noise.flatten(0, 1).to(clean),
-                draws.timesteps.flatten().to(self.device),
+                draws.noise.flatten(0, 1).to(clean, non_blocking=True),
+                draws.timesteps.flatten().to(self.device, non_blocking=True),
                 prediction_type=settings.prediction_type,
                 is_pad=is_pad,
                 is_given=condition.is_given,
@@ -261,10 +268,9 @@ class DiffusionPolicy(nn.Module):
             steps: K, diffusion steps; the recipe's where not given.
             sampler: a key of SAMPLERS; the recipe's where not given.
             generator: source of noise; the policy's own where not given.
-            noise: the start x_T, (B, H, Da) standard normal, instead of a drawn one; with
+            noise: the start x_T, standard normal, instead of a drawn one: (B, H, Da), with
                 inpainting (B, H, Da + Do).
-            guidance: scale of classifier-free guidance: 1 is none, 0 forgets the observation.
-                Others than 1 are for policies that were trained with observation_dropout.
+            guidance: see `predict`; other than 1 only where trained with observation_dropout.
 
         Returns:
             (B, H, Da) in physical units; the first action belongs to the oldest observed frame.
@@ -285,12 +291,11 @@ class DiffusionPolicy(nn.Module):
         )
         condition = self.encode(observation)
         draw = noise_source(generator or self._generator)
-        # What is given is put before the network at each step and into the result. In between it
-        # need not be: a sampler treats each number by itself.
+        # A sampler treats each number by itself, so it need not know what is given.
         actions = run(
             lambda sample, step: self.predict(sample, step, condition, guidance),
             self.schedule,
-            draw(self._blank_chunk(condition)) if noise is None else self._start(noise, condition),
+            self._start(noise, condition, draw),
             visited,
             prediction_type=settings.prediction_type,
             clip=settings.clip,
@@ -304,8 +309,10 @@ class DiffusionPolicy(nn.Module):
         shape = (self.recipe.policy.predicted_steps, self.sizes.action_dim)
         return known.new_zeros(len(known), *shape)
 
-    def _start(self, noise: Tensor, condition: Condition) -> Tensor:
+    def _start(self, noise: Tensor | None, condition: Condition, draw: DrawNoise) -> Tensor:
         blank = self._blank_chunk(condition)
+        if noise is None:
+            return draw(blank)
         if noise.shape != blank.shape:
             raise UserError(f"{tuple(noise.shape)}", "noise", f"give {tuple(blank.shape)}")
         return noise.to(blank)
