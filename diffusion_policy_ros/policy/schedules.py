@@ -134,7 +134,7 @@ def mixing_factors(
 ) -> tuple[Tensor, Tensor]:
     """Factors of signal and noise at `timesteps` (B,), shaped to multiply `like` (B, ...)."""
     shape = (-1,) + (1,) * (like.ndim - 1)
-    index = timesteps.to(schedule.betas.device)
-    signal = schedule.sqrt_alphas_cumprod[index].to(like).view(shape)
-    spread = schedule.sqrt_one_minus_alphas_cumprod[index].to(like).view(shape)
-    return signal, spread
+    # The tables go to a GPU, not the steps back from it: nothing waits.
+    signal = schedule.sqrt_alphas_cumprod.to(like, non_blocking=True)[timesteps]
+    spread = schedule.sqrt_one_minus_alphas_cumprod.to(like, non_blocking=True)[timesteps]
+    return signal.view(shape), spread.view(shape)
