@@ -10,7 +10,9 @@
 `peak_mb`               memory at the highest: of the process on a CPU, of the GPU's on one
 `resident_samples_per_s`  on a GPU only: with the data already in its memory
 
-Both sides are timed update by update; the medians count. KEY=VALUE changes the recipe.
+Both sides are timed update by update; the medians count. Two threads of one batch collapse beside
+other busy processes, which flatters the trainer's shares: on a machine that others use, compare
+one thread with one (--threads 1 training.batch_shares=1). KEY=VALUE changes the recipe.
 """
 
 from __future__ import annotations
@@ -203,8 +205,11 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--seconds", type=float, default=40.0, help="to measure (default 40)")
+    parser.add_argument("--threads", type=int, help="of torch (default: as many as it would take)")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="change the recipe")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     recipe = Recipe.from_text(RECIPE, overrides=parse_overrides(args.settings))
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
         row = measure(Path(folder), recipe, torch.device(args.device), args.seconds)
