@@ -17,8 +17,8 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.qos import matches, publishers, subscription_qos
 
-DEPTH = 10
-"""Messages kept until they are read: half a second of a 20 Hz stream."""
+IMAGES, VECTORS = 10, 200
+"""Messages kept until they are read: half a second of a 20 Hz camera, of a 400 Hz arm."""
 
 
 class Streams:
@@ -38,6 +38,10 @@ class Streams:
     ) -> None:
         self._node, self._on_message = node, on_message
         self._types = {topic: streams[0].type for topic, streams in contract.topics.items()}
+        self._depths = {
+            topic: IMAGES if streams[0].is_image else VECTORS
+            for topic, streams in contract.topics.items()
+        }
         self._subscriptions: dict[str, Subscription] = {}
         for topic in self._types:
             self._subscribe(topic)
@@ -72,7 +76,7 @@ class Streams:
             message_class(self._types[topic]),
             topic,
             lambda message: self._on_message(topic, message),
-            subscription_qos(self._node, topic, DEPTH),
+            subscription_qos(self._node, topic, self._depths[topic]),
             # rclpy's warning of QoS that does not match, which `attend` mends, costs every message
             # some 10 us in the executor.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),

@@ -1,7 +1,5 @@
 """A private DDS domain, an untrained policy, and a robot that can be made to misbehave."""
 
-import random
-
 import numpy as np
 import pytest
 
@@ -122,8 +120,11 @@ class Policy:
         self.domain = domain
         self.outputs = domain.listen(JointTrajectory, "/policy_node/action_chunk")
         self._arrays = domain.listen(DiagnosticArray, "/diagnostics")
-        parameters = {"checkpoint": checkpoint, "threads": 1, **parameters}
-        self.process = domain.start("policy_node", **parameters)
+        self.process = self.start(domain, {"checkpoint": checkpoint, **parameters})
+
+    def start(self, domain, parameters):
+        """Its process."""
+        return domain.start("policy_node", **{"threads": 1, **parameters})
 
     @property
     def reports(self):
@@ -163,8 +164,3 @@ class Policy:
         seen = len(self.holds)
         self.domain.until(lambda: len(self.holds) > seen, why="it holds")
         return stamp_ns(self.holds[-1])
-
-
-def free_seed():
-    """Some number that tests need not agree on."""
-    return random.randrange(2**31)

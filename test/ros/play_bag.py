@@ -1,4 +1,4 @@
-"""Publishes a bag's messages, as they were recorded and when: `play_bag.py BAG`."""
+"""Publishes a bag's messages, as they were recorded and when, after a line on standard input."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ MATCH_S = 60.0
 
 
 def main(bag: str) -> None:
-    """Wait for a subscriber of every topic, play once, and wait until all have read it."""
+    """Wait for the word and a subscriber of every topic, play, wait until they have gone."""
     rclpy.init()
     node = rclpy.create_node("player")
     (file,) = Path(bag).glob("*.mcap")
@@ -32,6 +32,7 @@ def main(bag: str) -> None:
     while not all(publisher.get_subscription_count() for publisher in observed):
         assert time.monotonic() < deadline, "nobody listens"
         rclpy.spin_once(node, timeout_sec=0.05)
+    sys.stdin.readline()
     start = time.monotonic() - recorded[0][0]
     for log_s, topic, _, data in recorded:
         time.sleep(max(0.0, start + log_s - time.monotonic()))

@@ -117,7 +117,8 @@ def test_a_bag_gives_the_node_the_windows_that_training_had(domain, node, tmp_pa
     node, spinning = node
     script = Path(__file__).with_name("play_bag.py")
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain.domain)}
-    player = subprocess.Popen([sys.executable, script, bag], env=environment)
+    command = [sys.executable, script, bag]
+    player = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
     try:
         domain.until(
             lambda: all(node.count_publishers(topic) for topic in CONTRACT.topics),
@@ -127,7 +128,15 @@ def test_a_bag_gives_the_node_the_windows_that_training_had(domain, node, tmp_pa
         seen = {}
         node.link.pilot.runner.offer = lambda time_ns, window: seen.update({time_ns: window()})
         spinning.start()
-        domain.until(lambda: len(seen) >= len(trained), why=f"{len(trained)} frames")
+        subscriptions = [s for s in node.subscriptions if s.topic_name in CONTRACT.topics]
+        assert len(subscriptions) == len(CONTRACT.topics)
+        domain.until(
+            lambda: all(subscription.get_publisher_count() for subscription in subscriptions),
+            why="the node hears the player",
+        )
+        player.stdin.write("play\n")
+        player.stdin.flush()
+        domain.until(lambda: len(seen) >= len(trained), 60, f"{len(trained)} frames come")
     finally:
         player.kill()
         player.wait()
