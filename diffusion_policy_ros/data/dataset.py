@@ -83,6 +83,8 @@ class Index:
         path = folder / INDEX
         try:
             text = path.read_text(encoding="utf-8")
+        except PermissionError:
+            raise UserError("may not be read", str(path), "change its permissions") from None
         except (OSError, UnicodeDecodeError):
             what = "is no dataset" if folder.exists() else "no such dataset"
             cure = "make one: diffusion-policy convert --contract C BAG... --out DATASET"

@@ -335,6 +335,8 @@ class Recipe:
             path = shipped if shipped.is_file() else path
         try:
             text = path.read_text(encoding="utf-8")
+        except PermissionError:
+            raise UserError("may not be read", str(path), "change its permissions") from None
         except (OSError, UnicodeDecodeError) as error:
             why = "is no text file" if isinstance(error, UnicodeDecodeError) else "no such recipe"
             cure = f"give a YAML file or a shipped recipe: {', '.join(config_names('recipes'))}"
