@@ -51,7 +51,7 @@ class Pilot:
     """The robot's side of the loop: messages in, set-points out.
 
     Attributes:
-        delay_frames: how many frames after its newest observation a chunk arrives; 0 is no latency.
+        delay_frames: how many frames after its newest observation a chunk arrives; 0: none.
         chunk_ms: computing time of every chunk.
         chunk: the newest that has arrived.
     """

@@ -264,9 +264,7 @@ class WindowDataset:
         """``action_is_pad`` of some windows, without reading them: (B, H)."""
         return self._rows(np.asarray(indices))[1]
 
-    def _rows(
-        self, indices: NDArray[np.integer]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _rows(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Their actions' rows in the dataset, and which of them are repetitions: (B, H) both."""
         wanted = self._row[indices, None] + np.arange(
             1 - self.n_obs_steps, self.horizon - self.n_obs_steps + 1
