@@ -7,6 +7,7 @@ whose launch can do that and on those whose cannot; `ros2 lifecycle` works on it
 """
 
 import sys
+from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
@@ -75,17 +76,15 @@ def start_node(context):
 
 
 def command():
-    """What to run: colcon's script, which has the right interpreter, or this one's own package."""
+    """What to run: colcon's script, which has the right interpreter, or else the module."""
     try:
-        get_package_prefix(PACKAGE)
-    except PackageNotFoundError:
-        module = f"{PACKAGE}.ros.policy_node"
-        return {
-            "executable": sys.executable,
-            "arguments": ["-m", module],
-            "exec_name": "policy_node",
-        }
-    return {"package": PACKAGE, "executable": "policy_node"}
+        script = Path(get_package_prefix(PACKAGE), "lib", PACKAGE, "policy_node")
+    except (PackageNotFoundError, OSError):  # no colcon workspace, or no ROS at all, is sourced
+        script = Path()
+    if script.is_file():
+        return {"executable": str(script)}
+    arguments = ["-m", f"{PACKAGE}.ros.policy_node"]
+    return {"executable": sys.executable, "arguments": arguments, "exec_name": "policy_node"}
 
 
 def is_true(name, text):
