@@ -53,6 +53,7 @@ def start_node(context):
     parameters = [given["params_file"]] if given["params_file"] else []
     values = {name: given[name] for name, _, _ in PARAMETERS if given[name]}
     values.update({name: is_true(name, values[name]) for name in SWITCHES if name in values})
+    logger = ".".join([*filter(None, given["namespace"].split("/")), given["node_name"]])
     profile = str(shipped_path("config/fastdds_large_images.xml"))
     large = is_true("large_images", given["large_images"])
     return [
@@ -61,7 +62,7 @@ def start_node(context):
             name=given["node_name"],
             namespace=given["namespace"],
             parameters=[*parameters, values],
-            ros_arguments=["--log-level", f"{given['node_name']}:={given['log_level']}"],
+            ros_arguments=["--log-level", f"{logger}:={given['log_level']}"],
             # Kilted and later read the first name, Jazzy and Humble the second.
             additional_env={
                 "FASTDDS_DEFAULT_PROFILES_FILE": profile,
