@@ -14,6 +14,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
 
@@ -22,7 +23,9 @@ class DemoMonitor(Node):
 
     def __init__(self) -> None:
         super().__init__("demo_monitor")
-        self.create_subscription(String, "/sim_robot/episode", self._episode, 100)
+        # Latched: an episode may be over before this node has found the robot.
+        qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(String, "/sim_robot/episode", self._episode, qos)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, 100)
 
     def _episode(self, msg: String) -> None:

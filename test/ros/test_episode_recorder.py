@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped  # noqa: E402
+from live import LATCHED  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -44,7 +45,7 @@ def test_expert_over_dds_becomes_a_dataset(domain, tmp_path):
     """An expert's episode with cameras, recorded live, converts to what is recorded offline."""
     domain.start("sim_robot", expert=True, publish_clock=True, seed=7)
     domain.start("episode_recorder", contract="mini_lift", out=tmp_path / "bags")
-    episodes = domain.listen(String, "/sim_robot/episode")
+    episodes = domain.listen(String, "/sim_robot/episode", LATCHED)
     domain.until(lambda: episodes, why="the first episode is over, and heard of")
     start_recording(domain)
     domain.call("/sim_robot/reset")

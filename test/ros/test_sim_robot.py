@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
+from live import LATCHED  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -30,7 +31,7 @@ class Driver:
     def __init__(self, domain) -> None:
         self.domain = domain
         self.poses = domain.listen(PoseStamped, "/eef_pose")
-        self.episodes = domain.listen(String, "/sim_robot/episode")
+        self.episodes = domain.listen(String, "/sim_robot/episode", LATCHED)
         self.publisher = domain.node.create_publisher(JointTrajectory, ACTIONS, 10)
         domain.until(lambda: self.poses, why="poses come")
         domain.until(self.publisher.get_subscription_count, why="somebody plays chunks")
