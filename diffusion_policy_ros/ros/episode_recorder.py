@@ -14,15 +14,14 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.subscription import Subscription
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.contract import MESSAGE_TYPES, Contract
@@ -30,7 +29,7 @@ from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import declare
-from diffusion_policy_ros.ros.processes import start
+from diffusion_policy_ros.ros.processes import run
 from diffusion_policy_ros.ros.qos import publishers, subscription_qos
 
 DEPTH = 100  # messages kept until they are read: a slow disk must not cost any
@@ -47,6 +46,7 @@ class EpisodeRecorder(Node):
 
     def __init__(self) -> None:
         super().__init__("episode_recorder")
+        self.finished: Future[bool] = Future()
         name = declare(self, "contract", "", "contract of the robot: a file or a shipped name")
         self._out = Path(declare(self, "out", "bags", "folder for the episodes"))
         declare(self, "success", True, "noted with an episode when it is kept", live=True)
@@ -196,22 +196,7 @@ def _answer(node: Node, verb: Any, _: Trigger.Request, response: Trigger.Respons
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
-    node: Any = None
-    try:
-        start(args)
-        node = EpisodeRecorder()
-        rclpy.spin(node)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run(EpisodeRecorder, args)
 
 
 if __name__ == "__main__":

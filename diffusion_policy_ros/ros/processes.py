@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
+from rclpy.signals import SignalHandlerOptions
 
 from diffusion_policy_ros.errors import UserError
 
@@ -31,6 +33,36 @@ def start(args: Sequence[str] | None = None, **options: Any) -> None:
         what, *_ = str(error).removeprefix("failed to initialize rcl: ").split(", at /")
         cure = "write -p name:=value, -r from:=to or --params-file FILE"
         raise UserError(what, "--ros-args", cure) from None
+
+
+def run(make: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+    """Run a node until SIGINT or SIGTERM, or until its future `finished`, then `close()` it.
+
+    Args:
+        make: makes the node.
+        args: the command line; the process' own by default.
+
+    Returns:
+        The exit code: 2 after a user's error.
+    """
+    node: Any = None
+    try:
+        start(args, signal_handler_options=SignalHandlerOptions.NO)
+        node = make()
+        done = node.finished
+        on_stop_signal(lambda: done.set_result(True))
+        rclpy.spin_until_future_complete(node, done)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

@@ -15,12 +15,9 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -36,7 +33,7 @@ from diffusion_policy_ros.report.gif import RolloutGif
 from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import declare
-from diffusion_policy_ros.ros.processes import start
+from diffusion_policy_ros.ros.processes import run
 from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
 from diffusion_policy_ros.sim.grid import FrameGrid
 from diffusion_policy_ros.sim.messages import (
@@ -291,22 +288,7 @@ class SimRobot(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted or its episodes are over."""
-    node: Any = None
-    try:
-        start(args)
-        node = SimRobot()
-        rclpy.spin_until_future_complete(node, node.finished)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run(SimRobot, args)
 
 
 if __name__ == "__main__":

@@ -78,11 +78,15 @@ class Streams:
         how `rclpy.wait_for_message` takes them, too.
         """
         self._on_message(topic, message)
-        for other, subscription in list(self._subscriptions.items()):
-            handle, kind = subscription.handle, subscription.msg_type
-            with handle:
-                while (taken := handle.take_message(kind, False)) is not None:
-                    self._on_message(other, taken[0])
+        while any([self._take(*entry) for entry in list(self._subscriptions.items())]):
+            pass
+
+    def _take(self, topic: str, subscription: Subscription) -> bool:
+        with subscription.handle:
+            taken = subscription.handle.take_message(subscription.msg_type, False)
+        if taken is not None:
+            self._on_message(topic, taken[0])
+        return taken is not None
 
     def _subscribe(self, topic: str) -> None:
         self._subscriptions[topic] = self._node.create_subscription(
