@@ -78,7 +78,8 @@ class Streams:
         how `rclpy.wait_for_message` takes them, too.
         """
         self._on_message(topic, message)
-        while any([self._take(*entry) for entry in list(self._subscriptions.items())]):
+        # A sum, not any(): one of every topic in each round, so that none is drained first.
+        while sum(self._take(*entry) for entry in list(self._subscriptions.items())):
             pass
 
     def _take(self, topic: str, subscription: Subscription) -> bool:
