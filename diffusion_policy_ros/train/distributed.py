@@ -6,6 +6,7 @@ batch's, so each process then makes the same update. Only the first one writes a
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -117,6 +118,9 @@ def peers(device: str, batch_size: int) -> Iterator[Peers]:
     if picked.type == "cuda":
         picked = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(picked)
+    # Its functions keep the group that is there when it is imported, which the optimizer does: a
+    # group that is kept is still at work when Python ends, and the process then aborts.
+    importlib.import_module("torch.distributed.nn")
     distributed.init_process_group("nccl" if picked.type == "cuda" else "gloo")
     try:
         yield Peers(picked, rank, count)

@@ -13,10 +13,27 @@ from diffusion_policy_ros.train.distributed import Peers
 from diffusion_policy_ros.train.trainer import train
 
 
-def torchrun(*words, processes=2, timeout=240):
-    """`torchrun ... diffusion-policy train WORDS`."""
+TRAIN = ("-m", "diffusion_policy_ros.cli.main", "train")
+ENDS_ALONE = """
+import os
+from diffusion_policy_ros.train.distributed import peers
+
+def threads():
+    return [open(f"/proc/self/task/{n}/comm").read() for n in os.listdir("/proc/self/task")]
+
+with peers("cpu", 8) as group:
+    import torch.optim, torch._dynamo  # as the trainer does, once the group is there
+    group.wait()
+    assert any("gloo" in name for name in threads())
+left = [name for name in threads() if "gloo" in name]
+assert not left, left
+"""
+
+
+def torchrun(*words, program=TRAIN, processes=2, timeout=240):
+    """`torchrun ... PROGRAM WORDS`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", "-m", "diffusion_policy_ros.cli.main", "train"]
+    command += [f"--nproc-per-node={processes}", *program]
     return subprocess.run(
         [*command, *map(str, words)],
         capture_output=True,
@@ -55,6 +72,13 @@ def test_two_processes_train_the_weights_of_one(dataset, changed, tmp_path):
     done = torchrun(*words, "--resume")
     assert done.returncode == 0, done.stderr
     assert_close(run_checkpoints(tmp_path / "two")[-1], alone)
+
+
+def test_nothing_is_at_work_when_the_group_is_left(tmp_path):
+    """No thread of the group outlives it: one that does aborts the process as Python ends."""
+    (tmp_path / "alone.py").write_text(ENDS_ALONE)
+    done = torchrun(program=[tmp_path / "alone.py"])
+    assert done.returncode == 0, done.stderr
 
 
 def test_fewer_windows_than_processes_are_refused(dataset, recipe, tmp_path):
