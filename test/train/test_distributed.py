@@ -12,7 +12,6 @@ from diffusion_policy_ros.policy.checkpoint import run_checkpoints
 from diffusion_policy_ros.train.distributed import Peers
 from diffusion_policy_ros.train.trainer import train
 
-
 TRAIN = ("-m", "diffusion_policy_ros.cli.main", "train")
 ENDS_ALONE = """
 import os
