@@ -44,6 +44,12 @@ FIXED = {
     "threads": _Entry(
         0, "Threads of the computation on a CPU; 0: as many as cores.", 0, 1024, _WHEN
     ),
+    "trace": _Entry(
+        "",
+        "CSV file for when each chunk came to pass, overwritten; `diffusion-policy latency` draws "
+        "it. Empty: none.",
+        constraint=_WHEN,
+    ),
     "autostart": _Entry(True, "Configure and activate at the start.", constraint="At the start."),
 }
 LIVE = {
@@ -65,7 +71,12 @@ LIVE = {
         1,
         10_000,
     ),
-    "seed": _Entry(-1, "Seed of the noise, which starts anew; -1 draws one.", -1, 2**31 - 1),
+    "seed": _Entry(
+        -1,
+        "Seed of the noise: each chunk's follows from it and the frame's time. -1 draws one.",
+        -1,
+        2**31 - 1,
+    ),
 }
 SAMPLING = tuple(name for name in LIVE if name != "seed")
 

@@ -8,6 +8,8 @@ as meant is counted and named.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import struct
 import threading
 import time
 from collections import deque
@@ -25,9 +27,12 @@ from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.samplers import SAMPLERS
 from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.trace import ChunkTimes
 
 RECENT = 1000
 """Chunks that the percentiles are taken over."""
+SEEDS = 2**31
+"""How many seeds of the noise there are: as many as a parameter of the node can tell."""
 HANDOVER_S = 0.0005
 """How long the thread that offers a window steps aside: Python runs one thread at a time, and the
 inference is the urgent one now. It makes chunks come half a millisecond earlier."""
@@ -105,11 +110,15 @@ class Job(NamedTuple):
         time_ns: its newest frame's time.
         window: observation key → (To, ...).
         epoch: which run of frames it belongs to; chunks of an ended one are dropped.
+        arrived_ns: when its anchor came, by a steady clock.
+        closed_ns: when it was ready, by that clock.
     """
 
     time_ns: int
     window: Mapping[str, Array]
     epoch: int
+    arrived_ns: int
+    closed_ns: int
 
 
 class NotFiniteError(RuntimeError):
@@ -152,6 +161,20 @@ def make_chunk(
     if not np.isfinite(chosen).all():
         raise NotFiniteError("the network's output is not finite")
     return Chunk(time_ns, chosen, contract.period_ns)
+
+
+def noise_generator(seed: int, time_ns: int) -> torch.Generator:
+    """The source of one chunk's noise, whichever chunks were sampled before it.
+
+    So a recording of a run, replayed with its seed, gives the same chunks although some frames
+    were skipped live.
+
+    Args:
+        seed: of the whole run.
+        time_ns: of the newest frame.
+    """
+    digest = hashlib.blake2b(struct.pack("<qq", seed, time_ns), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def warm_up(engine: Engine, sampling: Sampling) -> None:
@@ -209,6 +232,10 @@ class Runner:
         on_fault: called on the inference thread with the reason when an inference fails.
         now_ns: the clock that frames are stamped by, for deadline misses.
         seed: of the noise; None draws one.
+
+    Attributes:
+        noise_seed: what the noise follows from, see `noise_generator`.
+        on_times: called on the inference thread with when each chunk came to pass.
     """
 
     def __init__(
@@ -231,12 +258,12 @@ class Runner:
         self._frames_to_wait = 0
         self._end_ns: int | None = None
         self._thread: threading.Thread | None = None
+        self.on_times: Callable[[ChunkTimes], None] | None = None
 
     def seed(self, seed: int | None) -> None:
-        """Start the noise anew from a seed; None draws one."""
-        generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
-        self._generator = generator
+        """Take the noise of all chunks from now on from a seed; None draws one."""
+        drawn = torch.Generator().seed() % SEEDS
+        self.noise_seed = drawn if seed is None else seed
 
     def start(self) -> None:
         """Start the inference thread."""
@@ -264,22 +291,25 @@ class Runner:
             self._frames_to_wait = 0
             self._end_ns = None
 
-    def offer(self, time_ns: int, window: Callable[[], Mapping[str, Array]]) -> None:
+    def offer(
+        self, time_ns: int, window: Callable[[], Mapping[str, Array]], arrived_ns: int = 0
+    ) -> None:
         """Tell of a new frame; takes HANDOVER_S at most.
 
         Args:
             time_ns: the frame's time.
             window: makes the window; called only when a chunk is due.
+            arrived_ns: when its anchor came, by ``time.monotonic_ns``; 0: now.
         """
         self.counts.frames += 1
         if self._frames_to_wait > 0:
             self._frames_to_wait -= 1
             return
         self._frames_to_wait = self.sampling.replan_steps - 1
-        arrays = window()
+        arrays, now_ns = window(), time.monotonic_ns()
         with self._change:
             self.counts.replaced += self._mailbox is not None
-            self._mailbox = Job(time_ns, arrays, self._epoch)
+            self._mailbox = Job(time_ns, arrays, self._epoch, arrived_ns or now_ns, now_ns)
             self._change.notify()
         time.sleep(HANDOVER_S)
 
@@ -293,10 +323,15 @@ class Runner:
             self._infer(job)
 
     def _infer(self, job: Job) -> None:
-        begun = time.perf_counter()
+        begun_ns = time.monotonic_ns()
         try:
             chunk = make_chunk(
-                self.engine, self.contract, job.window, job.time_ns, self.sampling, self._generator
+                self.engine,
+                self.contract,
+                job.window,
+                job.time_ns,
+                self.sampling,
+                noise_generator(self.noise_seed, job.time_ns),
             )
         except (
             Exception
@@ -308,13 +343,32 @@ class Runner:
                 str(error) if isinstance(error, NotFiniteError) else f"inference raised {error!r}"
             )
             return
-        self.counts.chunk_ms.append((time.perf_counter() - begun) * 1e3)
+        ended_ns = time.monotonic_ns()
+        self.counts.chunk_ms.append((ended_ns - begun_ns) / 1e6)
         with self._change:
             if job.epoch != self._epoch:
                 return
-            self.counts.deadline_misses += (
-                self._end_ns is not None and self._now_ns() > self._end_ns
-            )
+            missed = self._end_ns is not None and self._now_ns() > self._end_ns
+            self.counts.deadline_misses += missed
             self._end_ns = chunk.end_ns
             self.counts.chunks += 1
             self._on_chunk(chunk)
+        if self.on_times is not None:
+            self.on_times(self._times(job, begun_ns, ended_ns, chunk, missed))
+
+    def _times(
+        self, job: Job, begun_ns: int, ended_ns: int, chunk: Chunk, missed: bool
+    ) -> ChunkTimes:
+        now_ns = self._now_ns()
+        offset_ns = now_ns - time.monotonic_ns()
+        late = -((job.time_ns - now_ns) // chunk.period_ns)
+        return ChunkTimes(
+            stamp_ns=job.time_ns,
+            arrived_ns=job.arrived_ns + offset_ns,
+            closed_ns=job.closed_ns + offset_ns,
+            begun_ns=begun_ns + offset_ns,
+            ended_ns=ended_ns + offset_ns,
+            published_ns=now_ns,
+            due_ns=job.time_ns + min(max(late, 0), len(chunk.actions) - 1) * chunk.period_ns,
+            missed=int(missed),
+        )

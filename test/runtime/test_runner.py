@@ -10,7 +10,7 @@ import torch
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.recipe import PolicySettings
-from diffusion_policy_ros.runtime.runner import Runner, Sampling, make_chunk
+from diffusion_policy_ros.runtime.runner import Runner, Sampling, make_chunk, noise_generator
 
 CONTRACT = Contract.load("mini_lift_state")
 WINDOW = {"robot0_eef_pos": np.zeros((2, 3), np.float32)}
@@ -207,3 +207,15 @@ def test_chunks_begin_at_the_newest_frame_s_action():
         chunk = make_chunk(Engine(), CONTRACT, WINDOW, 0, sampling)
         assert chunk.actions[0, 0] == first
         assert len(chunk.actions) == 8
+
+
+def noise(seed, time_ns):
+    """What the noise of a chunk begins with."""
+    return torch.randn(3, generator=noise_generator(seed, time_ns)).tolist()
+
+
+def test_a_chunks_noise_follows_from_seed_and_frame_alone():
+    """Whatever was sampled before or left out: so a recorded run can be replayed."""
+    assert noise(7, 3 * PERIOD) == noise(7, 3 * PERIOD)
+    drawn = [noise(7, 3 * PERIOD), noise(7, 4 * PERIOD), noise(8, 3 * PERIOD), noise(7, -PERIOD)]
+    assert len({tuple(values) for values in drawn}) == 4
