@@ -42,12 +42,14 @@ class Frame:
         arrays: observation key → uint8 (H, W, C) or float32 (n,).
         ages_ns: observation key → how much older than the frame its message is.
         first: whether the window starts anew here.
+        arrived_ns: when the anchor arrived.
     """
 
     time_ns: int
     arrays: dict[str, Array]
     ages_ns: dict[str, int]
     first: bool
+    arrived_ns: int = 0
 
 
 class Refused(NamedTuple):
@@ -199,7 +201,7 @@ class History:
     def _close(self, now_ns: int) -> list[Event]:
         events: list[Event] = []
         while self._pending and self._is_complete(self._pending[0], now_ns):
-            events.append(self._make(self._pending.popleft().time_ns))
+            events.append(self._make(*self._pending.popleft()))
         if self._pending:
             self._prepare(self._pending[0].time_ns)
         return events
@@ -225,7 +227,7 @@ class History:
         newest = (topic.newest_ns for topic in self._topics.values())
         return all(stamp is not None and stamp >= pending.time_ns for stamp in newest)
 
-    def _make(self, time_ns: int) -> Event:
+    def _make(self, time_ns: int, arrived_ns: int) -> Event:
         arrays: dict[str, Array] = {}
         ages: dict[str, int] = {}
         for topic in self._topics.values():
@@ -239,15 +241,16 @@ class History:
                 except DecodeError as error:
                     return Refused(time_ns, stream.name, str(error))
                 ages[stream.name] = time_ns - found[0]
-        return self._append(
-            time_ns, {key: arrays[key] for key in self.contract.observations}, ages
-        )
+        ordered = {key: arrays[key] for key in self.contract.observations}
+        return self._append(time_ns, ordered, ages, arrived_ns)
 
-    def _append(self, time_ns: int, arrays: dict[str, Array], ages: dict[str, int]) -> Frame:
+    def _append(
+        self, time_ns: int, arrays: dict[str, Array], ages: dict[str, int], arrived_ns: int
+    ) -> Frame:
         first = self._last_ns is None or time_ns - self._last_ns > GAP * self._period
         if first:
             self.frames.clear()
-        frame = Frame(time_ns, arrays, ages, first)
+        frame = Frame(time_ns, arrays, ages, first, arrived_ns)
         self.frames.append(frame)
         self._last_ns = time_ns
         return frame

@@ -116,7 +116,8 @@ class PolicyNode(LifecycleNode):
         sampling = policy_parameters.sampling(self, settings)
         warm_up(engine, sampling)
         seed = policy_parameters.seed(self)
-        link = RobotLink(self, engine, sampling, self._changed.trigger, seed)
+        trace = policy_parameters.value(self, "trace")
+        link = RobotLink(self, engine, sampling, self._changed.trigger, seed, trace)
         policy_parameters.adopt(self, settings, sampling)
         self.link = link
         self._warn_of_unstamped(engine.policy.contract)
@@ -193,6 +194,7 @@ class PolicyNode(LifecycleNode):
             pilot = self.link.pilot
             message, level, robot = pilot.state, diagnostics.level(pilot), pilot.contract.name
             values.update(diagnostics.values(pilot, self.link.problems, time.monotonic_ns()))
+            values.update(self.link.look_after_trace())
         if self._failure:
             message, level = self._failure, DiagnosticStatus.ERROR
         now = self.get_clock().now().to_msg()

@@ -25,6 +25,7 @@ from diffusion_policy_ros.ros.streams import Streams
 from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.runner import Sampling
 from diffusion_policy_ros.runtime.supervisor import Supervisor
+from diffusion_policy_ros.runtime.trace import Trace
 
 CHUNK_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 SILENT_S = 2.0
@@ -42,13 +43,15 @@ class RobotLink:
         sampling: how.
         on_change: called, on any thread, when holding begins or ends.
         seed: of the noise; None draws one.
+        trace: file for the times of every chunk; empty: none.
 
     Attributes:
         pilot: decides what the robot is told.
         problems: topic → what is wrong with its publishers.
+        trace: writes that file.
 
     Raises:
-        UserError: a message type is not installed.
+        UserError: a message type is not installed, or the file cannot be written.
     """
 
     def __init__(
@@ -58,10 +61,13 @@ class RobotLink:
         sampling: Sampling,
         on_change: Callable[[], None],
         seed: int | None,
+        trace: str = "",
     ) -> None:
         self._node, self._built_ns = node, time.monotonic_ns()
+        self.trace: Trace | None = None
         self.contract = engine.policy.contract
         self.problems: dict[str, str] = {}
+        self._trace_problem = ""
         self._chunk_message = ChunkMessage(self.contract)
         self._built, self._timers = contextlib.ExitStack(), contextlib.ExitStack()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -77,8 +83,14 @@ class RobotLink:
         )
         with contextlib.ExitStack() as half_built:
             half_built.callback(self.close)
+            if trace:
+                self._begin_trace(Trace(trace))
             self._open()
             half_built.pop_all()
+
+    def _begin_trace(self, trace: Trace) -> None:
+        self.trace, self.pilot.runner.on_times = trace, trace.add
+        self._built.callback(trace.close)
 
     def _open(self) -> None:
         self._chunks = self._publisher(JointTrajectory, "~/action_chunk", CHUNK_QOS)
@@ -184,6 +196,15 @@ class RobotLink:
             if problem and problem != self.problems.get(topic):
                 self._node.get_logger().warning(f"{topic}: {problem}")
             self.problems[topic] = problem
+
+    def look_after_trace(self) -> dict[str, str]:
+        """What there is to report of the trace; a problem is logged, once."""
+        if self.trace is None:
+            return {}
+        if self.trace.problem and not self._trace_problem:
+            self._node.get_logger().error(f"trace {self.trace}")
+        self._trace_problem = self.trace.problem
+        return {"trace": str(self.trace)}
 
     def _publish(self, chunk: Chunk) -> None:
         if not len(chunk.actions):

@@ -190,7 +190,7 @@ class Supervisor:
                 self.hold(event.reason)
         # Of several frames that close at once, the window is the last one's.
         if events and isinstance(events[-1], Frame) and not self.held:
-            self.runner.offer(events[-1].time_ns, self._window)
+            self.runner.offer(events[-1].time_ns, self._window, events[-1].arrived_ns)
 
     def _window(self) -> dict[str, Array]:
         window = self.history.window()
