@@ -12,6 +12,7 @@ from diffusion_policy_ros.engine.eager import EagerEngine
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.policy.devices import pick_device
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
+from diffusion_policy_ros.policy.following import Follow
 
 __all__ = ["ENGINES", "Engine", "build_engine", "pick_device"]
 
@@ -43,6 +44,7 @@ class Engine(Protocol):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         guidance: float = 1.0,
+        follow: Follow | None = None,
     ) -> Tensor:
         """Observation windows -> chunks (B, H, Da)."""
         ...

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
+from diffusion_policy_ros.policy.following import Follow
 
 
 class EagerEngine:
@@ -44,6 +45,7 @@ class EagerEngine:
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         guidance: float = 1.0,
+        follow: Follow | None = None,
     ) -> Tensor:
         """See DiffusionPolicy.sample."""
         return self.policy.sample(
@@ -53,4 +55,5 @@ class EagerEngine:
             generator=generator,
             noise=noise,
             guidance=guidance,
+            follow=follow,
         )

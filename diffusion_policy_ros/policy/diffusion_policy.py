@@ -15,11 +15,13 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition, Sizes
 from diffusion_policy_ros.policy.encoders import ObservationEncoder, TemporalEncoder
+from diffusion_policy_ros.policy.following import Follow, following
 from diffusion_policy_ros.policy.inpainting import MaskGenerator
 from diffusion_policy_ros.policy.normalizer import ACTION, Normalizer, Statistics
 from diffusion_policy_ros.policy.objective import diffusion_loss
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.samplers import (
+    Denoise,
     DrawNoise,
     find_sampler,
     inference_timesteps,
@@ -250,7 +252,6 @@ class DiffusionPolicy(nn.Module):
                 min_snr_gamma=self.recipe.training.min_snr_gamma,
             )
 
-    @torch.inference_mode()
     def sample(
         self,
         observation: Arrays,
@@ -260,6 +261,7 @@ class DiffusionPolicy(nn.Module):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         guidance: float = 1.0,
+        follow: Follow | None = None,
     ) -> Tensor:
         """A chunk of actions for each window; the window is encoded once, whatever the steps.
 
@@ -271,13 +273,14 @@ class DiffusionPolicy(nn.Module):
             noise: the start x_T, standard normal, instead of a drawn one: (B, H, Da), with
                 inpainting (B, H, Da + Do).
             guidance: see `predict`; other than 1 only where trained with observation_dropout.
+            follow: actions to agree with, see Follow.
 
         Returns:
             (B, H, Da) in physical units; the first action belongs to the oldest observed frame.
             With pred_action_steps_only (B, Ta, Da), from the newest observed frame on.
 
         Raises:
-            UserError: steps, sampler, guidance or observation do not fit.
+            UserError: steps, sampler, guidance, follow or observation do not fit.
         """
         settings = self.recipe.policy
         run = find_sampler(
@@ -289,20 +292,42 @@ class DiffusionPolicy(nn.Module):
             settings.num_inference_steps if steps is None else steps,
             settings.timestep_spacing,
         )
-        condition = self.encode(observation)
-        draw = noise_source(generator or self._generator)
-        # A sampler treats each number by itself, so it need not know what is given.
-        actions = run(
-            lambda sample, step: self.predict(sample, step, condition, guidance),
-            self.schedule,
-            self._start(noise, condition, draw),
-            visited,
-            prediction_type=settings.prediction_type,
-            clip=settings.clip,
-            draw=draw,
-        )
-        actions = condition.inpainted(actions)[..., : self.contract.action_dim]
-        return self.normalizer[ACTION].unnormalize(actions)
+        # What is computed in inference mode cannot be differentiated through later.
+        plain = follow is None or not follow.differentiates
+        with torch.inference_mode(plain), torch.no_grad():
+            condition = self.encode(observation)
+            draw = noise_source(generator or self._generator)
+            start = self._start(noise, condition, draw)
+            denoise, predicts = self._denoise(condition, guidance, follow)
+            # A sampler treats each number by itself, so it need not know what is given.
+            actions = run(
+                denoise,
+                self.schedule,
+                start,
+                visited,
+                prediction_type=predicts,
+                clip=settings.clip,
+                draw=draw,
+            )
+            actions = condition.inpainted(actions)[..., : self.contract.action_dim]
+            return self.normalizer[ACTION].unnormalize(actions)
+
+    def _denoise(
+        self, condition: Condition, guidance: float, follow: Follow | None
+    ) -> tuple[Denoise, str]:
+        """What the sampler asks at every step, and what of it is predicted."""
+
+        def told(sample: Tensor, step: Tensor) -> Tensor:
+            return self.predict(sample, step, condition, guidance)
+
+        target = self.recipe.policy.prediction_type
+        if follow is None:
+            return told, target
+        known = next(part for part in condition if part is not None)
+        shape = (len(known), self.recipe.policy.predicted_steps, self.contract.action_dim)
+        actions = self.normalizer[ACTION].normalize(follow.checked(shape).actions.to(known))
+        near = Follow(actions, follow.weights.to(known), follow.kind)
+        return following(told, self.schedule, target, near), "sample"
 
     def _blank_chunk(self, condition: Condition) -> Tensor:
         known = next(part for part in condition if part is not None)

@@ -99,21 +99,42 @@ def _walk(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[_Step]:
         yield _Step(schedule, now, timesteps[i + 1] if i + 1 < len(timesteps) else None)
 
 
-def _clean_and_noise(
-    denoise: Denoise, sample: Tensor, step: _Step, prediction_type: str
+def clean_and_noise(
+    output: Tensor,
+    sample: Tensor,
+    signal: float | Tensor,
+    spread: float | Tensor,
+    prediction_type: str,
 ) -> tuple[Tensor, Tensor]:
-    """The network's view of x_0 and epsilon at this step, whichever of the two it predicts."""
-    batch = torch.full((sample.shape[0],), step.now, dtype=torch.long, device=sample.device)
-    output = denoise(sample, batch)
+    """x_0 and epsilon as the network sees them, whichever of the two it predicts.
+
+    Args:
+        output: what it predicts of `sample`, x_t.
+        sample: signal * x_0 + spread * epsilon.
+        signal: factor of x_0, sqrt(abar).
+        spread: factor of epsilon, sqrt(1 - abar).
+        prediction_type: of PREDICTION_TYPES.
+
+    Raises:
+        UserError: for an unknown prediction type.
+    """
     if prediction_type == "epsilon":
-        return (sample - step.spread * output) / step.signal, output
+        return (sample - spread * output) / signal, output
     if prediction_type == "sample":
-        return output, (sample - step.signal * output) / step.spread
+        return output, (sample - signal * output) / spread
     if prediction_type == "v":
-        clean = step.signal * sample - step.spread * output
-        return clean, step.signal * output + step.spread * sample
+        return signal * sample - spread * output, signal * output + spread * sample
     cure = did_you_mean(prediction_type, PREDICTION_TYPES)
     raise UserError(f"unknown target '{prediction_type}'", "prediction_type", cure)
+
+
+def _ask(
+    denoise: Denoise, sample: Tensor, step: _Step, prediction_type: str
+) -> tuple[Tensor, Tensor]:
+    """The network's view of x_0 and epsilon at this step."""
+    batch = torch.full((sample.shape[0],), step.now, dtype=torch.long, device=sample.device)
+    output = denoise(sample, batch)
+    return clean_and_noise(output, sample, step.signal, step.spread, prediction_type)
 
 
 def _clipped(clean: Tensor, clip: float | None) -> Tensor:
@@ -151,7 +172,7 @@ def ddim(
     """
     sample = start
     for step in _walk(schedule, timesteps):
-        clean, noise = _clean_and_noise(denoise, sample, step, prediction_type)
+        clean, noise = _ask(denoise, sample, step, prediction_type)
         variance = eta**2 * step.posterior_variance
         direction = max(step.next_spread**2 - variance, 0.0) ** 0.5
         sample = step.next_signal * _clipped(clean, clip) + direction * noise
@@ -185,7 +206,7 @@ def ddpm(
         raise UserError(f"unknown variance '{variance}'", "variance", cure)
     sample = start
     for step in _walk(schedule, timesteps):
-        clean, _ = _clean_and_noise(denoise, sample, step, prediction_type)
+        clean, _ = _ask(denoise, sample, step, prediction_type)
         from_clean = step.next_signal * step.beta / step.spread**2
         from_sample = step.alpha**0.5 * (step.next_spread / step.spread) ** 2
         sample = from_clean * _clipped(clean, clip) + from_sample * sample
@@ -213,7 +234,7 @@ def dpmpp_2m(
     """
     sample, before = start, None  # before: the previous step and its predicted x_0
     for step in _walk(schedule, timesteps):
-        clean = _clipped(_clean_and_noise(denoise, sample, step, prediction_type)[0], clip)
+        clean = _clipped(_ask(denoise, sample, step, prediction_type)[0], clip)
         if step.is_last:
             return clean
         here, goal = step.log_snr, math.log(step.next_signal / step.next_spread)
