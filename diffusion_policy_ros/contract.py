@@ -71,6 +71,18 @@ the first two rows of the rotation's matrix; ``binary`` is > 0 for closed.
 ROTATION_KINDS = ("delta_axis_angle", "axis_angle", "quaternion", "rotation_6d")
 
 
+def _later(default: Any, low: float | None = None, high: float = float("inf")) -> Any:
+    """A key that contracts did not have from the start: it changes the hash only where it is used,
+    so that what was recorded and trained before stays valid.
+    """
+    ranged = {} if low is None else {"min": low, "max": high}
+    return dataclasses.field(default=default, metadata={"later": True, **ranged})
+
+
+def _limit() -> Any:
+    return _later(None, 1e-6)
+
+
 @dataclass(frozen=True)
 class Stream:
     """One array read from one topic.
@@ -89,6 +101,8 @@ class Stream:
         resize: how an image gets to its shape: ``area`` averages, ``none`` demands the exact size.
         scale: what one unit of the message is in SI units; one number, or one for each component.
         max_age_s: a frame is refused when the newest message is older than this.
+        observation_latency_s: how much older than its stamp a measurement is; taken off the stamp
+            wherever one is read. One for all streams of a topic.
         name: the array's key; filled in.
     """
 
@@ -103,6 +117,7 @@ class Stream:
     resize: Literal["area", "bilinear", "none"] = "area"
     scale: tuple[float, ...] = ()
     max_age_s: float = dataclasses.field(default=0.15, metadata={"min": 0.001, "max": 3600.0})
+    observation_latency_s: float = _later(0.0, 0.0, 10.0)
     name: str = dataclasses.field(default="", metadata={"derived": True})
 
     @property
@@ -208,6 +223,8 @@ class ActionField:
             are derived from when ``record`` is ``next_state``.
         threshold: for ``binary`` from ``next_state``: closed where the state's first component is
             below it.
+        actuation_latency_s: how long a command of this field takes to take effect; it is sent that
+            much before the action's time.
     """
 
     name: str
@@ -225,6 +242,7 @@ class ActionField:
     frame: str = "base"
     state: str = ""
     threshold: float | None = None
+    actuation_latency_s: float = _later(0.0, 0.0, 10.0)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
@@ -235,6 +253,9 @@ class ActionField:
             yield Problem("size", "is missing", "give the number of joints")
 
 
+JOINT_LIMITS = ("joint_lead", "joint_velocity", "joint_acceleration", "joint_jump")
+
+
 @dataclass(frozen=True)
 class Limits:
     """What no action may exceed, whatever the network says. Unset means no limit.
@@ -243,21 +264,49 @@ class Limits:
         translation: length of one action's translation, m.
         rotation: angle of one action's rotation, rad.
         lead: distance of the commanded from the measured position, m.
+        lead_rotation: the same of orientations, rad.
         workspace_min: lowest commanded position (x, y, z), m.
         workspace_max: highest commanded position (x, y, z), m.
         joint_min: lowest joint positions, rad or m.
         joint_max: highest joint positions, rad or m.
+        joint_lead: distance of commanded from measured joints, rad or m; one for all, or one each.
+        velocity: of the commanded position, m/s.
+        acceleration: of the commanded position, m/s^2.
+        angular_velocity: of the commanded orientation, rad/s.
+        angular_acceleration: of the commanded orientation, rad/s^2.
+        joint_velocity: of commanded joints, rad/s or m/s; one for all, or one each.
+        joint_acceleration: of commanded joints, rad/s^2 or m/s^2; one for all, or one each.
+        jump: distance of a chunk's first action from the measured position, m; a chunk that begins
+            farther away is rejected.
+        jump_rotation: the same of orientations, rad.
+        joint_jump: the same of joints, rad or m; one for all, or one each.
         chunk_timeout_s: hold when the newest chunk is older than this, s.
+        observation_timeout_s: the player holds when the measured pose is older than this, s.
+        on_stale: what these two time-outs do: ``hold`` goes on when news come, ``stop`` waits to
+            be resumed.
     """
 
     translation: float | None = dataclasses.field(default=None, metadata={"min": 0.0})
     rotation: float | None = dataclasses.field(default=None, metadata={"min": 0.0})
     lead: float | None = dataclasses.field(default=None, metadata={"min": 0.0})
+    lead_rotation: float | None = _limit()
     workspace_min: tuple[float, ...] = ()
     workspace_max: tuple[float, ...] = ()
     joint_min: tuple[float, ...] = ()
     joint_max: tuple[float, ...] = ()
+    joint_lead: tuple[float, ...] = _later(())
+    velocity: float | None = _limit()
+    acceleration: float | None = _limit()
+    angular_velocity: float | None = _limit()
+    angular_acceleration: float | None = _limit()
+    joint_velocity: tuple[float, ...] = _later(())
+    joint_acceleration: tuple[float, ...] = _later(())
+    jump: float | None = _limit()
+    jump_rotation: float | None = _limit()
+    joint_jump: tuple[float, ...] = _later(())
     chunk_timeout_s: float = dataclasses.field(default=1.0, metadata={"min": 0.01, "max": 60.0})
+    observation_timeout_s: float = _later(0.5, 0.01, 60.0)
+    on_stale: Literal["hold", "stop"] = _later("hold")
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them that types cannot show."""
@@ -269,6 +318,16 @@ class Limits:
                 )
             elif any(a > b for a, b in zip(low, high, strict=True)):
                 yield Problem(f"{name}_min", "is above the maximum", "swap them")
+        for name in JOINT_LIMITS:
+            if min(getattr(self, name), default=1.0) <= 0:
+                yield Problem(name, "is not above zero", "leave it out for no limit")
+
+    def joint_problems(self, size: int) -> Iterator[Problem]:
+        """What does not fit the number of joints."""
+        for name in ("joint_min", "joint_max", *JOINT_LIMITS):
+            if len(given := getattr(self, name)) not in (0, 1, size):
+                what = f"{len(given)} numbers for {size} joints"
+                yield Problem(f"limits.{name}", what, "give one, or one for each")
 
 
 @dataclass(frozen=True)
@@ -328,6 +387,8 @@ class Action:
             yield Problem(
                 "record", f"gives {recorded} values, the fields need {size}", "make them equal"
             )
+        joints = self.of_kind("joint_position")
+        yield from self.limits.joint_problems(joints.size if joints else 0)
 
 
 @dataclass(frozen=True)
@@ -437,7 +498,7 @@ class Contract:
     @functools.cached_property
     def hash(self) -> str:
         """A fingerprint of the meaning, whatever the text's layout and comments."""
-        meaning = dataclasses.asdict(dataclasses.replace(self, text=""))
+        meaning = _meaning(dataclasses.replace(self, text=""))
         meaning["order"] = list(self.observations)
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -477,6 +538,14 @@ class Contract:
                     f"{stream.topic} is {types[stream.topic]} elsewhere",
                     "",
                 )
+        for key, stream in self.observations.items():
+            latency_s = self.topics[stream.topic][0].observation_latency_s
+            if stream.observation_latency_s != latency_s:
+                yield Problem(
+                    f"observations.{key}.observation_latency_s",
+                    f"{stream.topic} has {latency_s:g} elsewhere",
+                    "a message has one age: give all its streams the same",
+                )
         for i, part in enumerate(self.action.fields):
             yield from self._state_problems(i, part)
 
@@ -513,6 +582,20 @@ class Contract:
                 "is missing",
                 "say below which state the gripper is closed",
             )
+
+
+def _meaning(value: Any) -> Any:
+    """As `dataclasses.asdict`, without the later keys that are not used."""
+    if dataclasses.is_dataclass(value):
+        found = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {
+            f.name: _meaning(v)
+            for f, v in found.items()
+            if not (f.metadata.get("later") and v == f.default)
+        }
+    if isinstance(value, dict):
+        return {key: _meaning(child) for key, child in value.items()}
+    return [_meaning(child) for child in value] if isinstance(value, tuple) else value
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The contract: what it accepts, and that every mistake is named with its key, line and cure."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
-from diffusion_policy_ros.contract import MESSAGE_TYPES, Contract
+from diffusion_policy_ros.contract import MESSAGE_TYPES, ActionField, Contract, Limits, Stream
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.observe.codecs import DECODERS
 from diffusion_policy_ros.shipped import config_names, config_path
@@ -65,6 +66,7 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
         ("rate_hz: 20", "rate_hz: fast", "expected a number, got 'fast'"),
         ("rate_hz: 20", "rate_hz: 0", "out of range"),
         ("rate_hz: 20", "rate_hz: .nan", "expected a number"),
+        ("translation: 0.05", "translation: -1", "-1.0 is out of range; use 0.0 or more"),
         ("anchor: agentview_image", "anchor: agent_view_image", "did you mean 'agentview_image'?"),
         (
             "sensor_msgs/msg/JointState",
@@ -83,12 +85,29 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
             "above the maximum",
         ),
         ("names: [left, right]", "names: [left, left]", "stands twice"),
+        ("lead: 0.05", "lead: 0.05, velocity: 0", "out of range"),
+        ("lead: 0.05", "lead: 0.05, veloctiy: 1", "did you mean 'velocity'?"),
+        ("lead: 0.05", "lead: 0.05, on_stale: wait", "not a valid choice"),
+        ("lead: 0.05", "lead: 0.05, joint_velocity: [1, 1]", "2 numbers for 0 joints"),
+        ("lead: 0.05", "lead: 0.05, joint_jump: [-1]", "is not above zero"),
+        ("kind: binary", "kind: binary, actuation_latency_s: -1", "out of range"),
+        (
+            "field: pose.position",
+            "field: pose.position, observation_latency_s: 0.1",
+            "/eef_pose has 0.1 elsewhere",
+        ),
     ],
 )
 def test_a_mistake_is_named(old, new, expected):
     """One mistake, its words."""
     assert old in MINI_LIFT
     assert any(expected in line for line in mistakes(MINI_LIFT.replace(old, new)))
+
+
+def test_an_empty_file_is_told_what_it_should_have():
+    """The keys of what was to be read, whichever kind of file it is."""
+    (line,) = mistakes("")
+    assert "the file is empty; write its keys: name, rate_hz, anchor" in line
 
 
 @pytest.mark.parametrize(
@@ -141,6 +160,46 @@ def test_the_hash_is_of_the_meaning():
     lines[first], lines[first + 1] = lines[first + 1], lines[first]
     swapped = Contract.from_text("\n".join(lines))
     assert swapped.hash != contract.hash and "order" in contract.difference(swapped)
+
+
+HASHES = {
+    "example_arm": "2b727caf6a4b23e0",
+    "mini_lift": "3fbd4d36d95973f4",
+    "mini_lift_state": "9737ce655226ff25",
+    "robomimic_can": "55e7d2e8807c77d8",
+    "robomimic_can_lowdim": "70f08fb35d945ad8",
+    "robomimic_square": "ce2c8ba2be9248f8",
+    "robomimic_square_lowdim": "e64b242977003bce",
+}
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_keys_that_came_later_leave_old_recordings_valid(name):
+    """Bags, datasets and checkpoints of the first release hold these hashes."""
+    assert Contract.load(name).hash == HASHES[name]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lead: 0.05", "lead: 0.05, velocity: 0.2"),
+        ("lead: 0.05", "lead: 0.05, on_stale: stop"),
+        ("kind: binary", "kind: binary, actuation_latency_s: 0.1"),
+    ],
+)
+def test_a_later_key_changes_the_hash_where_it_is_used(old, new):
+    """Two robots with other limits or latencies are not the same robot."""
+    assert old in MINI_LIFT
+    used = Contract.from_text(MINI_LIFT.replace(old, new))
+    assert used.hash != Contract.from_text(MINI_LIFT).hash
+
+
+def test_every_key_is_explained_in_the_example():
+    """Whoever copies the example finds every key in it, if only in a comment."""
+    text = config_path("contracts", "example_arm").read_text()
+    for part in (Stream, ActionField, Limits):
+        keys = {f.name for f in dataclasses.fields(part) if not f.metadata.get("derived")}
+        assert [key for key in keys if f"{key}:" not in text] == []
 
 
 def test_every_message_type_has_a_decoder():
