@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import os
 import shutil
@@ -63,9 +64,11 @@ class Process:
     popen: subprocess.Popen
     log: Path
     memory_mb: list[float] = field(default_factory=list)
+    threads: list[float] = field(default_factory=list)
+    files: list[float] = field(default_factory=list)
 
     def look(self) -> None:
-        """Note its memory.
+        """Note what it has.
 
         Raises:
             Died: it has ended.
@@ -74,17 +77,15 @@ class Process:
             raise Died(f"{self.name} ended with {self.popen.returncode}; its log: {self.log}")
         _, resident, shared, *_ = Path(f"/proc/{self.popen.pid}/statm").read_text().split()
         self.memory_mb.append((int(resident) - int(shared)) * PAGE_MB)
-
-    def threads_and_files(self) -> tuple[int, int]:
-        """How many it has open."""
         own = Path(f"/proc/{self.popen.pid}")
-        return len(list((own / "task").iterdir())), len(list((own / "fd").iterdir()))
+        self.threads.append(len(list((own / "task").iterdir())))
+        self.files.append(len(list((own / "fd").iterdir())))
 
-    def growth_mb(self) -> float:
+    def growth(self, values: list[float]) -> float:
         """From after the warm-up to the end."""
-        tenth = max(1, round(len(self.memory_mb) * WARM_UP))
-        after = self.memory_mb[tenth : 2 * tenth] or self.memory_mb
-        return round(float(np.median(self.memory_mb[-tenth:]) - np.median(after)), 2)
+        tenth = max(1, round(len(values) * WARM_UP))
+        after = values[tenth : 2 * tenth] or values
+        return round(float(np.median(values[-tenth:]) - np.median(after)), 2) if values else 0.0
 
     def end(self) -> None:
         """Ask it to end, and make sure that it does."""
@@ -138,8 +139,8 @@ class Onlooker:
         self.node = rclpy.create_node("soak")
         self.latencies_ms: list[float] = []
         self.values: dict[str, str] = {}
-        self.episodes = 0
-        self._bags, self._next = bags, ""
+        self.episodes = {"kept": 0, "discarded": 0, "refused": 0}
+        self._bags, self._next = bags, "start"
         self._request, self._due = Trigger.Request(), 0.0
         self._calls = {
             verb: self.node.create_client(Trigger, f"/episode_recorder/{verb}")
@@ -164,16 +165,25 @@ class Onlooker:
         """Begin and end episodes; every other one is discarded, of the rest the oldest go."""
         if now < self._due or not self._calls["start"].service_is_ready():
             return
-        verb = self._next or "start"
+        verb, self._due = self._next, now + (EPISODE_S if self._next == "start" else 0.5)
         if verb == "start":
-            self.episodes += 1
-            self._next = "stop" if self.episodes % 2 else "discard"
+            self._next = (
+                "stop" if self.episodes["kept"] <= self.episodes["discarded"] else "discard"
+            )
         else:
-            self._next = ""
-            for bag in sorted(self._bags.glob("episode_*"))[: -BAGS_KEPT or None]:
-                shutil.rmtree(bag, ignore_errors=True)
-        self._due = now + (EPISODE_S if verb == "start" else 0.5)
-        self._calls[verb].call_async(self._request)
+            self._next = "start"
+            for bag in sorted(self._bags.glob("episode_*"))[:-BAGS_KEPT]:
+                shutil.rmtree(bag)
+        future = self._calls[verb].call_async(self._request)
+        future.add_done_callback(functools.partial(self._on_answer, verb))
+
+    def _on_answer(self, verb: str, future: Any) -> None:
+        answer = future.result()
+        if not answer.success:
+            say(f"{verb}: {answer.message[:300]}")
+            self.episodes["refused"] += 1
+        elif verb != "start":
+            self.episodes["kept" if verb == "stop" else "discarded"] += 1
 
     def spin(self, seconds: float) -> None:
         """Serve callbacks for so long."""
@@ -206,7 +216,8 @@ def soak(nodes: Nodes, onlooker: Onlooker, minutes: float) -> None:
         if time.monotonic() > start_by:
             raise Died(f"no chunk came; look into the logs in {nodes.folder}")
     for process in nodes.all:
-        process.memory_mb.clear()
+        for noted in (process.memory_mb, process.threads, process.files):
+            noted.clear()
     begun, told = time.monotonic(), 0
     while (passed := time.monotonic() - begun) < minutes * 60:
         onlooker.record(time.monotonic())
@@ -221,14 +232,17 @@ def soak(nodes: Nodes, onlooker: Onlooker, minutes: float) -> None:
 def progress(nodes: Nodes, onlooker: Onlooker) -> str:
     """One line."""
     memory = ", ".join(
-        f"{p.name} {p.memory_mb[-1]:.1f} MB {'/'.join(map(str, p.threads_and_files()))}"
-        for p in nodes.all
+        f"{p.name} {p.memory_mb[-1]:.1f} MB {p.threads[-1]}/{p.files[-1]}" for p in nodes.all
     )
     values = onlooker.values
     counted = ", ".join(f"{values.get(k, '-')} {k}" for k in ("frames", "chunks", "holds"))
     recent = np.percentile(onlooker.latencies_ms[-600:], 99)
     misses = values.get("deadline_misses", "-")
-    return f"{counted}, {misses} misses, p99 {recent:.1f} ms; {memory} (threads/files)"
+    episodes = ", ".join(f"{n} {how}" for how, n in onlooker.episodes.items())
+    return (
+        f"{counted}, {misses} misses, p99 {recent:.1f} ms; {memory} (threads/files); "
+        f"episodes: {episodes}"
+    )
 
 
 def say(text: str) -> None:
@@ -245,10 +259,12 @@ def figures(nodes: Nodes, onlooker: Onlooker, trace: Path) -> dict[str, object]:
         **{k: int(values.get(k, 0)) for k in ("frames", "chunks", "holds", "rejected_frames")},
         "deadline_misses": {"total": int(values.get("deadline_misses", 0)), **causes(trace)},
         "rss_mb": {p.name: round(p.memory_mb[-1], 1) for p in nodes.all if p.memory_mb},
-        "rss_growth_mb": {p.name: p.growth_mb() for p in nodes.all if p.memory_mb},
+        "rss_growth_mb": {p.name: p.growth(p.memory_mb) for p in nodes.all},
         "p50_ms": percentile(times, 50),
         "p99_ms": {"first": percentile(times[:tenth], 99), "last": percentile(times[-tenth:], 99)},
-        "recorded_episodes": onlooker.episodes,
+        "threads_growth": {p.name: p.growth(p.threads) for p in nodes.all},
+        "files_growth": {p.name: p.growth(p.files) for p in nodes.all},
+        "episodes": onlooker.episodes,
     }
 
 
@@ -277,6 +293,9 @@ def parameters(folder: Path, checkpoint: Path) -> dict[str, dict[str, object]]:
     from diffusion_policy_ros.contract import Contract
 
     contract = Contract.load(checkpoint / "contract.yaml")
+    # Nobody gives commands here: the chunks are recorded in their place.
+    recorded = contract.text.replace("/eef_command", "/policy_node/action_chunk")
+    (folder / "recorded.yaml").write_text(recorded)
     policy = {"checkpoint": checkpoint, "threads": 1, "seed": 0, "trace": folder / "trace.csv"}
     return {
         "policy_node": policy,
@@ -286,9 +305,9 @@ def parameters(folder: Path, checkpoint: Path) -> dict[str, dict[str, object]]:
             "contract": checkpoint / "contract.yaml",
         },
         "episode_recorder": {
-            "contract": checkpoint / "contract.yaml",
+            "contract": folder / "recorded.yaml",
             "out": folder / "bags",
-            "extra_topics": "[/policy_node/action_chunk, /diagnostics]",
+            "extra_topics": "[/diagnostics]",
         },
     }
 
@@ -313,7 +332,8 @@ def main() -> int:
     args = parser.parse_args()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     folder, ended = Path(tempfile.mkdtemp(prefix="soak_")), ""
     checkpoint = args.checkpoint or save_policy(folder / "policy")
     onlooker, nodes = Onlooker(folder / "bags"), Nodes(folder)
