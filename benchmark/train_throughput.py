@@ -37,7 +37,8 @@ from diffusion_policy_ros.data.dataset import Episode, Index
 from diffusion_policy_ros.data.shards import columns
 from diffusion_policy_ros.policy import convolutions
 from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
-from diffusion_policy_ros.train.trainer import Data, Learner, batch_indices, open_data
+from diffusion_policy_ros.train.batches import Data, batch_indices, open_data
+from diffusion_policy_ros.train.learner import Learner
 
 EPISODES, FRAMES = 10, 100
 AIMS = {"ratio": 1.2, "data_wait_share": 0.02, "loader_share": 20.0}

@@ -1,16 +1,27 @@
-"""Batches, each read and on its way to the GPU while the one before is learned from."""
+"""A dataset's batches: which windows make each, and how it is read ahead of its turn."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from diffusion_policy_ros.data.dataset import Dataset, WindowDataset
+from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
+from diffusion_policy_ros.train.distributed import Peers
+
+# Streams of random numbers that must not coincide.
+SPLIT, ORDER, NOISE, VALIDATION = range(4)
 
 
 class Batch(NamedTuple):
@@ -89,3 +100,79 @@ def _pinned_upload(device: torch.device) -> Upload:
         return there, arrived
 
     return upload
+
+
+def _numpy_generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed, *stream])
+
+
+def torch_generator(seed: int, *stream: int) -> torch.Generator:
+    """A generator of its own for each seed and stream of numbers."""
+    state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def batch_indices(settings: TrainingSettings, windows: int, update: int) -> NDArray[np.int64]:
+    """The windows of batch `update` (from 0): epochs of shuffled windows, one after another."""
+    places = update * settings.batch_size + np.arange(settings.batch_size)
+    epochs, within = places // windows, places % windows
+    found = np.empty(settings.batch_size, dtype=np.int64)
+    for epoch in np.unique(epochs).tolist():
+        order = _epoch_order(settings.seed, windows, epoch)
+        found[epochs == epoch] = order[within[epochs == epoch]]
+    return found
+
+
+@functools.lru_cache(maxsize=2)  # the epoch that is ending and the one that begins
+def _epoch_order(seed: int, windows: int, epoch: int) -> NDArray[np.int64]:
+    return _numpy_generator(seed, ORDER, epoch).permutation(windows)
+
+
+class Data(NamedTuple):
+    """A dataset, split by episodes.
+
+    Attributes:
+        training: windows to learn from.
+        validation: windows of held-out episodes; None where there are too few episodes.
+        fingerprint: of the episodes and their order; a resumed run must find the same.
+    """
+
+    training: WindowDataset
+    validation: WindowDataset | None
+    fingerprint: str
+
+    def batches(
+        self, settings: TrainingSettings, update: int, group: Peers | None = None
+    ) -> AbstractContextManager[Iterator[Batch]]:
+        """This process' part of the batches from `update` on, each read ahead of its turn."""
+        group = group or Peers()
+        where = group.part(settings.batch_size)
+
+        def read(number: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+            indices = batch_indices(settings, len(self.training), number)
+            return self.training.batch(indices[where]), self.training.padding(indices)
+
+        return read_ahead(read, update, where, group.device)
+
+
+def open_data(path: str | Path, recipe: Recipe) -> Data:
+    """Open a dataset and hold out its validation episodes, chosen by the seed.
+
+    Raises:
+        UserError: there is no such dataset, or it is damaged.
+    """
+    policy, settings = recipe.policy, recipe.training
+    episodes = Dataset(path).episodes
+    order = _numpy_generator(settings.seed, SPLIT).permutation(len(episodes)).tolist()
+    held = round(settings.validation_fraction * len(episodes))
+    if settings.validation_fraction > 0:
+        held = min(max(held, 1), len(episodes) - 1)
+
+    def windows(chosen: list[int]) -> WindowDataset:
+        seen = policy.training_obs_steps
+        return WindowDataset(path, policy.n_obs_steps, policy.horizon, sorted(chosen), seen)
+
+    text = json.dumps([[e.bag, e.hash, e.start, e.frames] for e in episodes])
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    validation = windows(order[:held]) if held else None
+    return Data(windows(order[held:]), validation, fingerprint)

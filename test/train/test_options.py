@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import run_checkpoints
-from diffusion_policy_ros.train import trainer
-from diffusion_policy_ros.train.trainer import open_data, train
+from diffusion_policy_ros.train.batches import open_data
+from diffusion_policy_ros.train.learner import Learner
+from diffusion_policy_ros.train.trainer import train
 
 
 def quietly(*args, **kwargs):
@@ -23,7 +24,7 @@ def quietly(*args, **kwargs):
 def gradients(dataset, recipe):
     """Loss and gradients of the first batch."""
     data = open_data(dataset, recipe)
-    learner = trainer.Learner(recipe, data, torch.device("cpu"))
+    learner = Learner(recipe, data, torch.device("cpu"))
     with data.batches(recipe.training, 0) as batches:
         loss = learner._backward(next(batches))
     return loss, [w.grad for w in learner.policy.parameters() if w.requires_grad]
@@ -71,7 +72,7 @@ def test_compiled_networks_learn_the_same(dataset, changed):
 def with_errors(monkeypatch, errors):
     """Let validations find these action errors."""
     left = iter(errors)
-    monkeypatch.setattr(trainer.Learner, "validate", lambda *_: (1.0, next(left)))
+    monkeypatch.setattr(Learner, "validate", lambda *_: (1.0, next(left)))
 
 
 STOPPING = {"updates": 40, "val_every": 2, "early_stop": 2, "keep_checkpoints": 1}

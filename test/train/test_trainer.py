@@ -16,14 +16,10 @@ from safetensors.torch import load_file
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
-from diffusion_policy_ros.train import progress, trainer
-from diffusion_policy_ros.train.trainer import (
-    batch_indices,
-    ema_decay,
-    learning_rate,
-    open_data,
-    train,
-)
+from diffusion_policy_ros.train import progress
+from diffusion_policy_ros.train.batches import batch_indices, open_data
+from diffusion_policy_ros.train.learner import Learner, ema_decay, learning_rate
+from diffusion_policy_ros.train.trainer import train
 
 
 def quietly(*args, **kwargs):
@@ -192,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, changed, tmp_path, mon
 def test_validation_is_repeatable_and_without_random_crops(dataset, recipe, tmp_path):
     """The averaged weights in eval mode see the same windows and noise each time."""
     data = open_data(dataset, recipe)
-    learner = trainer.Learner(recipe, data, torch.device("cpu"))
+    learner = Learner(recipe, data, torch.device("cpu"))
     first = learner.validate(data.validation)
     assert first == learner.validate(data.validation)
     assert not learner.average.training
@@ -211,7 +207,7 @@ def test_held_out_episodes_are_not_trained_on(dataset, changed):
 def test_averaged_weights_are_what_is_saved(dataset, recipe, tmp_path):
     """They differ from the trained ones and follow their recursion."""
     data = open_data(dataset, recipe)
-    learner = trainer.Learner(recipe, data, torch.device("cpu"))
+    learner = Learner(recipe, data, torch.device("cpu"))
     name = "denoiser.out.weight"
     average = learner.average.state_dict()[name].clone()
     with data.batches(recipe.training, 0) as batches:
@@ -228,7 +224,7 @@ def test_shares_of_a_batch_are_the_batch(dataset, recipe, changed, shares):
 
     def gradients(recipe):
         data = open_data(dataset, recipe)
-        learner = trainer.Learner(recipe, data, torch.device("cpu"))
+        learner = Learner(recipe, data, torch.device("cpu"))
         with data.batches(recipe.training, 0) as batches:
             loss = learner._backward(next(batches))
         return loss, [weight.grad for weight in learner.policy.parameters()]
