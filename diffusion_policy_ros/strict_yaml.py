@@ -47,7 +47,7 @@ def parse(cls: type[T], text: str, where: str, overrides: dict[str, str] | None 
         UserErrors: every mistake, each with its key, line and cure.
     """
     reader = _Reader(where)
-    node = reader.compose(text)
+    node = reader.compose(text, cls)
     for key, value in (overrides or {}).items():
         reader.override(node, key, value)
     try:
@@ -57,6 +57,12 @@ def parse(cls: type[T], text: str, where: str, overrides: dict[str, str] | None 
     if reader.errors:
         raise UserErrors(sorted(reader.errors, key=reader.line_of))
     return typing.cast(T, result)
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """What a file may give, by name."""
+    fields = dataclasses.fields(typing.cast(Any, cls))
+    return {f.name: f for f in fields if f.init and not f.metadata.get("derived")}
 
 
 @functools.cache
@@ -74,7 +80,7 @@ class _Reader:
         self.lines: dict[str, int] = {}
         self.overridden: set[str] = set()
 
-    def compose(self, text: str) -> yaml.MappingNode:
+    def compose(self, text: str, cls: type) -> yaml.MappingNode:
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
@@ -90,7 +96,8 @@ class _Reader:
             what = (
                 "the file is empty" if node is None else "expected 'key: value' lines at the top"
             )
-            raise UserErrors([UserError(what, self.where, "start from a shipped file in config/")])
+            cure = f"write its keys: {', '.join(_fields(cls))}"
+            raise UserErrors([UserError(what, self.where, cure)])
         return node
 
     def _yaml_error(self, error: yaml.MarkedYAMLError, line: int) -> UserError:
@@ -174,9 +181,7 @@ class _Reader:
     def _dataclass(self, cls: type, node: yaml.Node, key: str) -> Any:
         before = self.misfits
         pairs = self._pairs(node, key)
-        fields = {
-            f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("derived")
-        }
+        fields = _fields(cls)
         for name in pairs.keys() - fields.keys():
             self.misfit(_join(key, name), "unknown key", did_you_mean(name, fields))
         for name, field in fields.items():
@@ -199,12 +204,13 @@ class _Reader:
     def _check_range(self, field: dataclasses.Field[Any], value: Any, key: str) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return
-        low, high = (
-            field.metadata.get("min", -float("inf")),
-            field.metadata.get("max", float("inf")),
-        )
-        if not low <= value <= high:
-            self.fail(key, f"{value} is out of range", f"use a value from {low} to {high}")
+        low, high = field.metadata.get("min", -math.inf), field.metadata.get("max", math.inf)
+        if low <= value <= high:
+            return
+        valid = f"a value from {low} to {high}"
+        if math.inf in (-low, high):
+            valid = f"{low} or more" if high == math.inf else f"{high} or less"
+        self.fail(key, f"{value} is out of range", f"use {valid}")
 
     def _literal(self, valid: tuple[Any, ...], node: yaml.Node, key: str) -> Any:
         value = node.value if isinstance(node, yaml.ScalarNode) else None

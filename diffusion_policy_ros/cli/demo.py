@@ -6,18 +6,18 @@ import argparse
 import importlib.util
 import json
 import os
-import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros.cli.figures import check_json, write_json
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.ros.domains import free_domain
 
 FIRST_UNSEEN_SEED = 10_000
 START_TIMEOUT_S = 120.0
@@ -198,13 +198,6 @@ def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
         f"driving the arm over DDS, {episodes} unseen episodes in real time",
         "about 4 seconds each",
     )
-    domain = os.environ.get("ROS_DOMAIN_ID") or str(random.randrange(50, 200))
-    environment = {
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        **os.environ,
-        "ROS_DOMAIN_ID": domain,
-    }
-    print(f"      watch it: ROS_DOMAIN_ID={domain} ros2 topic echo /policy_node/action_chunk")
     # The demo's networks are small: a second thread costs more than it gives beside a simulator.
     node = {"checkpoint": checkpoint, "threads": 1}
     arm = {
@@ -216,11 +209,25 @@ def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
         "cameras": out.name == "cameras",
     }
     with (
+        _domain() as environment,
         _node("demo_monitor", out, environment, {}) as monitor,
         _node("policy_node", out, environment, node) as policy,
         _node("sim_robot", out, environment, arm) as robot,
     ):
         return _listen(monitor, [policy, robot], episodes)
+
+
+@contextmanager
+def _domain() -> Iterator[dict[str, str]]:
+    """The environment of the nodes: a DDS domain of their own, if the caller has named none."""
+    with ExitStack() as stack:
+        domain = os.environ.get("ROS_DOMAIN_ID") or str(stack.enter_context(free_domain()))
+        print(f"      watch it: ROS_DOMAIN_ID={domain} ros2 topic echo /policy_node/action_chunk")
+        yield {
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            **os.environ,
+            "ROS_DOMAIN_ID": domain,
+        }
 
 
 @contextmanager

@@ -95,6 +95,7 @@ class EpisodeRecorder(Node):
         self._attend()
         topics = {topic: name for topic, name in self._types.items() if name is not None}
         bag = new_episode(self._out, topics, {"contract": self._contract.text})
+        self._skip_queued()
         self._clock_ns = time.time_ns() - time.monotonic_ns()  # a stepped clock must not reorder
         self._recording = EpisodeWriter(bag, [t for t, n in topics.items() if _is_stamped(n)])
         for topic, kept in self._latched.items():
@@ -172,6 +173,16 @@ class EpisodeRecorder(Node):
             self._recording.put(topic, self._now_ns(), data)
         if topic in self._latched:
             self._latched[topic].append(data)
+
+    def _skip_queued(self) -> None:
+        """Pass over what came while this waited: it would be noted with the present time."""
+        for topic, (subscription, _) in self._inputs.items():
+            for _ in range(DEPTH):
+                with subscription.handle:
+                    taken = subscription.handle.take_message(subscription.msg_type, True)
+                if taken is None:
+                    break
+                self._take(topic, taken[0])
 
     def _now_ns(self) -> int:
         return time.monotonic_ns() + self._clock_ns

@@ -19,6 +19,9 @@ from diffusion_policy_ros.ros.qos import matches, publishers, subscription_qos
 
 IMAGES, VECTORS = 10, 200
 """Messages kept until they are read: half a second of a 20 Hz camera, of a 400 Hz arm."""
+ROUNDS = 20
+"""Messages of each topic that are handed over at once; then timers and services have their turn,
+also where somebody publishes faster than we can take."""
 
 
 class Streams:
@@ -72,15 +75,16 @@ class Streams:
         return ""
 
     def _deliver(self, topic: str, message: Any) -> None:
-        """Hand over this message and all that have come since, on whatever topic.
+        """Hand over this message and what has come since, on whatever topic.
 
         The executor takes 0.3 ms for each message, and a frame needs one of every topic. This is
         how `rclpy.wait_for_message` takes them, too.
         """
         self._on_message(topic, message)
-        # A sum, not any(): one of every topic in each round, so that none is drained first.
-        while sum(self._take(*entry) for entry in list(self._subscriptions.items())):
-            pass
+        for _ in range(ROUNDS):
+            # A sum, not any(): one of every topic in each round, so that none is drained first.
+            if not sum(self._take(*entry) for entry in list(self._subscriptions.items())):
+                return
 
     def _take(self, topic: str, subscription: Subscription) -> bool:
         with subscription.handle:

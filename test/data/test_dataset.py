@@ -207,6 +207,13 @@ def test_arrays_are_plain_npy_files(data):
         assert len(found) in (3, 7, 12)
 
 
+def test_an_empty_index_is_told_from_an_empty_contract(tmp_path):
+    """The cure names the index's own keys."""
+    (tmp_path / "dataset.yaml").write_text("")
+    with pytest.raises(UserError, match="the file is empty; write its keys: format, contract"):
+        Index.load(tmp_path)
+
+
 def test_the_index_reads_back_whatever_the_contract_says(data, tmp_path):
     """Comments, quotes and empty lines of a contract survive."""
     text = CONTRACT.text + '\n\n# a comment: "quoted" \u00e4 #\n'

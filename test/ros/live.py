@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
+
+from diffusion_policy_ros.ros.domains import free_domain
 
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For topics whose messages wait for who finds them late."""
@@ -60,9 +61,8 @@ class Process:
 class Live:
     """A private DDS domain with processes in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.domain = random.randrange(100, 230)
+    def __init__(self, folder: Path, domain: int) -> None:
+        self.folder, self.domain = folder, domain
         self._stack = ExitStack()
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self.domain)
@@ -131,8 +131,5 @@ class Live:
 def live(folder: Path):
     """A private domain for the time of a test."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    domain = Live(folder)
-    try:
+    with free_domain() as number, closing(Live(folder, number)) as domain:
         yield domain
-    finally:
-        domain.close()

@@ -10,9 +10,11 @@ pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped  # noqa: E402
 from live import LATCHED  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from rclpy.duration import Duration  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
@@ -20,6 +22,7 @@ from diffusion_policy_ros.data.bags import open_bag  # noqa: E402
 from diffusion_policy_ros.data.convert import convert  # noqa: E402
 from diffusion_policy_ros.data.dataset import Dataset  # noqa: E402
 from diffusion_policy_ros.demonstrations import record_demonstrations  # noqa: E402
+from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CAMERAS, STATE = Contract.load("mini_lift"), Contract.load("mini_lift_state")
@@ -87,6 +90,43 @@ def test_refuses_without_publishers(domain, tmp_path):
         assert f"nobody publishes {topic} " in said.message
     assert "/gripper/joint_states" not in said.message
     assert not (tmp_path / "bags").exists()
+
+
+def test_what_came_while_start_waited_is_not_in_the_episode(domain, tmp_path):
+    """It would stand there with the time at which it was read: each time is that of its coming."""
+    waiting = {topic: n for topic, n in STATE.recorded_topics.items() if topic != "/eef_command"}
+    made = {
+        topic: domain.node.create_publisher(CLASSES[name.rpartition("/")[2]], topic, 100)
+        for topic, name in waiting.items()
+    }
+    poses, sent = made["/eef_pose"], []
+    domain.start("episode_recorder", contract="mini_lift_state", out=tmp_path / "bags")
+
+    def is_heard() -> bool:
+        found = domain.node.get_subscriptions_info_by_topic("/eef_pose")
+        return any(i.qos_profile.reliability == ReliabilityPolicy.RELIABLE for i in found)
+
+    domain.until(is_heard, why="the recorder has seen what is offered")
+
+    def pose() -> None:
+        message = PoseStamped()
+        message.header.stamp = domain.node.get_clock().now().to_msg()
+        sent.append(stamp_ns(message))
+        poses.publish(message)
+
+    client = domain.node.create_client(Trigger, "/episode_recorder/start")
+    domain.until(client.service_is_ready, why="~/start is there")
+    started = client.call_async(Trigger.Request())
+    domain.until(lambda: pose() or len(sent) == 20, why="poses come while it waits")
+    domain.node.create_publisher(CLASSES["JointTrajectory"], "/eef_command", 10)
+    domain.until(started.done, why="it starts")
+    if not started.result().success:  # the machine is busy, and it has waited long enough
+        start_recording(domain)
+    pose()
+    domain.until(lambda: poses.wait_for_all_acked(Duration(seconds=1)), why="it has them")
+    domain.call("/episode_recorder/stop")
+    bag = open_bag(tmp_path / "bags" / "episode_0000")
+    assert [stamp_ns(m.msg) for m in bag.messages(["/eef_pose"])] == sent[-1:]
 
 
 def test_stop_and_discard_need_a_recording(domain, tmp_path):
