@@ -22,6 +22,7 @@ from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.history import Frame, History
+from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.playback import Chunk, Playback, SetPoint
 from diffusion_policy_ros.runtime.runner import Sampling, make_chunk
 from diffusion_policy_ros.sim.arm import SimArm
@@ -68,6 +69,7 @@ class Pilot:
         """Begin an episode; the noise follows from its seed."""
         self._history = History(self.contract, self.n_obs_steps)
         self._playback = Playback(self.contract)
+        self._joiner = Joiner(self.contract)
         self._generator = torch.Generator().manual_seed(seed)
         self._frames = 0
         self._under_way: deque[Chunk] = deque()
@@ -101,7 +103,14 @@ class Pilot:
         assert window is not None, "a frame was just closed"
         begun = time.perf_counter()
         chunk = make_chunk(
-            self.engine, self.contract, window, time_ns, self.sampling, self._generator
+            self.engine,
+            self.contract,
+            window,
+            time_ns,
+            self.sampling,
+            self._generator,
+            self._joiner,
+            self.delay_frames,
         )
         self.chunk_ms.append((time.perf_counter() - begun) * 1e3)
         self._under_way.append(chunk)
@@ -187,6 +196,7 @@ def evaluate(
     pilot: Pilot,
     seeds: Iterable[int],
     on_episode: Callable[[Episode], None] | None = None,
+    on_step: Callable[[SimArm, Pilot, SetPoint], None] | None = None,
 ) -> Result:
     """Run the episodes of these seeds.
 
@@ -195,10 +205,11 @@ def evaluate(
         pilot: drives it.
         seeds: of the episodes; evaluation seeds begin at 10000.
         on_episode: called after each, for progress.
+        on_step: called after every step.
     """
     episodes = []
     for seed in seeds:
-        episodes.append(run_episode(arm, pilot, seed))
+        episodes.append(run_episode(arm, pilot, seed, on_step))
         if on_episode is not None:
             on_episode(episodes[-1])
     return Result(episodes, pilot.chunk_ms)

@@ -40,6 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=0,
         help="artificial latency of every chunk, frames (default: 0)",
     )
+    parser.add_argument(
+        "--chunk-join",
+        default="replace",
+        metavar="HOW",
+        help="replace (default), temporal_ensemble, rtc, rtc_cheap or inpaint",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: as many as there are cores)"
@@ -101,6 +107,7 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, flo
         num_inference_steps=args.steps,
         sampler=args.sampler,
         replan_steps=args.replan_steps,
+        chunk_join=args.chunk_join,
     )
     pilot = evaluation.Pilot(engine, policy.contract, settings.n_obs_steps, sampling, args.delay)
     seeds = range(args.seed, args.seed + args.episodes)
@@ -119,7 +126,7 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, flo
         f"{won} of {args.episodes} episodes succeeded ({summary['success_rate']:.1%}), "
         f"{summary['mean_steps']:.1f} steps on average\n{summary['ms_per_chunk']:.1f} ms a chunk "
         f"({engine.name} on {engine.device}, {sampling.sampler}, "
-        f"K={sampling.num_inference_steps}), {args.delay} frames latency"
+        f"K={sampling.num_inference_steps}), {args.delay} frames latency, {sampling.chunk_join}"
     )
     return summary, text
 

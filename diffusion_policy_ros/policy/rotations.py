@@ -142,6 +142,17 @@ def apply_delta(axis_angle: ArrayLike, quaternion: ArrayLike) -> Array:
     return compose(axis_angle_to_quaternion(axis_angle), quaternion)
 
 
+def mean_quaternion(quaternion: ArrayLike, weights: ArrayLike) -> Array:
+    """Weighted mean over the first axis: (k, ..., 4) and (k, ...) -> (..., 4) with w >= 0.
+
+    The rotation with the least squared distance of matrices, Markley et al. 2007: q and -q count
+    alike, and so does SciPy's `Rotation.mean`.
+    """
+    q, w = np.asarray(quaternion, np.float64), np.asarray(weights, np.float64)
+    vectors = np.linalg.eigh(np.einsum("k...,k...i,k...j->...ij", w, q, q))[1]
+    return canonical(vectors[..., -1])
+
+
 TO_QUATERNION: dict[str, Callable[[ArrayLike], Array]] = {
     "quaternion": canonical,
     "axis_angle": axis_angle_to_quaternion,

@@ -60,6 +60,8 @@ def values(supervisor: Supervisor, notes: Mapping[str, str], now_ns: int) -> dic
         "num_inference_steps": runner.sampling.num_inference_steps,
         "sampler": runner.sampling.sampler,
         "replan_steps": runner.sampling.replan_steps,
+        "chunk_join": runner.sampling.chunk_join,
+        "delay_frames": runner.delay_frames,
         "noise_seed": runner.noise_seed,
         **_streams(supervisor, notes, now_ns),
     }

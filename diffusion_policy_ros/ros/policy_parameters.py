@@ -19,6 +19,7 @@ from diffusion_policy_ros.engine import ENGINES
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.samplers import SAMPLERS
+from diffusion_policy_ros.runtime.joining import JOINS
 from diffusion_policy_ros.runtime.runner import Runner, Sampling
 
 
@@ -70,6 +71,11 @@ LIVE = {
         "Frames between two inferences. Unset: the checkpoint's.",
         1,
         10_000,
+    ),
+    "chunk_join": _Entry(
+        "replace",
+        "How a chunk joins the ones before it; see doc/how-chunks-join.md.",
+        constraint=f"One of: {', '.join(JOINS)}",
     ),
     "seed": _Entry(
         -1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import struct
 import threading
 import time
@@ -24,13 +25,17 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.policy.following import KINDS
 from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.samplers import SAMPLERS
+from diffusion_policy_ros.runtime.joining import JOINS, Joiner
 from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.trace import ChunkTimes
 
 RECENT = 1000
 """Chunks that the percentiles are taken over."""
+DELAYS = 21
+"""Chunks that the delay to reckon with is the median of: few, for it follows what changes."""
 SEEDS = 2**31
 """How many seeds of the noise there are: as many as a parameter of the node can tell."""
 HANDOVER_S = 0.0005
@@ -51,6 +56,7 @@ class Sampling:
         n_action_steps: Ta, actions of a chunk.
         first_action: which of the predicted actions belongs to the newest observed frame; where
             not given, there is one for each observed frame before it.
+        chunk_join: how chunks join, of ``runtime.joining.JOINS``.
     """
 
     num_inference_steps: int
@@ -59,6 +65,7 @@ class Sampling:
     n_action_steps: int
     guidance_scale: float = 1.0
     first_action: int | None = None
+    chunk_join: str = "replace"
 
     @classmethod
     def of(cls, settings: PolicySettings, **changes: Any) -> Sampling:
@@ -99,6 +106,9 @@ class Sampling:
             raise UserError(
                 f"no sampler '{self.sampler}'", "sampler", did_you_mean(self.sampler, SAMPLERS)
             )
+        if self.chunk_join not in JOINS:
+            what = f"no way of joining is called '{self.chunk_join}'"
+            raise UserError(what, "chunk_join", did_you_mean(self.chunk_join, JOINS))
         settings.check_guidance(self.guidance_scale, "guidance_scale")
         return self
 
@@ -132,6 +142,8 @@ def make_chunk(
     time_ns: int,
     sampling: Sampling,
     generator: torch.Generator | None = None,
+    joiner: Joiner | None = None,
+    delay_frames: int = 0,
 ) -> Chunk:
     """Sample the chunk that follows a window.
 
@@ -142,10 +154,13 @@ def make_chunk(
         time_ns: the newest frame's time, which the first action is meant for.
         sampling: how.
         generator: source of noise, on the CPU.
+        joiner: knows the chunks before it, and takes note of this one; without, there are none.
+        delay_frames: how many frames after `time_ns` the chunk will arrive.
 
     Raises:
         NotFiniteError: the network's output is not finite.
     """
+    joiner, join = joiner or Joiner(contract), sampling.chunk_join
     observation = {key: torch.from_numpy(array)[None] for key, array in window.items()}
     first = sampling.first_action
     if first is None:
@@ -156,10 +171,14 @@ def make_chunk(
         sampler=sampling.sampler,
         guidance=sampling.guidance_scale,
         generator=generator,
+        follow=joiner.follow(join, time_ns, first, delay_frames),
     )
-    chosen = actions.cpu().numpy()[0, first : first + sampling.n_action_steps].astype(np.float64)
-    if not np.isfinite(chosen).all():
+    every = actions.cpu().numpy()[0].astype(np.float64)
+    if not np.isfinite(every).all():
         raise NotFiniteError("the network's output is not finite")
+    predicted = Chunk(time_ns - first * contract.period_ns, every, contract.period_ns)
+    joined = joiner.join(join, predicted, first + delay_frames)
+    chosen = joined[first : first + sampling.n_action_steps]
     return Chunk(time_ns, chosen, contract.period_ns)
 
 
@@ -178,7 +197,7 @@ def noise_generator(seed: int, time_ns: int) -> torch.Generator:
 
 
 def warm_up(engine: Engine, sampling: Sampling) -> None:
-    """Sample twice from a window of zeros: the first times take longer than all later ones.
+    """Sample some times from a window of zeros: the first times take longer than all later ones.
 
     Raises:
         UserError: the network's output is not finite.
@@ -188,9 +207,10 @@ def warm_up(engine: Engine, sampling: Sampling) -> None:
         key: np.zeros((n_obs_steps, *s.shape), dtype=np.uint8 if s.is_image else np.float32)
         for key, s in contract.observations.items()
     }
+    joiner, generator = Joiner(contract), torch.Generator().manual_seed(0)
     try:
-        for _ in range(2):
-            make_chunk(engine, contract, window, 0, sampling, torch.Generator().manual_seed(0))
+        for _ in range(2 + (sampling.chunk_join in KINDS)):  # the first one follows none
+            make_chunk(engine, contract, window, 0, sampling, generator, joiner)
     except NotFiniteError as error:
         raise UserError(str(error), "checkpoint", "train again") from None
 
@@ -257,6 +277,8 @@ class Runner:
         self._epoch = 0
         self._frames_to_wait = 0
         self._end_ns: int | None = None
+        self._joiner = Joiner(contract)
+        self._delays_ns: deque[int] = deque(maxlen=DELAYS)
         self._thread: threading.Thread | None = None
         self.on_times: Callable[[ChunkTimes], None] | None = None
 
@@ -290,6 +312,14 @@ class Runner:
             self._epoch += 1
             self._frames_to_wait = 0
             self._end_ns = None
+            # A new one, so that the chunk in the making tells only the old one.
+            self._joiner = Joiner(self.contract)
+
+    @property
+    def delay_frames(self) -> int:
+        """Frames from a chunk's newest one to its publication: the median of late, rounded up."""
+        delays = list(self._delays_ns)
+        return max(math.ceil(np.median(delays) / self.contract.period_ns), 0) if delays else 0
 
     def offer(
         self, time_ns: int, window: Callable[[], Mapping[str, Array]], arrived_ns: int = 0
@@ -320,9 +350,10 @@ class Runner:
                 if self._stopping or self._mailbox is None:
                     return
                 job, self._mailbox = self._mailbox, None
-            self._infer(job)
+                joiner = self._joiner
+            self._infer(job, joiner)
 
-    def _infer(self, job: Job) -> None:
+    def _infer(self, job: Job, joiner: Joiner) -> None:
         begun_ns = time.monotonic_ns()
         try:
             chunk = make_chunk(
@@ -332,6 +363,8 @@ class Runner:
                 job.time_ns,
                 self.sampling,
                 noise_generator(self.noise_seed, job.time_ns),
+                joiner,
+                self.delay_frames,
             )
         except (
             Exception
@@ -353,6 +386,7 @@ class Runner:
             self._end_ns = chunk.end_ns
             self.counts.chunks += 1
             self._on_chunk(chunk)
+            self._delays_ns.append(self._now_ns() - job.time_ns)
         if self.on_times is not None:
             self.on_times(self._times(job, begun_ns, ended_ns, chunk, missed))
 

@@ -1,0 +1,214 @@
+"""What each way of joining chunks is worth when chunks come late: closed loop in the simulator.
+
+    python benchmark/chunk_join.py --checkpoint RUN --json cells.jsonl --plot chunk-join.png
+        [--delays 0,4] [--joins replace,rtc] [--episodes 100] [--steps 2] [--jobs 1]
+
+Prints a table (Markdown), a cell a line, and draws it. Each cell goes into the JSON-lines file as
+soon as it is done; one that is there already is not run again, so a run that was cut off goes on.
+
+`success`  episodes that were done in time, of all
+`mean_steps`  mean control periods until then, or the end
+`jump_mm`  where chunks meet: from where the old one would have put the commanded position at the
+           first time that the new one decides, to where the new one puts it; mean
+`jerk`     of the commanded position, third difference at the robot's rate, RMS, m/s3
+`ms`       computing time of a chunk, median; beside other work it is a ratio at best
+
+A chunk holds all actions that were predicted from its newest frame on: with 8 of them there would
+be none left for some of these delays. Delays are frames of the contract's rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import multiprocessing
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.engine import build_engine
+from diffusion_policy_ros.evaluation import Pilot, evaluate, make_simulator
+from diffusion_policy_ros.policy.checkpoint import load_policy
+from diffusion_policy_ros.runtime.joining import JOINS
+from diffusion_policy_ros.runtime.playback import Chunk, SetPoint
+from diffusion_policy_ros.runtime.runner import Sampling
+from diffusion_policy_ros.sim.arm import SimArm
+
+FIRST_SEED = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is measured at once.
+
+    Attributes:
+        checkpoint: directory of a checkpoint, or of a run.
+        join: of JOINS.
+        delay: frames from a chunk's newest one to its arrival.
+        episodes: how many, from FIRST_SEED on.
+        steps: denoising steps; None is the checkpoint's.
+    """
+
+    checkpoint: str
+    join: str
+    delay: int
+    episodes: int
+    steps: int | None
+
+
+class Smoothness:
+    """Watches an episode's set-points and where its chunks meet."""
+
+    def __init__(self, contract: Contract) -> None:
+        part = contract.action.of_kind("delta_position", "position")
+        assert part is not None, "the simulator refuses others"
+        self.where, self.period_ns = contract.action.slices[part.name], contract.period_ns
+        self.jumps_m: list[float] = []
+        self.jerks: list[float] = []
+        self._path: list[NDArray[np.float64]] = []
+        self._chunk: Chunk | None = None
+
+    def __call__(self, arm: SimArm, pilot: Pilot, target: SetPoint) -> None:
+        """Note a step."""
+        if arm.steps == 1:
+            self._path, self._chunk = [], None
+        assert target.position is not None
+        self._path.append(target.position)
+        if len(self._path) > 3:
+            third = np.diff(self._path[-4:], n=3, axis=0)[0] / (self.period_ns / 1e9) ** 3
+            self.jerks.append(float(third @ third))
+        new, old, self._chunk = pilot.chunk, self._chunk, pilot.chunk
+        if new is not old and new is not None and old is not None:
+            now_ns = arm.time_ns - self.period_ns
+            both = [self._at(chunk, now_ns) for chunk in (old, new)]
+            if both[0] is not None and both[1] is not None:
+                self.jumps_m.append(float(np.linalg.norm(both[1] - both[0])))
+
+    def _at(self, chunk: Chunk, time_ns: int) -> NDArray[np.float64] | None:
+        """What a chunk commands at a time; None past its end."""
+        index = round((time_ns - chunk.stamp_ns) / chunk.period_ns)
+        return chunk.actions[index, self.where] if index < len(chunk.actions) else None
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """Run a cell's episodes."""
+    policy = load_policy(cell.checkpoint)
+    settings, contract = policy.recipe.policy, policy.contract
+    sampling = Sampling.of(
+        settings,
+        num_inference_steps=cell.steps,
+        chunk_join=cell.join,
+        n_action_steps=settings.predicted_steps - settings.executed.start,
+    )
+    engine = build_engine(policy, device="cpu", threads=1)
+    pilot = Pilot(engine, contract, settings.n_obs_steps, sampling, cell.delay)
+    watch = Smoothness(contract)
+    with make_simulator("mini_lift", contract) as arm:
+        seeds = range(FIRST_SEED, FIRST_SEED + cell.episodes)
+        result = evaluate(arm, pilot, seeds, on_step=watch)
+    summary = result.summary()
+    return {
+        **dataclasses.asdict(cell),
+        "num_inference_steps": sampling.num_inference_steps,
+        "replan_steps": sampling.replan_steps,
+        "successes": sum(episode.success for episode in result.episodes),
+        "success": summary["success_rate"],
+        "mean_steps": summary["mean_steps"],
+        "jump_mm": 1e3 * float(np.mean(watch.jumps_m)) if watch.jumps_m else math.nan,
+        "jerk": float(np.sqrt(np.mean(watch.jerks))),
+        "ms": summary["ms_per_chunk"],
+    }
+
+
+def done(path: Path) -> dict[Cell, dict[str, Any]]:
+    """The cells that a file holds."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    names = [field.name for field in dataclasses.fields(Cell)]
+    return {Cell(**{name: row[name] for name in names}): row for row in rows}
+
+
+def run(cells: list[Cell], path: Path, jobs: int) -> list[dict[str, Any]]:
+    """Measure what the file does not hold yet; all rows, in the cells' order."""
+    to_do = [cell for cell in cells if cell not in done(path)]
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool, path.open("a") as out:
+        for row in pool.imap_unordered(measure, to_do):
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            print(describe(row), file=sys.stderr, flush=True)
+    found = done(path)
+    return [found[cell] for cell in cells]
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A line of the table."""
+    return (
+        f"| {row['delay']} | {row['join']} | {row['successes']}/{row['episodes']} "
+        f"| {row['mean_steps']:.1f} | {row['jump_mm']:.2f} | {row['jerk']:.1f} "
+        f"| {row['ms']:.1f} |"
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All rows, in Markdown."""
+    head = "| delay, frames | way | success | steps | jump, mm | RMS jerk, m/s3 | ms a chunk |"
+    return "\n".join([head, "|---" * 7 + "|", *map(describe, rows)])
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """A curve a way of joining, of each figure over the delay."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    titles = {
+        "success": "success",
+        "mean_steps": "control periods to success or the end",
+        "jump_mm": "jump where chunks meet, mm",
+        "jerk": "RMS jerk of the commanded position, m/s³",
+    }
+    for axes, (name, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
+        for join, marker in zip(JOINS, "os^vx", strict=True):
+            points = sorted((row["delay"], row[name]) for row in rows if row["join"] == join)
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=marker, label=join, alpha=0.8)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("delay, frames of 50 ms")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> int:
+    """Measure, print, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint, or a run")
+    parser.add_argument("--episodes", type=int, default=100, help="of a cell (default 100)")
+    parser.add_argument("--delays", default="0,1,2,3,4,5,6,7,8", help="frames (default 0 to 8)")
+    parser.add_argument("--joins", default=",".join(JOINS), help="ways (default: all)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the checkpoint's)")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at once (default 1)")
+    parser.add_argument("--json", type=Path, required=True, help="cells, a line each")
+    parser.add_argument("--plot", type=Path, help="where to draw")
+    args = parser.parse_args()
+    cells = [
+        Cell(args.checkpoint, join, int(delay), args.episodes, args.steps)
+        for delay in args.delays.split(",")
+        for join in args.joins.split(",")
+    ]
+    rows = run(cells, args.json, args.jobs)
+    print(table(rows))
+    if args.plot:
+        plot(rows, args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
