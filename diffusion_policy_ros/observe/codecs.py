@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,32 +90,25 @@ def _compressed_image(stream: Stream, msg: Any) -> Array:
 
 
 def _joint_state(stream: Stream, msg: Any) -> Array:
-    """Picks the contract's joints by name, in the contract's order."""
-    values = getattr(msg, stream.field)
-    if not stream.names:
-        return _float32(values)
-    places = {name: i for i, name in enumerate(msg.name)}
-    missing = [name for name in stream.names if places.get(name, len(values)) >= len(values)]
-    if missing:
-        raise UserError(
-            f"no {stream.field} of joint '{missing[0]}'",
-            "",
-            f"the message has {', '.join(places)[:200]}",
-        )
-    return _float32([values[places[name]] for name in stream.names])
+    return _picked(stream, msg.name, getattr(msg, stream.field))
 
 
 def _joint_trajectory(stream: Stream, msg: Any) -> Array:
     """The first point of a trajectory: a recorded command."""
     if not msg.points:
         raise UserError("the trajectory is empty")
-    values = getattr(msg.points[0], stream.field)
+    return _picked(stream, msg.joint_names, getattr(msg.points[0], stream.field))
+
+
+def _picked(stream: Stream, names: Sequence[str], values: Sequence[float]) -> Array:
+    """The contract's joints, by name and in the contract's order."""
     if not stream.names:
         return _float32(values)
-    places = {name: i for i, name in enumerate(msg.joint_names)}
+    places = {name: i for i, name in enumerate(names)}
     missing = [name for name in stream.names if places.get(name, len(values)) >= len(values)]
     if missing:
-        raise UserError(f"no '{missing[0]}' in it", "", f"it has {', '.join(places)[:200]}")
+        what = f"no {stream.field} of joint '{missing[0]}'"
+        raise UserError(what, "", f"the message has {', '.join(places)[:200]}")
     return _float32([values[places[name]] for name in stream.names])
 
 

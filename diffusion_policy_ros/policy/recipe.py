@@ -221,7 +221,8 @@ class TrainingSettings:
         decay_updates: length of the learning rate's cosine; `updates` where not given.
         lr: highest learning rate.
         betas: of AdamW.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW; biases, norms and learned positions have none.
+        encoder_weight_decay: of the image encoders; as the rest where not given.
         warmup_updates: learning rate rises from 0 to lr over these.
         grad_clip: longest gradient (2-norm of all weights); 0 for any.
         ema_decay: of the averaged weights, which are what runs; reached as (1 + n) / (10 + n).
@@ -257,6 +258,7 @@ class TrainingSettings:
     lr: float = _within(1e-4, 1e-12, 10.0)
     betas: tuple[float, ...] = (0.95, 0.999)
     weight_decay: float = _within(1e-6, 0.0, 10.0)
+    encoder_weight_decay: float | None = _within(None, 0.0, 10.0)
     warmup_updates: int = _within(500, 0, 10**9)
     grad_clip: float = _within(1.0, 0.0, 1e9)
     ema_decay: float = _within(0.999, 0.0, 1.0)

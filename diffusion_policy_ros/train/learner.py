@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -56,6 +56,26 @@ def learning_rate(settings: TrainingSettings, update: int) -> float:
 def ema_decay(settings: TrainingSettings, update: int) -> float:
     """Of the averaged weights after update `update` (from 0): young averages forget quickly."""
     return min(settings.ema_decay, (1 + update) / (10 + update))
+
+
+def decay_groups(
+    weights: Mapping[str, Tensor], settings: TrainingSettings
+) -> list[dict[str, object]]:
+    """AdamW's groups of parameters: matrices and kernels are decayed, as GPT's and the reference's
+    Transformer's are; biases, norms and learned positions are not.
+
+    Args:
+        weights: name in the policy -> parameter.
+        settings: how much, and how much those of the encoders.
+    """
+    decays: dict[float, list[Tensor]] = {}
+    for name, weight in weights.items():
+        decay = settings.weight_decay
+        if name.startswith("encoder.") and settings.encoder_weight_decay is not None:
+            decay = settings.encoder_weight_decay
+        is_matrix = weight.ndim > 1 and name.endswith("weight")
+        decays.setdefault(decay if is_matrix else 0.0, []).append(weight)
+    return [{"params": params, "weight_decay": decay} for decay, params in decays.items()]
 
 
 def _sums(
@@ -121,10 +141,9 @@ class Learner:
         self._averages: list[Tensor] = [averages[name] for name in self._learned]
         beta1, beta2 = settings.betas
         self.optimizer = torch.optim.AdamW(
-            self._weights,
+            decay_groups(self._learned, settings),
             lr=settings.lr,
             betas=(beta1, beta2),
-            weight_decay=settings.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
         side_by_side = device.type == "cpu" and settings.batch_shares > 1

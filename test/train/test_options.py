@@ -8,10 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import run_checkpoints
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.train.batches import open_data
-from diffusion_policy_ros.train.learner import Learner
+from diffusion_policy_ros.train.learner import Learner, decay_groups
 from diffusion_policy_ros.train.trainer import train
 
 
@@ -148,3 +151,28 @@ def test_wandb_gets_the_numbers_in_one_run(dataset, changed, tmp_path, monkeypat
     assert begun[0]["id"] == begun[1]["id"]
     assert [step for step, _ in logged] == [2, 4, 6, 8, 10, 12]
     assert logged[2][1].keys() == {"loss", "val_loss", "val_action_error", "seconds"}
+
+
+def test_what_is_decayed():
+    """Matrices only; the encoders' by their own rate, as the original trains its Transformer."""
+    recipe = Recipe.load("can_image_transformer")
+    policy = DiffusionPolicy(recipe, Contract.load("robomimic_can"))
+    weights = dict(policy.named_parameters())
+    names = {id(weight): name for name, weight in weights.items()}
+    decays = {
+        names[id(weight)]: group["weight_decay"]
+        for group in decay_groups(weights, recipe.training)
+        for weight in group["params"]
+    }
+    assert decays.keys() == weights.keys()
+    expected = {
+        "denoiser.layers.0.linear1.weight": 1e-3,
+        "denoiser.layers.0.self_attn.in_proj_weight": 1e-3,
+        "denoiser.layers.0.linear1.bias": 0.0,
+        "denoiser.layers.0.norm1.weight": 0.0,
+        "denoiser.position": 0.0,
+        "denoiser.cond_position": 0.0,
+    }
+    assert expected.items() <= decays.items()
+    kernels = {decay for name, decay in decays.items() if "encoder." in name[:8] and decay}
+    assert kernels == {1e-6}

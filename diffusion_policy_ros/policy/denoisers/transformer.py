@@ -100,8 +100,8 @@ class Transformer(nn.Module):
         if self.time_as_cond:
             self.cond_position = nn.Parameter(torch.zeros(1, seen + 1, width))
             self.cond_encoder = _condition_encoder(settings)
-        layer = _decoder_layer if self.time_as_cond else _encoder_layer
-        self.layers = nn.ModuleList([layer(settings) for _ in range(settings.n_layer)])
+        kind = nn.TransformerDecoderLayer if self.time_as_cond else nn.TransformerEncoderLayer
+        self.layers = nn.ModuleList([_layer(kind, settings) for _ in range(settings.n_layer)])
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, sizes.action_dim if out_dim is None else out_dim)
         causal = settings.causal_attn
@@ -166,25 +166,14 @@ def _part(mask: Tensor | None, tokens: int, seen: int) -> Tensor | None:
     return None if mask is None else mask[:tokens, :seen]
 
 
-def _encoder_layer(settings: TransformerSettings) -> nn.TransformerEncoderLayer:
-    width = settings.n_emb
-    return nn.TransformerEncoderLayer(
-        width,
-        settings.n_head,
-        4 * width,
-        settings.p_drop_attn,
-        activation="gelu",
-        batch_first=True,
-        norm_first=True,
-    )
+AnyLayer = type[nn.TransformerEncoderLayer] | type[nn.TransformerDecoderLayer]
 
 
-def _decoder_layer(settings: TransformerSettings) -> nn.TransformerDecoderLayer:
-    width = settings.n_emb
-    return nn.TransformerDecoderLayer(
-        width,
+def _layer(kind: AnyLayer, settings: TransformerSettings) -> nn.Module:
+    return kind(
+        settings.n_emb,
         settings.n_head,
-        4 * width,
+        4 * settings.n_emb,
         settings.p_drop_attn,
         activation="gelu",
         batch_first=True,
@@ -194,7 +183,10 @@ def _decoder_layer(settings: TransformerSettings) -> nn.TransformerDecoderLayer:
 
 def _condition_encoder(settings: TransformerSettings) -> nn.Sequential:
     if settings.n_cond_layers:
-        return nn.Sequential(*[_encoder_layer(settings) for _ in range(settings.n_cond_layers)])
+        layers = [
+            _layer(nn.TransformerEncoderLayer, settings) for _ in range(settings.n_cond_layers)
+        ]
+        return nn.Sequential(*layers)
     width = settings.n_emb
     return nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
 
