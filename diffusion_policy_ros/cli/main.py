@@ -30,6 +30,7 @@ VERBS = {
     "describe": "describe",
     "train": "train",
     "eval": "eval",
+    "replay": "replay",
     "demo": "demo",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from multiprocessing.connection import Connection, wait
@@ -196,7 +196,7 @@ class _Conversion:
         Raises:
             UserError: nothing of it can be used, and why.
         """
-        names = resolve_topics(self.bag, self.contract)
+        names = resolve_topics(self.bag, self.contract.recorded_topics)
         self._read({recorded: topic for topic, recorded in names.items()})
         self.report.refused = {reason: count for count, reason in self.refused.values()}
         self.report.frames = sum(len(segment.times) for segment in self.segments)
@@ -281,14 +281,18 @@ class _Conversion:
         )
 
 
-def resolve_topics(bag: Bag, contract: Contract) -> dict[str, str]:
+def resolve_topics(bag: Bag, wanted: Mapping[str, str]) -> dict[str, str]:
     """The contract's topics → the bag's, where a relative one was recorded below a namespace.
+
+    Args:
+        bag: the recording.
+        wanted: topic → message type, as the contract has them.
 
     Raises:
         UserError: a topic is not in the bag, or of another type.
     """
     found: dict[str, str] = {}
-    for topic, kind in contract.recorded_topics.items():
+    for topic, kind in wanted.items():
         fitting = [
             t for t in bag.topics if t == topic or (topic[0] != "/" and t.endswith(f"/{topic}"))
         ]

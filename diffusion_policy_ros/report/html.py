@@ -14,7 +14,7 @@ border-collapse: collapse; margin: .5rem 0; } td, th { padding: .2rem .8rem .2re
 left; border-bottom: 1px solid #ddd; } td:last-child { font-variant-numeric: tabular-nums; } img {
 max-width: 100%; border: 1px solid #ddd; border-radius: 4px; } .good { color: #117733; } .bad {
 color: #aa3322; } code { background: #f4f4f4; padding: .1rem .3rem; border-radius: 3px; }
-figcaption { color: #666; }
+figcaption { color: #666; } figure { margin: 1rem 0; }
 """
 
 _MEDIA = {".png": "image/png", ".gif": "image/gif"}
@@ -60,8 +60,11 @@ class Page:
         if not path.is_file():
             self.paragraph(f"({caption}: not made)")
             return
-        data = base64.b64encode(path.read_bytes()).decode()
-        source = f"data:{_MEDIA[path.suffix]};base64,{data}"
+        self.figure(path.read_bytes(), caption, _MEDIA[path.suffix])
+
+    def figure(self, data: bytes, caption: str, media: str = "image/png") -> None:
+        """A picture that is in memory, held in the page."""
+        source = f"data:{media};base64,{base64.b64encode(data).decode()}"
         self._parts.append(
             f'<figure><img src="{source}" alt="{escape(caption)}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"

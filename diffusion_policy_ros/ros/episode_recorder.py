@@ -2,7 +2,8 @@
 
 Services `~/start`, `~/stop` (keep) and `~/discard`, all `std_srvs/Trigger`; one rosbag2 (MCAP) an
 episode, with the contract's text in it. The messages are written as they came, never decoded.
-A recording that is interrupted keeps what came until then.
+A recording that is interrupted keeps what came until then. A run of the policy is recorded with
+`commands:=false` and `extra_topics:=['/policy_node/action_chunk', '/diagnostics']`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ class EpisodeRecorder(Node):
         self._contract = Contract.load(name)
         extra = self.get_parameter_or("extra_topics").value or []
         self._types: dict[str, str | None] = {topic: None for topic in extra if topic}
-        self._types |= self._contract.recorded_topics
+        self._wanted = dict(self._contract.recorded_topics)
+        if not declare(self, "commands", True, "false: a run of the policy, nobody commands"):
+            self._wanted = {s.topic: s.type for s in self._contract.observations.values()}
+        self._types |= self._wanted
         self._recording: EpisodeWriter | None = None
         self._inputs: dict[str, tuple[Subscription, QoSProfile]] = {}
         self._latched: dict[str, deque[bytes]] = {}
@@ -135,7 +139,7 @@ class EpisodeRecorder(Node):
     def _silent(self) -> list[str]:
         """What is wrong with the publishers of the contract's topics."""
         found = []
-        for topic, wanted in self._contract.recorded_topics.items():
+        for topic, wanted in self._wanted.items():
             types = {info.topic_type for info in publishers(self, topic)}
             if not types:
                 found.append(f"nobody publishes {topic} ({wanted})")

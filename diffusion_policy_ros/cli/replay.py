@@ -1,0 +1,155 @@
+"""`diffusion-policy replay CHECKPOINT BAG|DATASET --out DIR`: a policy over a recording."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion_policy_ros.cli.figures import write_json
+from diffusion_policy_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusion_policy_ros.replay.recording import Policy, Replayed
+
+PAGE, FIGURES = "replay.html", "replay.json"
+EXIT_DIFFERENT = 1
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = subparsers.add_parser(
+        "replay",
+        help="what a policy would have commanded over a recording, as a report",
+        description="Run a policy over a recording by the code that runs on the robot, and "
+        "compare its chunks with what was done, with each other, with the limits, and with the "
+        "node's own where they were recorded.",
+        epilog="--expect turns it into a test: exit code 1, and a line for each difference.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint directory, or a run")
+    parser.add_argument(
+        "recording", type=Path, metavar="BAG|DATASET", help="a bag, a folder of bags, a dataset"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
+    parser.add_argument(
+        "--expect", type=Path, metavar="FILE", help=f"an earlier {FIGURES} to compare with"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=10, metavar="N", help="at most so many (default 10)"
+    )
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="frames between chunks (default: the policy's)"
+    )
+    parser.add_argument("--seed", type=int, help="of the noise (default: the run's own, or 0)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the policy's)")
+    parser.add_argument("--sampler", help="ddpm, ddim, ... (default: the policy's)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay, write the report, and compare.
+
+    Raises:
+        UserError: checkpoint, recording or options do not allow it.
+    """
+    from diffusion_policy_ros.policy.checkpoint import checkpoint_hash
+    from diffusion_policy_ros.replay.summary import differences, load_expected, summary
+    from diffusion_policy_ros.report.replay_page import write_page
+
+    _check(args)
+    expected = None if args.expect is None else load_expected(args.expect)
+    policy, executed = _policy(args)
+    replayed, policy = _replay(args, policy)
+    found = summary(replayed, policy, executed, checkpoint_hash(args.checkpoint))
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / FIGURES, found)
+    write_page(args.out / PAGE, replayed, policy.contract, found)
+    print("\n".join(_told(found, replayed)))
+    print(f"report  {args.out / PAGE}\nfigures {args.out / FIGURES}")
+    if expected is None:
+        return 0
+    lines = list(differences(found, expected))
+    print("\n".join(f"different: {line}" for line in lines) or f"as expected by {args.expect}")
+    return EXIT_DIFFERENT if lines else 0
+
+
+def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
+    """What makes the chunks, and how many of a chunk's actions are executed."""
+    from diffusion_policy_ros.engine import build_engine
+    from diffusion_policy_ros.policy.checkpoint import load_policy
+    from diffusion_policy_ros.replay.recording import Policy, to_horizon
+    from diffusion_policy_ros.runtime.runner import Sampling
+
+    loaded = load_policy(args.checkpoint)
+    settings = loaded.recipe.policy
+    sampling = Sampling.of(settings, num_inference_steps=args.steps, sampler=args.sampler)
+    engine = build_engine(loaded, device=args.device, threads=args.threads)
+    given = {"noise_seed": args.seed, "num_inference_steps": args.steps, "sampler": args.sampler}
+    names = frozenset(name for name, value in given.items() if value is not None)
+    whole = to_horizon(sampling, settings.predicted_steps)
+    return Policy(engine, whole, args.seed or 0, names), sampling.n_action_steps
+
+
+def _replay(args: argparse.Namespace, policy: Policy) -> tuple[list[Replayed], Policy]:
+    """The recordings, replayed; and the policy as the last of them had it."""
+    from tqdm import tqdm
+
+    from diffusion_policy_ros.data.convert import expand
+    from diffusion_policy_ros.data.dataset import INDEX, WindowDataset
+    from diffusion_policy_ros.policy.checkpoint import check_contract
+    from diffusion_policy_ros.replay.recording import replay_bag, replay_episode
+
+    quiet = not sys.stderr.isatty()
+    if (args.recording / INDEX).is_file():
+        steps = policy.n_obs_steps
+        windows = WindowDataset(args.recording, steps, steps)
+        check_contract(policy.contract, windows.contract, str(args.recording))
+        numbers = range(min(args.episodes, len(windows.episodes)))
+        with tqdm(unit="chunk", disable=quiet) as bar:
+            return [replay_episode(windows, n, policy, args.every, bar.update) for n in numbers], (
+                policy
+            )
+    with tqdm(unit="chunk", disable=quiet) as bar:
+        bags = expand([args.recording])[: args.episodes]
+        found = [replay_bag(bag, policy, args.every, bar.update) for bag in bags]
+    runs = [one.live for one in found if one.live is not None]
+    return found, policy.as_in(runs[-1]) if runs else policy
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse at once what would fail later.
+
+    Raises:
+        UserError: a number is out of its range, or the report cannot be written.
+    """
+    for name, lowest in (("episodes", 1), ("every", 1), ("seed", 0), ("threads", 0)):
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            raise UserError(f"{name} must be {lowest} or more", f"--{name} {value}", "mend it")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError("is a file", str(args.out), "give --out a folder")
+
+
+def _told(found: dict[str, Any], replayed: list[Replayed]) -> list[str]:
+    """What is worth a line each."""
+    from diffusion_policy_ros.replay.summary import overall
+
+    frames, steps = found["frames"], found["executed_steps"]
+    lines = [
+        f"{found['chunks']} chunks after {frames['made']} frames of {len(replayed)} recordings; "
+        f"{sum(frames['refused'].values())} frames refused, {frames['gaps']} gaps"
+    ]
+    repeated = overall(found["error_of_repeating"], steps)
+    for name, value in overall(found["error"], steps).items():
+        than = f", repeating the last action {repeated[name]:.4g}" if name in repeated else ""
+        lines.append(f"error of {name}: {value:.4g} {found['units'][name]}{than}")
+    if found["live"]:
+        live = found["live"]
+        lines.append(
+            f"live chunks: {live['same']} of {live['compared']} the same, largest difference "
+            f"{live['largest_difference']:.3g}"
+        )
+    return lines

@@ -1,0 +1,77 @@
+"""What the node itself published while a recording was made: chunks, holds, diagnostics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.bags import Bag
+from diffusion_policy_ros.observe.codecs import stamp_ns
+
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
+STATUS = ": policy"
+"""How the node's status is called, behind the node's name."""
+
+
+@dataclasses.dataclass
+class LiveRun:
+    """A run of the node, as far as it was recorded.
+
+    Attributes:
+        topic: of the chunks.
+        chunks: time of the newest observed frame → (n, Da) actions.
+        holds_ns: when the robot was told to hold.
+        delays_s: from a frame's stamp to the arrival of its chunk at the recorder.
+        said: what the node's status said → in how many reports.
+        values: what the node's newest status said of its sampling.
+    """
+
+    topic: str
+    chunks: dict[int, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+    holds_ns: list[int] = dataclasses.field(default_factory=list)
+    delays_s: list[float] = dataclasses.field(default_factory=list)
+    said: Counter[str] = dataclasses.field(default_factory=Counter)
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def stamps(self) -> set[int]:
+        """Times of the frames that chunks followed."""
+        return set(self.chunks)
+
+    @classmethod
+    def of(cls, bag: Bag, contract: Contract) -> LiveRun | None:
+        """What a bag holds of a run; None where it holds no chunk."""
+        commands = {stream.topic for stream in contract.action.commands}
+        topics = [t for t, (kind, n) in bag.topics.items() if kind == TRAJECTORY and n]
+        reports = {t for t, (kind, _) in bag.topics.items() if kind == DIAGNOSTICS}
+        for topic in topics:
+            if topic in commands or not topic.endswith("action_chunk"):
+                continue
+            run = cls(topic)
+            for name, log_ns, msg in bag.messages({topic, *reports}):
+                if name == topic:
+                    run._note_chunk(msg, log_ns, contract.action_names)
+                else:
+                    run._note_report(msg)
+            return run if run.chunks else None
+        return None
+
+    def _note_chunk(self, msg: Any, log_ns: int, names: list[str]) -> None:
+        stamp = stamp_ns(msg) or 0
+        if not msg.points:
+            self.holds_ns.append(stamp)
+        elif list(msg.joint_names) == names:
+            self.chunks[stamp] = np.array([point.positions for point in msg.points], np.float64)
+            self.delays_s.append((log_ns - stamp) / 1e9)
+
+    def _note_report(self, msg: Any) -> None:
+        for status in msg.status:
+            if status.name.endswith(STATUS):
+                self.said[status.message] += 1
+                self.values = {entry.key: entry.value for entry in status.values}

@@ -1,0 +1,329 @@
+"""A recording becomes frames, and some of its frames chunks, as they do in the node.
+
+Messages of a bag go through `observe.history.History` in the order of their log time, windows
+through `runtime.runner.make_chunk` with the noise that the node draws for a frame of that time.
+A dataset's windows are those that `History` gave when it was converted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.actions import Commands, next_state_actions
+from diffusion_policy_ros.data.bags import Bag, open_bag
+from diffusion_policy_ros.data.convert import resolve_topics
+from diffusion_policy_ros.data.dataset import WindowDataset
+from diffusion_policy_ros.data.shards import ACTION, STAMP
+from diffusion_policy_ros.engine import Engine
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.observe.history import Event, Frame, History, Refused
+from diffusion_policy_ros.replay.live_run import LiveRun
+from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.runner import Sampling, make_chunk, noise_generator
+
+Actions = NDArray[np.float64]
+RECORDED = ("noise_seed", "num_inference_steps", "sampler")
+"""What a run's diagnostics tell of its sampling."""
+
+
+@dataclass
+class Replayed:
+    """A recording, and the chunks that the policy makes of it.
+
+    Attributes:
+        name: what it is called.
+        times_ns: (F,) of its frames.
+        segment: (F,) counts up where frames do not follow each other.
+        states: observation key → (F, n), of vectors.
+        done: (F, Da) what was commanded; NaN where nothing is known.
+        source: where `done` is from.
+        chunks: frame → the chunk that follows it, up to the horizon.
+        pictures: frame → what the first camera showed, of frames with a chunk.
+        ages_ns: observation key → (F,) how much older than its frame; empty from a dataset.
+        refused: reason → frames that could not be made.
+        resets: why history was dropped.
+        notes: what is odd about the recording.
+        live: what the node itself had published, where that was recorded.
+    """
+
+    name: str
+    times_ns: list[int] = field(default_factory=list)
+    segment: list[int] = field(default_factory=list)
+    states: dict[str, Any] = field(default_factory=dict)
+    done: Actions = field(default_factory=lambda: np.zeros((0, 0)))
+    source: str = ""
+    chunks: dict[int, Chunk] = field(default_factory=dict)
+    pictures: dict[int, Array] = field(default_factory=dict)
+    ages_ns: dict[str, list[int]] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    resets: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    live: LiveRun | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How chunks are made.
+
+    Attributes:
+        engine: samples the policy.
+        sampling: how, up to the horizon; ``replan_steps`` frames lie between two chunks.
+        seed: of the noise.
+        given: which of seed and sampling the user gave, so that a recorded run's do not count.
+    """
+
+    engine: Engine
+    sampling: Sampling
+    seed: int = 0
+    given: frozenset[str] = frozenset()
+
+    @property
+    def contract(self) -> Contract:
+        """The robot."""
+        return self.engine.policy.contract
+
+    @property
+    def n_obs_steps(self) -> int:
+        """To, the frames of a window."""
+        return self.engine.policy.recipe.policy.n_obs_steps
+
+    def chunk(self, window: Mapping[str, Array], time_ns: int) -> Chunk:
+        """The chunk after a window whose newest frame is of that time."""
+        noise = noise_generator(self.seed, time_ns)
+        return make_chunk(self.engine, self.contract, window, time_ns, self.sampling, noise)
+
+    def as_in(self, run: LiveRun) -> Policy:
+        """With the run's seed, sampler and steps, as far as it tells and nobody gave them."""
+        told = {name: run.values[name] for name in RECORDED if name in run.values}
+        told = {name: told[name] for name in told.keys() - self.given}
+        steps, seed = told.get("num_inference_steps", ""), told.get("noise_seed", "")
+        sampling = replace(
+            self.sampling,
+            sampler=told.get("sampler", self.sampling.sampler),
+            num_inference_steps=int(steps or self.sampling.num_inference_steps),
+        )
+        return replace(self, sampling=sampling, seed=int(seed or self.seed))
+
+
+def to_horizon(sampling: Sampling, predicted_steps: int) -> Sampling:
+    """The same, but a chunk has all actions that are predicted, not only the executed ones."""
+    return replace(sampling, n_action_steps=predicted_steps - (sampling.first_action or 0))
+
+
+# A bag
+
+
+def replay_bag(
+    path: Path, policy: Policy, every: int | None = None, tick: Callable[[], None] = lambda: None
+) -> Replayed:
+    """Replay one bag.
+
+    Args:
+        path: the recording.
+        policy: makes the chunks.
+        every: frames between two chunks; where not given, a chunk follows each frame that it
+            followed live if that was recorded, else every ``replan_steps``-th one.
+        tick: called after each chunk.
+
+    Raises:
+        UserError: damaged, without a topic of the contract, or without a single frame.
+    """
+    bag = open_bag(path)
+    live = LiveRun.of(bag, policy.contract)
+    if live is not None:
+        policy = policy.as_in(live)
+    replaying = _BagReplay(bag, policy, every, live, tick)
+    try:
+        return replaying.run()
+    except UserError as error:
+        raise UserError(error.what, error.where or str(path), error.cure) from None
+
+
+class _BagReplay:
+    """One bag on its way through the frame rule."""
+
+    def __init__(
+        self,
+        bag: Bag,
+        policy: Policy,
+        every: int | None,
+        live: LiveRun | None,
+        tick: Callable[[], None],
+    ) -> None:
+        self.bag, self.policy, self.contract, self.tick = bag, policy, policy.contract, tick
+        self.every = every or policy.sampling.replan_steps
+        self.stamps = live.stamps if live is not None and every is None else None
+        self.commands = Commands(self.contract)
+        self.history = History(self.contract, policy.n_obs_steps)
+        self.found = Replayed(bag.path.name, notes=list(bag.notes), live=live)
+        self.found.ages_ns = {key: [] for key in self.contract.observations}
+        self.lives: list[int] = []
+        self.vectors: list[dict[str, Array]] = []
+        self.life = self.waited = 0
+
+    def run(self) -> Replayed:
+        topics = {recorded: topic for topic, recorded in self._topics().items()}
+        log_ns = 0
+        for recorded, log_ns, msg in self.bag.messages(topics):
+            topic = topics[recorded]
+            if topic in self.contract.topics:
+                # As in the node, where a timer closes frames before the next message comes.
+                self._take(self.history.poll(log_ns))
+                self._take(self.history.push(topic, msg, log_ns))
+            if topic in self.commands.topics:
+                self.commands.push(topic, msg, log_ns, self.life)
+        self._take(self.history.poll(log_ns + round(self.contract.settle_s * 1e9)))
+        if not self.found.times_ns:
+            reason = next(iter(self.found.refused), "its messages make no frame")
+            raise UserError(f"not a single frame: {reason}", "", "inspect the bag")
+        self._finish()
+        return self.found
+
+    def _topics(self) -> dict[str, str]:
+        """The contract's topics → the bag's; commands are left out where none was recorded."""
+        seen = {stream.topic: stream.type for stream in self.contract.observations.values()}
+        commanded = {stream.topic: stream.type for stream in self.contract.action.commands}
+        if all(_is_recorded(self.bag, topic) for topic in commanded):
+            return resolve_topics(self.bag, {**seen, **commanded})
+        self.commands = Commands(_without_commands(self.contract))
+        return resolve_topics(self.bag, seen)
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Frame):
+                self._note(event)
+            elif isinstance(event, Refused):
+                self.found.refused[event.reason] += 1
+            else:
+                self.found.resets.append(event.reason)
+                self.life += 1
+        if events and isinstance(events[-1], Frame) and self._is_chosen(events[-1]):
+            self._sample(events[-1])
+
+    def _note(self, frame: Frame) -> None:
+        found = self.found
+        follows = found.segment and not frame.first and self.lives[-1] == self.life
+        found.segment.append(found.segment[-1] + (not follows) if found.segment else 0)
+        found.times_ns.append(frame.time_ns)
+        self.lives.append(self.life)
+        self.vectors.append({k: a for k, a in frame.arrays.items() if a.ndim == 1})
+        for key, age in frame.ages_ns.items():
+            found.ages_ns[key].append(age)
+
+    def _is_chosen(self, frame: Frame) -> bool:
+        if self.stamps is not None:
+            return frame.time_ns in self.stamps
+        self.waited = 0 if frame.first else self.waited + 1
+        return self.waited % self.every == 0
+
+    def _sample(self, frame: Frame) -> None:
+        window = self.history.window()
+        assert window is not None, "a frame was just closed"
+        number = len(self.found.times_ns) - 1
+        self.found.chunks[number] = self.policy.chunk(window, frame.time_ns)
+        picture = _picture(self.contract, frame.arrays)
+        if picture is not None:
+            self.found.pictures[number] = picture
+        self.tick()
+
+    def _finish(self) -> None:
+        found, contract = self.found, self.contract
+        found.states = {
+            key: np.stack([vectors[key] for vectors in self.vectors]) for key in self.vectors[0]
+        }
+        found.done = np.full((len(found.times_ns), contract.action_dim), np.nan)
+        for part in _runs(found.segment):
+            self._fill(part)
+
+    def _fill(self, part: slice) -> None:
+        """What was done in frames that follow each other."""
+        found, contract = self.found, self.contract
+        if self.commands.topics:
+            found.source = "the recorded commands"
+            times = np.array(found.times_ns[part], dtype=np.int64)
+            actions, valid = self.commands.actions(times, self.lives[part.start])
+            found.done[part][valid] = actions[valid]
+        elif _follows_from_states(contract):
+            found.source = "the states one frame later"
+            states = {key: values[part] for key, values in found.states.items()}
+            found.done[part][:-1] = next_state_actions(contract, states)
+
+
+def _is_recorded(bag: Bag, topic: str) -> bool:
+    names = [t for t in bag.topics if t == topic or (topic[0] != "/" and t.endswith(f"/{topic}"))]
+    return any(bag.topics[name][1] for name in names)
+
+
+def _without_commands(contract: Contract) -> Contract:
+    return replace(contract, action=replace(contract.action, record="next_state"))
+
+
+def _follows_from_states(contract: Contract) -> bool:
+    """Whether every part of the action follows from the states one frame later."""
+    return all(
+        part.state and (part.kind != "binary" or part.threshold is not None)
+        for part in contract.action.fields
+    )
+
+
+def _runs(segment: list[int]) -> Iterator[slice]:
+    """The frames of each segment."""
+    edges = [0, *(np.flatnonzero(np.diff(segment)) + 1).tolist(), len(segment)]
+    return (slice(a, b) for a, b in zip(edges, edges[1:], strict=False))
+
+
+def _picture(contract: Contract, arrays: Mapping[str, Array]) -> Array | None:
+    """What the anchor's camera showed, or the first one; about 160 pixels wide."""
+    keys = [contract.anchor, *contract.observations]
+    key = next((key for key in keys if contract.observations[key].is_image), None)
+    if key is None:
+        return None
+    image = arrays[key]
+    step = max(1, image.shape[1] // 160)
+    return np.ascontiguousarray(image[::step, ::step])
+
+
+# A dataset
+
+
+def replay_episode(
+    windows: WindowDataset,
+    number: int,
+    policy: Policy,
+    every: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Replayed:
+    """Replay one episode of a dataset.
+
+    Args:
+        windows: the dataset, with windows of the policy's To.
+        number: of the episode.
+        policy: makes the chunks.
+        every: frames between two chunks; ``replan_steps`` where not given.
+        tick: called after each chunk.
+    """
+    episode = windows.dataset.episode(number)
+    frames = len(episode[STAMP])
+    found = Replayed(f"episode {number} ({windows.episodes[number].bag})")
+    found.times_ns, found.segment = episode[STAMP].tolist(), [0] * frames
+    found.states = {key: a for key, a in episode.items() if a.ndim == 2 and key != ACTION}
+    found.done, found.source = episode[ACTION].astype(np.float64), "the dataset's actions"
+    first = int(np.flatnonzero(windows.episode_of == number)[0])
+    for frame in range(0, frames, every or policy.sampling.replan_steps):
+        batch = windows.batch([first + frame])
+        window = {key: batch[key][0] for key in policy.contract.observations}
+        found.chunks[frame] = policy.chunk(window, found.times_ns[frame])
+        picture = _picture(policy.contract, {key: array[-1] for key, array in window.items()})
+        if picture is not None:
+            found.pictures[frame] = picture
+        tick()
+    return found

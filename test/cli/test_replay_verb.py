@@ -1,0 +1,134 @@
+"""`diffusion-policy replay` of an untrained policy over demonstrations of the simulated arm."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from diffusion_policy_ros.cli.main import main
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.convert import Options, convert
+from diffusion_policy_ros.demonstrations import record_demonstrations
+from diffusion_policy_ros.policy.checkpoint import save_checkpoint
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import Recipe
+
+TINY = """
+policy:
+  num_inference_steps: 2
+  replan_steps: 4
+  denoiser: {name: unet1d, down_dims: [8, 16], kernel_size: 3, n_groups: 4}
+"""
+CONTRACT = Contract.load("mini_lift_state")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a policy that has learned nothing, two bags, and a dataset of them."""
+    folder = tmp_path_factory.mktemp("replay")
+    save_checkpoint(folder / "policy", DiffusionPolicy(Recipe.from_text(TINY), CONTRACT))
+    bags = record_demonstrations(CONTRACT, folder / "bags", 2, first_seed=3).bags
+    convert(bags, CONTRACT, folder / "dataset", options=Options(keep_idle=True))
+    return folder
+
+
+def replay(made, out, *words, recording="bags"):
+    """Run the verb; the exit code and the figures."""
+    words = [str(made / "policy"), str(made / recording), "--out", str(out), *words]
+    code = main(["replay", *words, "--threads", "1"])
+    return code, json.loads((out / "replay.json").read_text())
+
+
+def test_a_report_with_figures_plots_and_what_was_compared(made, tmp_path, capsys):
+    """Errors a step and field, disagreement, limits, ages; a page that needs nothing else."""
+    code, found = replay(made, tmp_path)
+    assert code == 0 and found["seed"] == 0
+    assert found["chunks"] == len(found["first_actions"][0] + found["first_actions"][1])
+    steps = 15  # of 16 predicted actions, from the newest of two observed frames on
+    assert all(len(rows["mean"]) == steps for rows in found["error"].values())
+    assert len([m for m in found["disagreement"]["rotation"]["mean"] if m is not None]) == 11
+    assert found["frames"]["made"] > 40 and found["frames"]["refused"] == {}
+    assert found["age_ms"].keys() == CONTRACT.observations.keys()
+    page = (tmp_path / "replay.html").read_text()
+    assert page.count("data:image/png;base64,") == 5 and "http" not in page
+    assert "the recorded commands" in page
+    said = capsys.readouterr().out
+    assert "error of translation: " in said and str(tmp_path / "replay.html") in said
+
+
+def test_bag_and_dataset_give_the_same_chunks(made, tmp_path):
+    """What was converted is replayed as what was recorded, with the same noise."""
+    _, of_bag = replay(made, tmp_path / "bag", "--episodes", "1")
+    _, of_dataset = replay(made, tmp_path / "dataset", "--episodes", "1", recording="dataset")
+    ours, theirs = of_bag["first_actions"], of_dataset["first_actions"]
+    assert len(ours[0]) > 5
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_every_and_episodes_choose_what_is_replayed(made, tmp_path):
+    """--every 1 is a chunk a frame."""
+    _, found = replay(made, tmp_path, "--episodes", "1", "--every", "1")
+    assert found["chunks"] == found["frames"]["made"] and len(found["recordings"]) == 1
+
+
+def test_expect_is_a_test_for_the_robots_owner(made, tmp_path, capsys):
+    """As before: exit code 0. What is not: exit code 1, and a line for each difference."""
+    replay(made, tmp_path / "first")
+    expected = tmp_path / "first" / "replay.json"
+    assert replay(made, tmp_path / "again", "--expect", str(expected))[0] == 0
+    figures = json.loads(expected.read_text())
+    figures["first_actions"][1][2][0] += 0.01
+    figures["error"]["rotation"]["mean"] = [0.0] * 15
+    figures["frames"]["gaps"] = 3
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(figures))
+    capsys.readouterr()
+    assert replay(made, tmp_path / "again", "--expect", str(edited))[0] == 1
+    lines = [s for s in capsys.readouterr().out.splitlines() if s.startswith("different: ")]
+    assert len(lines) == 3
+    assert "seed_00004: 1 of" in lines[0] and "chunk 2 by 0.01" in lines[0]
+    assert "error, rotation" in lines[1] and "frames, gaps: 0, expected 3" in lines[2]
+    figures["tolerances"] = {"actions": 0.1, "worse": 1e9}
+    figures["frames"]["gaps"] = 0
+    figures["error"]["rotation"]["mean"] = [1e-3] * 15
+    edited.write_text(json.dumps(figures))
+    assert replay(made, tmp_path / "again", "--expect", str(edited))[0] == 0
+
+
+def test_without_commands_there_is_nothing_to_compare_with(made, tmp_path):
+    """A run of the policy has no demonstrator: chunks, limits and ages all the same."""
+    from diffusion_policy_ros.data.bags import BagWriter, open_bag
+
+    bag = open_bag(made / "bags" / "seed_00003")
+    types = {t: kind for t, (kind, _) in bag.topics.items() if t != "/eef_command"}
+    with BagWriter(tmp_path / "bags" / "run", types) as writer:
+        for topic, log_ns, msg in bag.messages(types):
+            writer.write(topic, log_ns, bytes(msg._raw))
+    shutil.copytree(made / "policy", tmp_path / "policy")
+    code, found = replay(tmp_path, tmp_path / "out")
+    assert code == 0 and found["chunks"] > 5
+    assert found["error"]["translation"]["mean"][0] is None
+    assert "there is nothing to compare with" in (tmp_path / "out" / "replay.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere", "bags"], "nowhere: no such directory"),
+        (["policy", "nowhere"], "no such bag"),
+        (["policy", "policy"], "there is no bag in it"),
+        (["policy", "bags", "--every", "0"], "every must be 1 or more"),
+        (["policy", "bags", "--sampler", "dimm"], "did you mean 'ddim'?"),
+        (["policy", "bags", "--expect", "policy/config.yaml"], "give the replay.json"),
+        (["policy", "bags", "--out", "policy/config.yaml"], "is a file"),
+    ],
+)
+def test_mistakes_are_one_line(made, tmp_path, monkeypatch, capsys, words, said):
+    """Each with its cure, exit code 2, and nothing written."""
+    monkeypatch.chdir(made)
+    words = words if "--out" in words else [*words, "--out", str(tmp_path / "out")]
+    assert main(["replay", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+    assert not (tmp_path / "out").exists()
