@@ -224,7 +224,7 @@ class ActionField:
         threshold: for ``binary`` from ``next_state``: closed where the state's first component is
             below it.
         actuation_latency_s: how long a command of this field takes to take effect; it is sent that
-            much before the action's time.
+            much early, see `Contract.sent_early_ns`.
     """
 
     name: str
@@ -464,6 +464,17 @@ class Contract:
     def period_ns(self) -> int:
         """Time between frames, ns."""
         return round(1e9 / self.rate_hz)
+
+    def sent_early_ns(self, part: ActionField) -> int:
+        """How long before its time an action of this field is sent, ns.
+
+        A recorded command is meant for when it took effect, so it is the whole latency. A state
+        one frame later is commanded a frame before it is due, so it is what the latency is beyond
+        one frame.
+        """
+        latency_ns = round(part.actuation_latency_s * 1e9)
+        derived = self.action.record == "next_state"
+        return max(0, latency_ns - self.period_ns) if derived else latency_ns
 
     @property
     def action_dim(self) -> int:

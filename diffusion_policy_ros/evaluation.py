@@ -22,10 +22,12 @@ from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.history import Frame, History
+from diffusion_policy_ros.runtime.commander import SetPoint
 from diffusion_policy_ros.runtime.joining import Joiner
-from diffusion_policy_ros.runtime.playback import Chunk, Playback, SetPoint
+from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.player import Player
 from diffusion_policy_ros.runtime.runner import Sampling, make_chunk
-from diffusion_policy_ros.sim.arm import SimArm
+from diffusion_policy_ros.sim.arm import RATE_HZ, SimArm
 from diffusion_policy_ros.sim.messages import messages
 
 SIMULATORS: dict[str, Callable[[bool], SimArm]] = {"mini_lift": SimArm}
@@ -68,7 +70,7 @@ class Pilot:
     def reset(self, seed: int) -> None:
         """Begin an episode; the noise follows from its seed."""
         self._history = History(self.contract, self.n_obs_steps)
-        self._playback = Playback(self.contract)
+        self._player = Player(self.contract, RATE_HZ, interpolate=False)
         self._joiner = Joiner(self.contract)
         self._generator = torch.Generator().manual_seed(seed)
         self._frames = 0
@@ -82,14 +84,14 @@ class Pilot:
                 for event in self._history.push(topic, msg, time_ns):
                     self._take(event)
         self._deliver(time_ns)
-        return self._playback.at(time_ns, obs)
+        return self._player.at(time_ns, obs)
 
     def _deliver(self, time_ns: int) -> None:
         """Play what has arrived by now."""
         latest_ns = time_ns - self.delay_frames * self.contract.period_ns
         while self._under_way and self._under_way[0].stamp_ns <= latest_ns:
             self.chunk = self._under_way.popleft()
-            self._playback.offer(self.chunk)
+            self._player.offer(self.chunk)
 
     def _take(self, event: Any) -> None:
         if not isinstance(event, Frame):

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime.playback import Chunk, Playback, SetPoint
-from diffusion_policy_ros.sim.arm import PERIOD_NS, SimArm
+from diffusion_policy_ros.runtime.commander import SetPoint
+from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.player import Player
+from diffusion_policy_ros.sim.arm import PERIOD_NS, RATE_HZ, SimArm
 from diffusion_policy_ros.sim.expert import OPEN, Expert
 from diffusion_policy_ros.sim.messages import COMMAND_TOPIC, TOPICS, TRAJECTORY
 
@@ -93,6 +95,7 @@ class SimulatedRobot:
     Attributes:
         arm: the simulator.
         obs: the newest observation.
+        player: of the episode.
         playback: of the episode, with its counts.
 
     Raises:
@@ -119,7 +122,8 @@ class SimulatedRobot:
         """
         cut_short = None if self.waiting or self._result else self._over("reset")
         self.obs = self.arm.reset(seed)
-        self.playback = Playback(self.contract)
+        self.player = Player(self.contract, RATE_HZ, interpolate=False)
+        self.playback = self.player.playback
         self.playback.commander.anchor(self.obs)
         self._expert = Expert(seed) if self._led else None
         self._seed, self._start_ns = seed, time_ns
@@ -145,7 +149,7 @@ class SimulatedRobot:
         """
         if len(chunk.actions) and chunk.stamp_ns < self._start_ns:
             return "from before the reset"
-        reason = self.playback.offer(chunk)
+        reason = self.player.offer(chunk)
         self._chunk = self._chunk if reason else chunk
         return reason
 
@@ -193,7 +197,7 @@ class SimulatedRobot:
     def _due(self, time_ns: int) -> tuple[SetPoint, Vector | None]:
         """The set-point, and the action to record where the expert leads."""
         if self._expert is None:
-            return self.playback.at(time_ns + LATE_NS, self.obs), None
+            return self.player.at(time_ns + LATE_NS, self.obs), None
         commander = self.playback.commander
         before = commander.set_point
         assert before is not None and before.position is not None and before.quaternion is not None

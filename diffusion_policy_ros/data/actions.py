@@ -2,6 +2,11 @@
 
 The frame at time t gets the first command with a stamp in [t, t + 1 / rate): what the operator
 told the robot after seeing it. A frame without one has no action, and the episode ends there.
+
+An action is meant for the time at which it takes effect. A recorded command's stamp is moved by
+the ``actuation_latency_s`` of its field to when it did, and the player sends the action that much
+early: what was sent 0.1 s before its effect is sent so again. A state one frame later is an effect
+already. See ``doc/adr/0005-latencies.md``.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_policy_ros.contract import ActionField, Contract
+from diffusion_policy_ros.contract import ActionField, Contract, Stream
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
+from diffusion_policy_ros.observe.history import latency_ns
 from diffusion_policy_ros.policy.rotations import quaternion_to_rotation_6d
 
 POSITION_M, ROTATION_RAD, JOINT = 2e-3, 1e-2, 5e-3
@@ -53,24 +59,40 @@ class Commands:
         Returns:
             float32 (n, Da), and bool (n,).
         """
-        parts = [self._stream_actions(stream, times_ns, life) for stream in self._streams]
+        fields = self._contract.action.fields
+        latencies = np.repeat(
+            [latency_ns(part.actuation_latency_s) for part in fields], [f.size for f in fields]
+        )
+        parts, start = [], 0
+        for stream in self._streams:
+            own = latencies[start : start + stream.size]
+            parts.append(self._stream_actions(stream, times_ns, life, own))
+            start += stream.size
         return np.concatenate([p[0] for p in parts], axis=1), np.logical_and.reduce(
             [p[1] for p in parts]
         )
 
-    def _stream_actions(self, stream: Any, times_ns: Array, life: int) -> tuple[Array, Array]:
+    def _stream_actions(
+        self, stream: Stream, times_ns: Array, life: int, latencies: Array
+    ) -> tuple[Array, Array]:
+        """One stream's part of the actions; ``latencies`` (ns) are its components'."""
         found = sorted(self._found.get((life, stream.topic), []), key=lambda entry: entry[0])
         stamps = np.array([stamp for stamp, _ in found], dtype=np.int64)
+        stamps -= latency_ns(stream.observation_latency_s)
         values = np.zeros((len(times_ns), stream.size), np.float32)
-        valid = np.zeros(len(times_ns), bool)
-        for i, place in enumerate(np.searchsorted(stamps, times_ns)):
-            if place == len(found) or stamps[place] >= times_ns[i] + self._contract.period_ns:
-                self.refused[f"no command on {stream.topic} within one frame"] += 1
-                continue
-            try:
-                values[i], valid[i] = decode(stream, found[place][1]), True
-            except DecodeError as error:
-                self.refused[str(error)] += 1
+        valid = np.ones(len(times_ns), bool)
+        for latency in np.unique(latencies):
+            columns, sent_ns = latencies == latency, times_ns - latency
+            for i, place in enumerate(np.searchsorted(stamps, sent_ns)):
+                if place == len(found) or stamps[place] >= sent_ns[i] + self._contract.period_ns:
+                    self.refused[f"no command on {stream.topic} within one frame"] += 1
+                    valid[i] = False
+                    continue
+                try:
+                    values[i, columns] = decode(stream, found[place][1])[columns]
+                except DecodeError as error:
+                    self.refused[str(error)] += 1
+                    valid[i] = False
         return values, valid
 
 

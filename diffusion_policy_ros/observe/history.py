@@ -6,6 +6,10 @@ Every other stream contributes its newest message with a stamp at or before the 
 those that arrived before the frame closed. A frame closes when every stream has shown a stamp at
 or after its time, or ``settle_s`` after the anchor arrived.
 
+A stamp here is when something was measured: the header's, less the stream's
+``observation_latency_s``. It is taken off in `History.push` and nowhere else on the way of
+observations, so that frames, chunks and the actions of a dataset all have the corrected time.
+
 The converter pushes recorded messages through this class in recorded arrival order, the node
 pushes live ones: so the same messages in the same order give the same windows. Nothing here reads
 a clock.
@@ -81,6 +85,7 @@ class _Topic:
 
     streams: list[Stream]
     keep_ns: int
+    latency_ns: int
     messages: deque[tuple[int, Any]] = field(default_factory=deque)
 
     @property
@@ -95,6 +100,11 @@ class _Topic:
     def at(self, time_ns: int) -> tuple[int, Any] | None:
         """The newest message with a stamp at or before ``time_ns``."""
         return next((entry for entry in reversed(self.messages) if entry[0] <= time_ns), None)
+
+
+def latency_ns(seconds: float) -> int:
+    """A latency of the contract in whole ns."""
+    return round(seconds * 1e9)
 
 
 class History:
@@ -112,7 +122,11 @@ class History:
         self._settle = round(contract.settle_s * 1e9)
         self._anchor = contract.observations[contract.anchor].topic
         self._topics = {
-            topic: _Topic(streams, KEEP_NS + round(max(s.max_age_s for s in streams) * 1e9))
+            topic: _Topic(
+                streams,
+                KEEP_NS + round(max(s.max_age_s for s in streams) * 1e9),
+                latency_ns(streams[0].observation_latency_s),
+            )
             for topic, streams in contract.topics.items()
         }
         self.reset()
@@ -148,6 +162,7 @@ class History:
         if stamp is None:
             stamp = arrival_ns if received_ns is None else received_ns
         entry = self._topics[topic]
+        stamp -= entry.latency_ns
         newest = entry.newest_ns
         if newest is not None and stamp <= newest:
             if stamp >= newest - self._period:

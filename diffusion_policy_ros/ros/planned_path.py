@@ -11,7 +11,8 @@ from std_msgs.msg import Header
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.ros.chunks import time_msg
-from diffusion_policy_ros.runtime.playback import Chunk, Commander, SetPoint
+from diffusion_policy_ros.runtime.commander import Commander, SetPoint
+from diffusion_policy_ros.runtime.playback import Chunk
 
 
 def path_msg(chunk: Chunk, contract: Contract, measured: Mapping[str, Any]) -> Path:

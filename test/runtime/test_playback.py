@@ -7,7 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.policy.rotations import TO_QUATERNION, convert
-from diffusion_policy_ros.runtime.playback import Chunk, Commander, Playback
+from diffusion_policy_ros.runtime.commander import Commander
+from diffusion_policy_ros.runtime.playback import Chunk, Playback
 
 MS = 1_000_000
 CONTRACT = Contract.load("mini_lift")
