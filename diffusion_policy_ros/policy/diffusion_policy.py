@@ -320,14 +320,15 @@ class DiffusionPolicy(nn.Module):
         def told(sample: Tensor, step: Tensor) -> Tensor:
             return self.predict(sample, step, condition, guidance)
 
-        target = self.recipe.policy.prediction_type
+        settings = self.recipe.policy
+        target = settings.prediction_type
         if follow is None:
             return told, target
         known = next(part for part in condition if part is not None)
-        shape = (len(known), self.recipe.policy.predicted_steps, self.contract.action_dim)
+        shape = (len(known), settings.predicted_steps, self.contract.action_dim)
         actions = self.normalizer[ACTION].normalize(follow.checked(shape).actions.to(known))
         near = Follow(actions, follow.weights.to(known), follow.kind)
-        return following(told, self.schedule, target, near), "sample"
+        return following(told, self.schedule, target, near, settings.clip), "sample"
 
     def _blank_chunk(self, condition: Condition) -> Tensor:
         known = next(part for part in condition if part is not None)

@@ -100,12 +100,14 @@ def following(
     schedule: NoiseSchedule,
     prediction_type: str,
     follow: Follow,
+    clip: float | None = None,
     beta: float = BETA,
 ) -> Denoise:
     """A network that predicts the *sample*, near the actions that it is to follow.
 
     With g = J^T W (Y - x_0), J the derivative of x_0 with respect to x_t, it predicts
-    x_0 + min(1 / sqrt(abar), beta sqrt(1 - abar)) g.
+    x_0 + min(1 / sqrt(abar), beta sqrt(1 - abar)) g, clipped: where there is hardly any signal,
+    the derivative of a network that was told to predict the noise is itself mostly noise.
 
     Args:
         denoise: the network, (x_t (B, H, A), t (B,)) -> prediction; the first Da of A numbers are
@@ -113,6 +115,7 @@ def following(
         schedule: the tables it was trained with.
         prediction_type: what the network predicts, of PREDICTION_TYPES.
         follow: Y, normalised, and W.
+        clip: bound of the clean sample; None for no bound.
         beta: bound of the guidance where little noise is left.
     """
 
@@ -123,6 +126,7 @@ def following(
             output = denoise(at, timestep)
             return clean_and_noise(output, at, signal, spread, prediction_type)[0]
 
-        return KINDS[follow.kind](clean, sample, signal, beta * spread, follow)
+        near = KINDS[follow.kind](clean, sample, signal, beta * spread, follow)
+        return near if clip is None else near.clamp(-clip, clip)
 
     return predict

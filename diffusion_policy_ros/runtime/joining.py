@@ -49,6 +49,8 @@ class Joiner:
         steps = len(self._plan.actions)
         start_ns = time_ns - first * self._contract.period_ns
         planned = self._plan.actions[_frames_between(self._plan, start_ns) :]
+        if len(planned) <= first:
+            return None
         weights = follow_weights(steps, first, len(planned), delay_frames)
         actions = np.zeros_like(self._plan.actions)
         actions[: len(planned)] = planned
