@@ -93,6 +93,10 @@ class Limiter:
             self.clamped[self.names[1]] += 1
         return np.asarray(self.last + self.shortened(change, self.change))
 
+    def reach(self, ticks: float) -> Vector:
+        """How far it gets in so many ticks, and behind while it gets up to speed."""
+        return np.asarray(self.top * ticks + self.top**2 / (2 * self.change))
+
     def brake(self) -> Vector:
         """The step that brakes as hard as is allowed."""
         return np.asarray(self.last - self.shortened(np.asarray(self.last), self.change))
@@ -100,7 +104,7 @@ class Limiter:
     def to_rest(self, step: Vector) -> Vector:
         """The way that is left after a step when it is braked from then on."""
         size = self.size(step)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             ticks = np.floor(size / self.change)
             left = np.where(ticks > 0, ticks * size - self.change * ticks * (ticks + 1) / 2, 0.0)
             return np.asarray(step * np.where(size > 0, left / size, 0.0))
@@ -128,7 +132,7 @@ class Limiter:
     def shortened(self, vector: Vector, limit: Any) -> Vector:
         """The same way, no longer than the limit."""
         size = self.size(vector)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return np.asarray(vector * np.where(size > limit, limit / size, 1.0))
 
 

@@ -208,7 +208,7 @@ class Player:
         self._seen = (playback.commander.set_point, playback.chunk)
 
     def _keep_near(self) -> None:
-        """What a velocity limit holds back is made up for within one action, or not at all."""
+        """What a velocity limit holds back is made up for at once or not at all: not piled up."""
         commander = self.playback.commander
         near: dict[str, Any] = {}
         assert commander.set_point is not None, "it was anchored"
@@ -216,7 +216,7 @@ class Player:
         for channel in self._channels:
             if np.isfinite(channel.limiter.top).any():
                 way = channel.space.way(channel.value, getattr(commander.set_point, channel.slot))
-                way = channel.limiter.shortened(way, channel.limiter.top * ticks)
+                way = channel.limiter.shortened(way, channel.limiter.reach(ticks))
                 near[channel.slot] = channel.space.move(channel.value, way)
         if near:
             commander.set_point = dataclasses.replace(commander.set_point, **near)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from made_bags import CONTRACT, MS, NEXT_STATE, PERIOD, START, trajectory
+from made_bags import CONTRACT, MS, NEXT_STATE, PERIOD, START, TEXT, trajectory
 from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import Contract
@@ -40,6 +40,20 @@ def test_a_command_belongs_to_frames_of_less_than_a_period_before_it():
     assert found.refused == {"no command on /command within one frame": 1}
     actions, valid = commands(START + PERIOD - 1).actions(TIMES[:1], life=0)
     assert valid.tolist() == [True]
+
+
+def test_a_command_belongs_to_the_frame_at_which_it_took_effect():
+    """Each field by its own latency; a command's own stamp may be late, too."""
+    text = TEXT.replace("kind: binary", "kind: binary, actuation_latency_s: 0.1")
+    text = text.replace("shape: [7]", "shape: [7], observation_latency_s: 0.02")
+    found = Commands(Contract.from_text(text))
+    for number in range(8):
+        stamp = START + number * PERIOD + 20 * MS
+        found.push("/command", trajectory(stamp, [number] * 7), stamp, life=0)
+    actions, valid = found.actions(START + np.arange(6) * PERIOD, life=0)
+    assert valid.tolist() == [False, False, True, True, True, True]
+    assert actions[2:, 0].tolist() == [2, 3, 4, 5]
+    assert actions[2:, 6].tolist() == [0, 1, 2, 3]
 
 
 def test_commands_of_another_life_are_not_mixed_in():

@@ -194,3 +194,22 @@ def test_windows_depend_on_messages_and_their_order_alone(messages):
     assert runs[0] == runs[1]
     times = [time for kind, time, _ in runs[0] if kind == "Frame"]
     assert len(set(times)) == len(times) or any(kind == "Reset" for kind, _, _ in runs[0])
+
+
+def test_a_measurement_counts_when_it_was_taken_not_when_it_was_stamped():
+    """Stamps that are late by the contract's latency give the frames of true stamps, moved."""
+    late = Contract.from_text(
+        TEXT.replace("position}", "position, observation_latency_s: 0.03}", 1).replace(
+            "max_age_s: 0.1", "max_age_s: 0.1, observation_latency_s: 0.02"
+        )
+    )
+    told = []
+    for contract, a_ms, b_ms in ((CONTRACT, 0, 0), (late, 30, 20)):
+        history, frames = History(contract, 2), []
+        for i in range(20):
+            for topic, ms in (("/a", 50 * i + a_ms), ("/b", 50 * i - 7 + b_ms)):
+                message = pose(1000 * MS + ms * MS, float(i))
+                frames += history.push(topic, message, arrival_ns=50 * i * MS)
+        frames += history.poll(10**10)
+        told.append([(f.time_ns, f.ages_ns, f.arrays["b"].tolist()) for f in frames])
+    assert told[0] == told[1] and len(told[0]) == 20
