@@ -63,6 +63,7 @@ def test_bfloat16_is_near_and_keeps_float32_weights(dataset, changed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # compiling takes two minutes of a free core
 def test_compiled_networks_learn_the_same(dataset, changed):
     """The same gradients, to rounding, with shares side by side."""
     loss, plain = gradients(dataset, changed(batch_shares=2))
