@@ -1,6 +1,7 @@
 """Closed-loop episodes without ROS: the loop is right when the expert, flying it, succeeds."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.evaluation import Pilot, evaluate, make_simulator, run_episode
-from diffusion_policy_ros.runtime.runner import Sampling
+from diffusion_policy_ros.runtime.joining import JOINS
+from diffusion_policy_ros.runtime.runner import Runner, Sampling
 from diffusion_policy_ros.sim.expert import Expert
 
 CONTRACT = Contract.load("mini_lift_state")
@@ -73,6 +75,51 @@ def test_replan_steps_and_delay(arm):
     run_episode(arm, flown, 10_000, note)
     arrived = dict(seen)
     assert arrived[2] is None and arrived[3] == 0 and arrived[4] == 0 and arrived[5] == 2
+
+
+class FollowingEngine:
+    """Stands in for a policy: other numbers each time, drawn towards what it is to follow."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def sample(self, observation, *, follow=None, **_):
+        """(1, 16, 7)."""
+        self.calls += 1
+        chunk = 0.01 * torch.sin(self.calls + torch.arange(16.0))[None, :, None].repeat(1, 1, 7)
+        if follow is None:
+            return chunk
+        return chunk + follow.weights[:, None] * (follow.actions - chunk)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_the_node_joins_chunks_as_the_evaluation_does(arm, join):
+    """The same frames and the same latency give the same chunks, to the bit."""
+    sampling = dataclasses.replace(SAMPLING, replan_steps=2, chunk_join=join)
+    flown = Pilot(FollowingEngine(), CONTRACT, 2, sampling, delay_frames=3)
+    evaluated, lived, now = {}, [], [0]
+
+    def note(arm, pilot, target):
+        if pilot.chunk is not None:
+            evaluated[pilot.chunk.stamp_ns] = pilot.chunk.actions
+
+    run_episode(arm, flown, 10_000, note)
+    runner = Runner(
+        FollowingEngine(), CONTRACT, sampling, lived.append, lived.append, lambda: now[0]
+    )
+    runner.start()
+    window = {"robot0_eef_pos": np.zeros((2, 3), np.float32)}
+    for stamp in list(evaluated)[:20]:
+        now[0], seen = stamp + 3 * CONTRACT.period_ns, len(lived)
+        runner.offer(stamp, lambda: window)
+        runner.offer(stamp + CONTRACT.period_ns, lambda: window)
+        deadline = time.monotonic() + 10
+        while len(lived) == seen:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    assert runner.stop()
+    for chunk in lived:
+        assert np.array_equal(chunk.actions, evaluated[chunk.stamp_ns])
 
 
 def test_episodes_end_at_success_or_after_the_last_step(arm):

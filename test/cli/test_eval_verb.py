@@ -38,6 +38,7 @@ def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
         (["--steps", "101"], "use 1 to 100"),
         (["--sampler", "ddimm"], "did you mean 'ddim'?"),
         (["--replan-steps", "9"], "use 1 to 8"),
+        (["--chunk-join", "rct"], "did you mean 'rtc'?"),
         (["--sim", "mini"], "did you mean 'mini_lift'?"),
         (["--episodes", "0"], "episodes must be 1 or more"),
         (["--device", "gpu"], "no device 'gpu'"),

@@ -133,7 +133,7 @@ def test_stamps_that_jump_backwards_hold_and_start_anew(domain, robot, policy):
 
 
 def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain, robot, policy):
-    """Steps, sampler and replanning are live; what cannot be is refused in words."""
+    """Steps, sampler, joining and replanning are live; what cannot be is refused in words."""
     policy.until_running()
     for name, value in {"num_inference_steps": 3, "sampler": "ddpm", "replan_steps": 1}.items():
         assert domain.set("policy_node", name, value).successful
@@ -142,11 +142,15 @@ def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain,
     domain.until(lambda: len(policy.chunks) > places + 4, why="chunks come")
     at = [robot.stamps.index(stamp_ns(chunk)) for chunk in policy.chunks[-3:]]
     assert at == list(range(at[0], at[0] + 3)), "one for every frame"
+    assert domain.set("policy_node", "chunk_join", "rtc").successful
+    domain.until(lambda: policy.values["chunk_join"] == "rtc", why="chunks are joined so")
+    policy.until_running()
     for name, value, reason in (
         ("num_inference_steps", 0, "Min: 1, Max: 100"),
         ("num_inference_steps", 1000, "Min: 1, Max: 100"),
         ("num_inference_steps", "ten", "'ten' is of type string; give one of type integer from 1"),
         ("sampler", "dimm", "did you mean 'ddim'?"),
+        ("chunk_join", "rtc_chaep", "did you mean 'rtc_cheap'?"),
         ("guidance_scale", 2.0, "trained without guidance"),
         ("replan_steps", 9, "Max: 8"),
         ("checkpoint", "/elsewhere", "clean up the node first"),

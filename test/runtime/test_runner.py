@@ -1,5 +1,6 @@
 """Windows become chunks on a thread of their own; what goes wrong is counted and named."""
 
+import dataclasses
 import threading
 import time
 
@@ -22,14 +23,15 @@ class Engine:
     """Stands in for a policy: gives the action's index, when it is let."""
 
     def __init__(self):
-        self.steps = []
+        self.steps, self.follows = [], []
         self.may_go = threading.Event()
         self.may_go.set()
         self.error = None
 
-    def sample(self, observation, *, steps, **_):
+    def sample(self, observation, *, steps, follow=None, **_):
         """(1, 16, 7), every component the index in the horizon."""
         self.steps.append(steps)
+        self.follows.append(follow)
         assert self.may_go.wait(10)
         if self.error is not None:
             raise self.error
@@ -135,6 +137,50 @@ def test_nothing_comes_out_after_cancel(rig):
     assert [chunk.stamp_ns // PERIOD for chunk in rig.chunks] == [5]
 
 
+def test_the_way_of_joining_changes_from_the_next_chunk_on(rig):
+    """What came before is known, whichever way it was joined."""
+    rig.offer(0)
+    rig.wait(lambda: len(rig.chunks) == 1)
+    rig.runner.sampling = dataclasses.replace(SAMPLING, chunk_join="rtc")
+    rig.offer(2)
+    rig.wait(lambda: len(rig.chunks) == 2)
+    free, follow = rig.engine.follows
+    assert free is None and follow.kind == "rtc"
+    assert follow.actions[0, :14, 0].tolist() == list(range(2, 16)), "at the same times"
+
+
+@pytest.mark.parametrize("join", ["rtc", "temporal_ensemble"])
+def test_nothing_joins_what_was_before_a_hold(rig, join):
+    """Neither a chunk that was published nor one that was in the making then."""
+    rig.runner.sampling = dataclasses.replace(SAMPLING, chunk_join=join)
+    rig.offer(0)
+    rig.wait(lambda: rig.chunks)
+    rig.engine.may_go.clear()
+    rig.offer(1)
+    rig.wait(lambda: len(rig.engine.steps) == 2)
+    rig.runner.cancel()
+    rig.engine.may_go.set()
+    rig.offer(2)
+    rig.wait(lambda: len(rig.chunks) == 2)
+    assert rig.engine.follows[-1] is None
+    assert rig.chunks[-1].actions[:, 0].tolist() == list(range(1, 9)), "an average would be less"
+
+
+def test_the_delay_to_reckon_with_is_the_measured_one(rig):
+    """From frame to publication, the median of late, in whole frames; clocks may disagree."""
+    assert rig.runner.delay_frames == 0
+    for frame, late in enumerate((2.3, 2.4, 7.0)):
+        rig.now = round((frame + late) * PERIOD)
+        rig.offer(frame)
+        rig.wait(lambda n=frame + 1: len(rig.chunks) == n)
+    rig.wait(lambda: rig.runner.delay_frames == 3)
+    for frame in range(3, 7):
+        rig.now = (frame - 5) * PERIOD
+        rig.offer(frame)
+        rig.wait(lambda n=frame + 1: len(rig.chunks) == n)
+    rig.wait(lambda: rig.runner.delay_frames == 0)
+
+
 def test_a_chunk_after_the_last_one_ran_out_is_a_deadline_miss(rig):
     """Counted by the clock that frames are stamped by."""
     rig.offer(0)
@@ -176,6 +222,7 @@ def test_an_output_that_is_not_finite_is_no_chunk(rig, monkeypatch):
         {"num_inference_steps": 101},
         {"replan_steps": 9},
         {"sampler": "ddmi"},
+        {"chunk_join": "temporal_assemble"},
     ],
 )
 def test_settings_that_the_policy_cannot_take_are_refused(change):
