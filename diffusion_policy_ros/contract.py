@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffusion_policy_ros import strict_yaml
-from diffusion_policy_ros.errors import UserError, did_you_mean
-from diffusion_policy_ros.shipped import config_names, config_path
+from diffusion_policy_ros.errors import did_you_mean
+from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
 
 
@@ -444,21 +444,7 @@ class Contract:
         Raises:
             UserError: there is no such file, or it has mistakes.
         """
-        path = Path(name)
-        if not path.is_file() and path.parent == Path("."):
-            shipped = config_path("contracts", f"{path.stem}.yaml")
-            path = shipped if shipped.is_file() else path
-        try:
-            return cls.from_text(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            why = (
-                "is no text file" if isinstance(error, UnicodeDecodeError) else "no such contract"
-            )
-            why = "may not be read" if isinstance(error, PermissionError) else why
-            cure = (
-                f"give a YAML file or a shipped contract: {', '.join(config_names('contracts'))}"
-            )
-            raise UserError(why, str(name), cure) from None
+        return cls.from_text(*read_config("contracts", name))
 
     @property
     def period_ns(self) -> int:

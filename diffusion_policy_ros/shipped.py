@@ -63,3 +63,32 @@ def config_path(kind: str, name: str) -> Path:
         name: the file's name, with or without `.yaml`.
     """
     return share_folder() / "config" / kind / f"{name.removesuffix('.yaml')}.yaml"
+
+
+def read_config(kind: str, name: str | Path) -> tuple[str, str]:
+    """Read a YAML file that somebody gave, or the shipped one of that name.
+
+    Args:
+        kind: the folder in `config/`, such as `contracts` or `recipes`.
+        name: a path, or a shipped file's name.
+
+    Returns:
+        Its text, and its path for messages.
+
+    Raises:
+        UserError: there is no such file, or it is no text, or may not be read.
+    """
+    path = Path(name)
+    if not path.is_file() and path.parent == Path("."):
+        shipped = config_path(kind, path.stem)
+        path = shipped if shipped.is_file() else path
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except PermissionError:
+        raise UserError("may not be read", str(path), "change its permissions") from None
+    except (OSError, UnicodeDecodeError) as error:
+        thing = kind.removesuffix("s")
+        is_binary = isinstance(error, UnicodeDecodeError)
+        what = "is no text file" if is_binary else f"no such {thing}"
+        cure = f"give a YAML file or a shipped {thing}: {', '.join(config_names(kind))}"
+        raise UserError(what, str(name), cure) from None

@@ -11,6 +11,20 @@ if TYPE_CHECKING:
 
 STREAM_HEADS = ("key", "array", "topic", "type", "field", "max age")
 ACTION_HEADS = ("component", "kind", "frame", "state")
+UNITS = {
+    "translation": "m",
+    "rotation": "rad",
+    "lead": "m",
+    "lead_rotation": "rad",
+    "velocity": "m/s",
+    "acceleration": "m/s²",
+    "angular_velocity": "rad/s",
+    "angular_acceleration": "rad/s²",
+    "jump": "m",
+    "jump_rotation": "rad",
+    "chunk_timeout_s": "s",
+    "observation_timeout_s": "s",
+}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -89,14 +103,15 @@ def describe_record(contract: Contract) -> Iterator[str]:
 def describe_limits(contract: Contract) -> Iterator[str]:
     """Yield the limits that are set, with their units."""
     limits = contract.action.limits
-    units = {"translation": "m", "rotation": "rad", "lead": "m", "chunk_timeout_s": "s"}
     for name, value in vars(limits).items():
         if value is not None and value != ():
-            yield f"limit {name}: {format_value(value)} {units.get(name, '')}".rstrip()
+            yield f"limit {name}: {format_value(value)} {UNITS.get(name, '')}".rstrip()
 
 
-def format_value(value: float | Sequence[float]) -> str:
-    """Return a number, or several in brackets, without trailing zeros."""
+def format_value(value: str | float | Sequence[float]) -> str:
+    """Return a word, a number, or several in brackets, without trailing zeros."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, int | float):
         return f"{value:g}"
     return "[" + ", ".join(f"{number:g}" for number in value) + "]"

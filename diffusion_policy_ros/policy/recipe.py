@@ -20,7 +20,7 @@ from diffusion_policy_ros.policy.denoisers import DenoiserSettings
 from diffusion_policy_ros.policy.denoisers.transformer import TransformerSettings
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
 from diffusion_policy_ros.policy.normalizer import NormalizationSettings
-from diffusion_policy_ros.shipped import config_names, config_path
+from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
 
 
@@ -331,19 +331,7 @@ class Recipe:
         Raises:
             UserError: there is no such file, or it has mistakes.
         """
-        path = Path(name)
-        if not path.is_file() and path.parent == Path("."):
-            shipped = config_path("recipes", path.stem)
-            path = shipped if shipped.is_file() else path
-        try:
-            text = path.read_text(encoding="utf-8")
-        except PermissionError:
-            raise UserError("may not be read", str(path), "change its permissions") from None
-        except (OSError, UnicodeDecodeError) as error:
-            why = "is no text file" if isinstance(error, UnicodeDecodeError) else "no such recipe"
-            cure = f"give a YAML file or a shipped recipe: {', '.join(config_names('recipes'))}"
-            raise UserError(why, str(name), cure) from None
-        return cls.from_text(text, str(path), overrides)
+        return cls.from_text(*read_config("recipes", name), overrides)
 
     def to_text(self) -> str:
         """YAML with every key written out; `from_text` reads it back equal."""
