@@ -3,8 +3,9 @@
     python benchmark/chunk_join.py --checkpoint RUN --json cells.jsonl --plot chunk-join.png
         [--delays 0,4] [--joins replace,rtc] [--episodes 100] [--steps 2] [--jobs 1]
 
-Prints a table (Markdown), a cell a line, and draws it. Each cell goes into the JSON-lines file as
-soon as it is done; one that is there already is not run again, so a run that was cut off goes on.
+Prints a table (Markdown), a cell a line, and draws it: all that the JSON-lines file holds of this
+checkpoint. Each cell goes there as soon as it is done, and one that is there already is not run
+again, so a run that was cut off goes on.
 
 `success`  episodes that were done in time, of all
 `mean_steps`  mean control periods until then, or the end
@@ -25,19 +26,21 @@ import json
 import math
 import multiprocessing
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import build_engine
 from diffusion_policy_ros.evaluation import Pilot, evaluate, make_simulator
 from diffusion_policy_ros.policy.checkpoint import load_policy
-from diffusion_policy_ros.runtime.joining import JOINS
+from diffusion_policy_ros.runtime.joining import JOINS, Joiner
 from diffusion_policy_ros.runtime.playback import Chunk, SetPoint
-from diffusion_policy_ros.runtime.runner import Sampling
+from diffusion_policy_ros.runtime.runner import Sampling, make_chunk
 from diffusion_policy_ros.sim.arm import SimArm
 
 FIRST_SEED = 10_000
@@ -126,23 +129,52 @@ def measure(cell: Cell) -> dict[str, Any]:
     }
 
 
-def done(path: Path) -> dict[Cell, dict[str, Any]]:
-    """The cells that a file holds."""
+def held(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, by delay and way."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return sorted(rows, key=lambda row: (row["delay"], JOINS.index(row["join"])))
+
+
+def run(cells: list[Cell], path: Path, jobs: int) -> None:
+    """Measure what the file does not hold yet."""
     names = [field.name for field in dataclasses.fields(Cell)]
-    return {Cell(**{name: row[name] for name in names}): row for row in rows}
-
-
-def run(cells: list[Cell], path: Path, jobs: int) -> list[dict[str, Any]]:
-    """Measure what the file does not hold yet; all rows, in the cells' order."""
-    to_do = [cell for cell in cells if cell not in done(path)]
+    done = {Cell(**{name: row[name] for name in names}) for row in held(path)}
+    to_do = [cell for cell in cells if cell not in done]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool, path.open("a") as out:
         for row in pool.imap_unordered(measure, to_do):
             out.write(json.dumps(row) + "\n")
             out.flush()
             print(describe(row), file=sys.stderr, flush=True)
-    found = done(path)
-    return [found[cell] for cell in cells]
+
+
+def costs(checkpoint: str, steps: int | None, chunks: int = 100) -> dict[str, float]:
+    """Processor time of a chunk on one thread, ms, median, the ways in turns."""
+    policy = load_policy(checkpoint)
+    engine, settings = build_engine(policy, device="cpu", threads=1), policy.recipe.policy
+    contract, times = policy.contract, {join: [] for join in JOINS}
+    window = {
+        key: np.zeros((settings.n_obs_steps, *s.shape), np.uint8 if s.is_image else np.float32)
+        for key, s in contract.observations.items()
+    }
+    joiners = {join: Joiner(contract) for join in JOINS}
+    generator = torch.Generator().manual_seed(0)
+    for number in range(chunks):
+        for join in JOINS:
+            sampling = Sampling.of(settings, num_inference_steps=steps, chunk_join=join)
+            time_ns = number * sampling.replan_steps * contract.period_ns
+            begun = time.process_time()
+            make_chunk(
+                engine,
+                contract,
+                window,
+                time_ns,
+                sampling,
+                generator,
+                joiners[join],
+                delay_frames=4,
+            )
+            times[join].append(time.process_time() - begun)
+    return {join: 1e3 * float(np.median(spent[5:])) for join, spent in times.items()}
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -197,16 +229,21 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="cells at once (default 1)")
     parser.add_argument("--json", type=Path, required=True, help="cells, a line each")
     parser.add_argument("--plot", type=Path, help="where to draw")
+    parser.add_argument("--costs", action="store_true", help="measure the ways' cost, too")
     args = parser.parse_args()
     cells = [
         Cell(args.checkpoint, join, int(delay), args.episodes, args.steps)
         for delay in args.delays.split(",")
         for join in args.joins.split(",")
     ]
-    rows = run(cells, args.json, args.jobs)
+    run(cells, args.json, args.jobs)
+    rows = [row for row in held(args.json) if row["checkpoint"] == args.checkpoint]
     print(table(rows))
     if args.plot:
         plot(rows, args.plot)
+    if args.costs:
+        for join, spent_ms in costs(args.checkpoint, args.steps).items():
+            print(f"{join}: {spent_ms:.1f} ms a chunk, processor time on one thread")
     return 0
 
 

@@ -14,7 +14,7 @@ class EagerEngine:
     """Runs `policy.sample` in float32.
 
     Args:
-        policy: moved to `device` and put into eval mode.
+        policy: moved to `device` and put into eval mode; its weights are learned no more.
         device: where to compute.
         dtype: None or float32.
 
@@ -29,7 +29,8 @@ class EagerEngine:
     ) -> None:
         if dtype not in (None, torch.float32):
             raise UserError(f"{dtype}", "dtype", "the eager engine computes in float32")
-        self.policy = policy.to(device).eval()
+        # Where a chunk follows another, only the derivative by its sample is wanted.
+        self.policy = policy.to(device).eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
