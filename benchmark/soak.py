@@ -12,7 +12,6 @@ in the last tenth of the run. `rss_growth_mb` is of the memory that belongs to a
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import os
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,14 +36,6 @@ WARM_UP = 0.1
 START_S, END_S = 90.0, 20.0
 STAMP, STAMP_AT, HOLD_BYTES = struct.Struct("<iI"), 4, 400
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
-STAGES = {
-    "robot": ("stamp_ns", "arrived_ns"),
-    "other streams": ("arrived_ns", "closed_ns"),
-    "waiting for the inference": ("closed_ns", "begun_ns"),
-    "sampling": ("begun_ns", "ended_ns"),
-    "publishing": ("ended_ns", "published_ns"),
-}
-"""Where a chunk's time goes: name → the columns of the node's trace between which it goes."""
 
 
 class Died(Exception):
@@ -274,18 +264,10 @@ def percentile(times: list[float], q: float) -> float | None:
 
 
 def causes(trace: Path) -> dict[str, int]:
-    """Stage → how many missed deadlines it is to blame for: it took most beyond its median."""
-    if not trace.is_file():
-        return {}
-    with trace.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    took = {
-        name: np.array([int(row[b]) - int(row[a]) for row in rows])
-        for name, (a, b) in STAGES.items()
-    }
-    excess = np.array([times - np.median(times) for times in took.values()])
-    missed = [i for i, row in enumerate(rows) if row["missed"] == "1"]
-    return dict(Counter(list(STAGES)[int(excess[:, i].argmax())] for i in missed))
+    """Stage → how many missed deadlines it is to blame for."""
+    from diffusion_policy_ros.runtime import trace as reader
+
+    return reader.causes(reader.read_trace(trace)) if trace.is_file() else {}
 
 
 def parameters(folder: Path, checkpoint: Path) -> dict[str, dict[str, object]]:
