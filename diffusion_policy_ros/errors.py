@@ -25,7 +25,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return " ".join((f"{text}; {self.cure}" if self.cure else text).split())
+        line = " ".join((f"{text}; {self.cure}" if self.cure else text).split())
+        return line if line.isprintable() else "".join(map(_shown, line))
 
 
 class UserErrors(UserError):
@@ -38,6 +39,11 @@ class UserErrors(UserError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+def _shown(letter: str) -> str:
+    """What a damaged file holds must not reach a terminal as a command to it."""
+    return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
 def did_you_mean(name: object, valid: Iterable[str]) -> str:

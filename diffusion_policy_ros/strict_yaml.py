@@ -276,7 +276,7 @@ def _constructed(node: yaml.Node) -> Any:
         return node
     try:
         return yaml.SafeLoader("").construct_object(node)
-    except (yaml.YAMLError, ValueError, KeyError, OverflowError):
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
         return node
 
 

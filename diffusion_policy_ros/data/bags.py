@@ -204,11 +204,18 @@ def _stream(storage: _Storage, sources: list[_Source]) -> Iterator[Message]:
     makers = {s.channel_id: (s.topic, _maker(s.type, s.definition)) for s in sources}
     for log_ns, _, channel_id, data in storage.messages(makers):
         topic, make = makers[channel_id]
-        if (
-            data[:4] == zstandard.FRAME_HEADER
-        ):  # rosbag2's compression by message; CDR begins with a zero
-            data = memoryview(zstandard.ZstdDecompressor().decompressobj().decompress(data))
+        # rosbag2's compression by message; CDR begins with a zero.
+        if data[:4] == zstandard.FRAME_HEADER:
+            data = _unpacked(topic, data)
         yield Message(topic, log_ns, make(data))
+
+
+def _unpacked(topic: str, data: memoryview) -> memoryview:
+    try:
+        return memoryview(zstandard.ZstdDecompressor().decompressobj().decompress(data))
+    except zstandard.ZstdError:
+        what = f"a message of {topic} cannot be decompressed"
+        raise UserError(what, "", "the bag is damaged; copy it again, or leave it out") from None
 
 
 def open_bag(path: str | Path) -> Bag:

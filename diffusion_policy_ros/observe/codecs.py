@@ -149,7 +149,8 @@ _FILTERS = {"area": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR}
 
 
 def _float32(values: Any) -> Array:
-    return np.asarray(values, dtype=np.float32)
+    with np.errstate(over="ignore"):  # infinite then, and refused
+        return np.asarray(values, dtype=np.float32)
 
 
 def _checked(stream: Stream, value: Array) -> Array:

@@ -189,9 +189,9 @@ def load_policy(
     """
     directory = find_checkpoint(directory)
     _verify(directory, RUNS)
-    ours = Contract.from_text((directory / CONTRACT).read_text(), str(directory / CONTRACT))
+    ours = Contract.from_text(_text(directory / CONTRACT), str(directory / CONTRACT))
     check_contract(ours, contract, str(directory))
-    recipe = Recipe.from_text((directory / CONFIG).read_text(), str(directory / CONFIG))
+    recipe = Recipe.from_text(_text(directory / CONFIG), str(directory / CONFIG))
     policy = DiffusionPolicy(recipe, ours)
     load_exactly(policy, _read_tensors(directory / WEIGHTS), str(directory / WEIGHTS))
     return policy.to(device).eval()
@@ -204,7 +204,10 @@ def load_training_state(directory: Path) -> TrainingState:
         UserError: it is damaged, or was saved without a training state.
     """
     _verify(directory, (*RUNS, STATE_TENSORS, STATE))
-    values = json.loads((directory / STATE).read_text())
+    try:
+        values = dict(json.loads(_text(directory / STATE)))
+    except (ValueError, TypeError, RecursionError):
+        raise UserError("is damaged", str(directory / STATE), CURE) from None
     return TrainingState(_read_tensors(directory / STATE_TENSORS), values)
 
 
@@ -245,6 +248,13 @@ def load_exactly(policy: DiffusionPolicy, tensors: Mapping[str, Tensor], where: 
     policy.load_state_dict(dict(tensors), strict=True)
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError("is damaged: it is no text", str(path), CURE) from None
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
@@ -270,7 +280,7 @@ def _read_manifest(directory: Path) -> dict[str, str]:
         hashes = {str(name): str(value) for name, value in manifest["sha256"].items()}
     except FileNotFoundError:
         raise UserError("is missing", str(path), CURE) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError("is damaged", str(path), CURE) from None
     if found != FORMAT:
         what = f"format {found}, this version reads {FORMAT}"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract
 from diffusion_policy_ros.policy.rotations import TO_QUATERNION, angle_between, is_rotation
 from diffusion_policy_ros.replay.recording import Replayed
-from diffusion_policy_ros.runtime.playback import Chunk, Playback
+from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.player import Player
 
 Actions = NDArray[np.float64]
 Errors = dict[str, NDArray[np.float64]]
@@ -177,7 +178,7 @@ def _rounded(value: Any) -> float:
 
 
 def saturation(replayed: Iterable[Replayed], contract: Contract, executed: int) -> dict[str, Any]:
-    """What playback says of the chunks: how many it rejects, and actions that it clamps.
+    """What the player says of the chunks: how many it rejects, and actions that it clamps.
 
     Each chunk is played from the measured pose of its frame, without the limit on the lead: what
     the arm would have done is not known.
@@ -185,16 +186,16 @@ def saturation(replayed: Iterable[Replayed], contract: Contract, executed: int) 
     actions, clamped, rejected = 0, Counter[str](), Counter[str]()
     for one in replayed:
         for frame, chunk in one.chunks.items():
-            playback = Playback(contract)
+            player = Player(contract, interpolate=False)
             part = Chunk(chunk.stamp_ns, chunk.actions[:executed], chunk.period_ns)
-            reason = playback.offer(part)
+            reason = player.offer(part)
             if reason:
                 rejected[reason] += 1
                 continue
-            playback.commander.anchor({key: a[frame] for key, a in one.states.items()})
+            measured = {key: values[frame] for key, values in one.states.items()}
             for i in range(len(part.actions)):
-                playback.at(part.stamp_ns + i * part.period_ns, {})
-            clamped += playback.commander.clamped
+                player.at(part.stamp_ns + i * part.period_ns, {} if i else measured)
+            clamped += player.clamped
             actions += len(part.actions)
     shares = {name: _rounded(count / max(actions, 1)) for name, count in sorted(clamped.items())}
     return {

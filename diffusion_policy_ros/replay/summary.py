@@ -89,7 +89,7 @@ def load_expected(path: Path) -> dict[str, Any]:
     cure = "give the replay.json of an earlier replay"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot be read ({type(error).__name__})", str(path), cure) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"is no replay of format {FORMAT}", str(path), cure)

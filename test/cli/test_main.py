@@ -154,3 +154,9 @@ def test_a_reader_that_leaves_is_no_error():
         )
     assert done.returncode == cli.EXIT_BROKEN_PIPE
     assert done.stderr == ""
+
+
+def test_an_error_cannot_command_the_terminal():
+    """What a damaged file holds is shown as text, on one line."""
+    error = UserError("got '\x1b[2J\u2028\x00é'", "a\nb")
+    assert str(error) == "a b: got '\\x1b[2J \\x00é'"
