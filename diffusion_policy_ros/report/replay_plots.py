@@ -80,16 +80,13 @@ def actions(one: Replayed, contract: Contract, executed: int) -> bytes | None:
     figure = _figure(9, 0.6 + 1.1 * len(names))
     if figure is None:
         return None
-    start = one.times_ns[0]
-    seconds = (np.array(one.times_ns) - start) / 1e9
-    starts = [*list(one.chunks)[1:], len(one.times_ns)]
+    seconds = (np.array(one.times_ns) - one.times_ns[0]) / 1e9
+    chunks = [_chunk_lines(one, seconds, parity) for parity in (0, 1)]
     for i, axes in enumerate(figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]):
-        for n, (chunk, later) in enumerate(zip(one.chunks.items(), starts, strict=True)):
-            frame, values = chunk[0], chunk[1].actions[:, i]
-            x = seconds[frame] + np.arange(len(values)) * chunk[1].period_ns / 1e9
-            played, colour = min(executed, later - frame, len(values)), POLICY[n % 2]
-            axes.plot(x, values, color=colour, lw=0.7, alpha=0.25)
-            axes.plot(x[:played], values[:played], color=colour, lw=1.4)
+        for (x, values, played), colour in zip(chunks, POLICY, strict=True):
+            axes.plot(x, values[:, i], color=colour, lw=0.7, alpha=0.25)
+            executed_part = np.where(played < executed, values[:, i], np.nan)
+            axes.plot(x, executed_part, color=colour, lw=1.4)
         axes.plot(seconds, one.done[:, i], color=DONE, lw=1.0)
         axes.set_ylabel(names[i], fontsize=8, rotation=0, ha="right", va="center")
         axes.tick_params(labelsize=7)
@@ -97,6 +94,21 @@ def actions(one: Replayed, contract: Contract, executed: int) -> bytes | None:
         axes.set_xlim(0, max(seconds[-1], 1e-3))
     figure.axes[-1].set_xlabel("s", fontsize=8)
     return _png(figure)
+
+
+def _chunk_lines(one: Replayed, seconds: Any, parity: int) -> tuple[Any, Any, Any]:
+    """Every second chunk as one line with breaks: times (N,), actions (N, Da), steps (N,).
+
+    A step that the next chunk replaces counts as `np.inf`.
+    """
+    times, values, steps = [np.zeros(0)], [np.zeros((0, one.done.shape[1]))], [np.zeros(0)]
+    starts = [*list(one.chunks)[1:], len(one.times_ns)]
+    for (frame, chunk), later in list(zip(one.chunks.items(), starts, strict=True))[parity::2]:
+        step = np.arange(len(chunk.actions) + 1.0)
+        times.append(seconds[frame] + step * chunk.period_ns / 1e9)
+        values.append(np.vstack([chunk.actions, np.full((1, chunk.actions.shape[1]), np.nan)]))
+        steps.append(np.where(step < later - frame, step, np.inf))
+    return np.concatenate(times), np.concatenate(values), np.concatenate(steps)
 
 
 def pictures(replayed: Sequence[Replayed], contract: Contract, executed: int) -> bytes | None:
