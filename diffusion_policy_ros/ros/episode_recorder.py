@@ -12,6 +12,7 @@ import functools
 import sys
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,36 @@ ATTEND_S = 0.5
 DISCOVERY_S = 2.0  # what has just been started may not have been heard of yet
 
 
+@dataclass(frozen=True)
+class Settings:
+    """The node's parameters that do not change; `declare_settings` has their descriptions."""
+
+    contract: str
+    out: str
+    commands: bool
+    extra_topics: tuple[str, ...]
+
+
+def declare_settings(node: Node) -> Settings:
+    """Declare the node's parameters.
+
+    Raises:
+        UserError: one was set to another type.
+    """
+    declare(node, "success", True, "noted with an episode when it is kept", live=True)
+    about = ParameterDescriptor(description="topics to record beside the contract's: [/a, /b]")
+    try:
+        node.declare_parameter("extra_topics", Parameter.Type.STRING_ARRAY, about)
+    except ParameterException as error:
+        raise UserError(str(error), "parameter extra_topics", "give ['/a', '/b']") from None
+    return Settings(
+        contract=declare(node, "contract", "", "contract of the robot: a file or a shipped name"),
+        out=declare(node, "out", "bags", "folder for the episodes"),
+        commands=declare(node, "commands", True, "false: a run of the policy, nobody commands"),
+        extra_topics=tuple(filter(None, node.get_parameter_or("extra_topics").value or ())),
+    )
+
+
 class EpisodeRecorder(Node):
     """Subscribes to what the contract names and writes it, one bag an episode.
 
@@ -48,23 +79,16 @@ class EpisodeRecorder(Node):
     def __init__(self) -> None:
         super().__init__("episode_recorder")
         self.finished: Future[bool] = Future()
-        name = declare(self, "contract", "", "contract of the robot: a file or a shipped name")
-        self._out = Path(declare(self, "out", "bags", "folder for the episodes"))
-        declare(self, "success", True, "noted with an episode when it is kept", live=True)
-        about = ParameterDescriptor(description="topics to record beside the contract's")
-        try:
-            self.declare_parameter("extra_topics", Parameter.Type.STRING_ARRAY, about)
-        except ParameterException as error:
-            raise UserError(str(error), "parameter extra_topics", "give ['/a', '/b']") from None
-        if not name:
+        settings = declare_settings(self)
+        self._out = Path(settings.out)
+        if not settings.contract:
             raise UserError(
                 "no contract", self.get_name(), "give -p contract:=FILE or a shipped name"
             )
-        self._contract = Contract.load(name)
-        extra = self.get_parameter_or("extra_topics").value or []
-        self._types: dict[str, str | None] = {topic: None for topic in extra if topic}
+        self._contract = Contract.load(settings.contract)
+        self._types: dict[str, str | None] = dict.fromkeys(settings.extra_topics)
         self._wanted = dict(self._contract.recorded_topics)
-        if not declare(self, "commands", True, "false: a run of the policy, nobody commands"):
+        if not settings.commands:
             self._wanted = {s.topic: s.type for s in self._contract.observations.values()}
         self._types |= self._wanted
         self._recording: EpisodeWriter | None = None
@@ -211,7 +235,7 @@ def _answer(node: Node, verb: Any, _: Trigger.Request, response: Trigger.Respons
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
-    return run(EpisodeRecorder, args)
+    return run(EpisodeRecorder, declare_settings, args)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_policy
 from diffusion_policy_ros.ros import diagnostics, policy_parameters
-from diffusion_policy_ros.ros.processes import on_stop_signal, start
+from diffusion_policy_ros.ros.processes import on_stop_signal, start, told_of
 from diffusion_policy_ros.ros.robot_link import RobotLink
 from diffusion_policy_ros.runtime.runner import warm_up
 
@@ -204,6 +204,8 @@ class PolicyNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 2 when it was to bring itself up and could not."""
+    if told_of(__doc__, policy_parameters.declare, args):
+        return 0
     done: Future = Future()
     on_stop_signal(lambda: done.set_result(None))
     # So long has the inference thread to wait for the other one's Python at most, not 5 ms.

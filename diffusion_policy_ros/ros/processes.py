@@ -13,6 +13,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.ros.parameters import help_text
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,16 +36,39 @@ def start(args: Sequence[str] | None = None, **options: Any) -> None:
         raise UserError(what, "--ros-args", cure) from None
 
 
-def run(make: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+def told_of(
+    about: str | None, declare_all: Callable[[Any], object], args: Sequence[str] | None
+) -> bool:
+    """Print what a node is and which parameters it has, if the command line asks for it.
+
+    Args:
+        about: the text of its module.
+        declare_all: declares its parameters.
+        args: the command line; the process' own by default.
+    """
+    asked = any(word in ("-h", "--help") for word in (sys.argv if args is None else args))
+    if asked:
+        print(help_text(about or "", declare_all))
+    return asked
+
+
+def run(
+    make: Callable[[], Any],
+    declare_all: Callable[[Any], object],
+    args: Sequence[str] | None = None,
+) -> int:
     """Run a node until SIGINT or SIGTERM, or until its future `finished`, then `close()` it.
 
     Args:
-        make: makes the node.
+        make: makes the node; a class.
+        declare_all: declares its parameters; for `--help`.
         args: the command line; the process' own by default.
 
     Returns:
         The exit code: 2 after a user's error.
     """
+    if told_of(sys.modules[make.__module__].__doc__, declare_all, args):
+        return 0
     node: Any = None
     try:
         start(args, signal_handler_options=SignalHandlerOptions.NO)

@@ -288,7 +288,7 @@ class SimRobot(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted or its episodes are over."""
-    return run(SimRobot, args)
+    return run(SimRobot, declare_settings, args)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from diffusion_policy_ros.errors import UserError  # noqa: E402
+from diffusion_policy_ros.ros import episode_recorder, policy_node, sim_robot  # noqa: E402
 from diffusion_policy_ros.ros.processes import start  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -24,3 +25,18 @@ def test_arguments_that_cannot_be_read_are_one_line(words, said):
     with pytest.raises(UserError) as caught:
         start(["node", "--ros-args", *words])
     assert said in str(caught.value) and "/src/" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("main", "parameter"),
+    [
+        (policy_node.main, "num_inference_steps"),
+        (episode_recorder.main, "extra_topics"),
+        (sim_robot.main, "publish_clock"),
+    ],
+)
+def test_help_tells_of_every_parameter(main, parameter, capsys):
+    """It says what the node is and what can be set, and starts nothing."""
+    assert main(["node", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--ros-args -p" in said and f"\n  {parameter}\n" in said
