@@ -192,25 +192,26 @@ class _Reader:
         values = {
             n: self.build(hints[n], v, _join(key, n)) for n, v in pairs.items() if n in fields
         }
-        for name, value in values.items():
-            self._check_range(fields[name], value, _join(key, name))
+        in_range = [self._check_range(fields[n], v, _join(key, n)) for n, v in values.items()]
         if self.misfits > before:
             return None
         value = cls(**values)
-        for problem in getattr(value, "problems", list)():
+        # What is out of its range, such as a divisor of zero, is not looked at further.
+        for problem in getattr(value, "problems", list)() if all(in_range) else ():
             self.fail(_join(key, problem.key), problem.what, problem.cure)
         return value
 
-    def _check_range(self, field: dataclasses.Field[Any], value: Any, key: str) -> None:
+    def _check_range(self, field: dataclasses.Field[Any], value: Any, key: str) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return
+            return True
         low, high = field.metadata.get("min", -math.inf), field.metadata.get("max", math.inf)
         if low <= value <= high:
-            return
+            return True
         valid = f"a value from {low} to {high}"
         if math.inf in (-low, high):
             valid = f"{low} or more" if high == math.inf else f"{high} or less"
         self.fail(key, f"{value} is out of range", f"use {valid}")
+        return False
 
     def _literal(self, valid: tuple[Any, ...], node: yaml.Node, key: str) -> Any:
         value = node.value if isinstance(node, yaml.ScalarNode) else None

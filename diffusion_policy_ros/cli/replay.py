@@ -44,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--seed", type=int, help="of the noise (default: the run's own, or 0)")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the policy's)")
     parser.add_argument("--sampler", help="ddpm, ddim, ... (default: the policy's)")
+    parser.add_argument("--chunk-join", help="as the node's parameter (default: replace)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
     parser.set_defaults(run=run)
@@ -85,9 +86,14 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
 
     loaded = load_policy(args.checkpoint)
     settings = loaded.recipe.policy
-    sampling = Sampling.of(settings, num_inference_steps=args.steps, sampler=args.sampler)
+    given = {
+        "num_inference_steps": args.steps,
+        "sampler": args.sampler,
+        "chunk_join": args.chunk_join,
+    }
+    sampling = Sampling.of(settings, **given)
     engine = build_engine(loaded, device=args.device, threads=args.threads)
-    given = {"noise_seed": args.seed, "num_inference_steps": args.steps, "sampler": args.sampler}
+    given["noise_seed"] = args.seed
     names = frozenset(name for name, value in given.items() if value is not None)
     whole = to_horizon(sampling, settings.predicted_steps)
     return Policy(engine, whole, args.seed or 0, names), sampling.n_action_steps

@@ -27,11 +27,12 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.history import Event, Frame, History, Refused
 from diffusion_policy_ros.replay.live_run import LiveRun
+from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.runner import Sampling, make_chunk, noise_generator
 
 Actions = NDArray[np.float64]
-RECORDED = ("noise_seed", "num_inference_steps", "sampler")
+RECORDED = ("noise_seed", "num_inference_steps", "sampler", "chunk_join")
 """What a run's diagnostics tell of its sampling."""
 
 
@@ -96,10 +97,12 @@ class Policy:
         """To, the frames of a window."""
         return self.engine.policy.recipe.policy.n_obs_steps
 
-    def chunk(self, window: Mapping[str, Array], time_ns: int) -> Chunk:
-        """The chunk after a window whose newest frame is of that time."""
+    def chunk(self, window: Mapping[str, Array], time_ns: int, joiner: Joiner) -> Chunk:
+        """The chunk after a window whose newest frame is of that time; joins those before."""
         noise = noise_generator(self.seed, time_ns)
-        return make_chunk(self.engine, self.contract, window, time_ns, self.sampling, noise)
+        return make_chunk(
+            self.engine, self.contract, window, time_ns, self.sampling, noise, joiner
+        )
 
     def as_in(self, run: LiveRun) -> Policy:
         """With the run's seed, sampler and steps, as far as it tells and nobody gave them."""
@@ -110,6 +113,7 @@ class Policy:
             self.sampling,
             sampler=told.get("sampler", self.sampling.sampler),
             num_inference_steps=int(steps or self.sampling.num_inference_steps),
+            chunk_join=told.get("chunk_join", self.sampling.chunk_join),
         )
         return replace(self, sampling=sampling, seed=int(seed or self.seed))
 
@@ -166,6 +170,8 @@ class _BagReplay:
         self.history = History(self.contract, policy.n_obs_steps)
         self.found = Replayed(bag.path.name, notes=list(bag.notes), live=live)
         self.found.ages_ns = {key: [] for key in self.contract.observations}
+        self.joiner, self.joined_ns, self.joined_segment = Joiner(self.contract), 0, 0
+        self.live = live
         self.lives: list[int] = []
         self.vectors: list[dict[str, Array]] = []
         self.life = self.waited = 0
@@ -229,11 +235,20 @@ class _BagReplay:
         window = self.history.window()
         assert window is not None, "a frame was just closed"
         number = len(self.found.times_ns) - 1
-        self.found.chunks[number] = self.policy.chunk(window, frame.time_ns)
+        self._renew_joiner(frame)
+        self.found.chunks[number] = self.policy.chunk(window, frame.time_ns, self.joiner)
         picture = _picture(self.contract, frame.arrays)
         if picture is not None:
             self.found.pictures[number] = picture
         self.tick()
+
+    def _renew_joiner(self, frame: Frame) -> None:
+        """After a gap or a hold there is nothing to join, in the node either."""
+        holds = self.live.holds_ns if self.live else []
+        held = any(self.joined_ns < held_ns <= frame.time_ns for held_ns in holds)
+        if held or self.found.segment[-1] != self.joined_segment:
+            self.joiner = Joiner(self.contract)
+        self.joined_ns, self.joined_segment = frame.time_ns, self.found.segment[-1]
 
     def _finish(self) -> None:
         found, contract = self.found, self.contract
@@ -318,10 +333,11 @@ def replay_episode(
     found.states = {key: a for key, a in episode.items() if a.ndim == 2 and key != ACTION}
     found.done, found.source = episode[ACTION].astype(np.float64), "the dataset's actions"
     first = int(np.flatnonzero(windows.episode_of == number)[0])
+    joiner = Joiner(policy.contract)
     for frame in range(0, frames, every or policy.sampling.replan_steps):
         batch = windows.batch([first + frame])
         window = {key: batch[key][0] for key in policy.contract.observations}
-        found.chunks[frame] = policy.chunk(window, found.times_ns[frame])
+        found.chunks[frame] = policy.chunk(window, found.times_ns[frame], joiner)
         picture = _picture(policy.contract, {key: array[-1] for key, array in window.items()})
         if picture is not None:
             found.pictures[frame] = picture

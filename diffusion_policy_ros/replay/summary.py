@@ -44,6 +44,7 @@ def summary(
         "engine": f"{policy.engine.name} on {policy.engine.device}",
         "sampler": policy.sampling.sampler,
         "num_inference_steps": policy.sampling.num_inference_steps,
+        "chunk_join": policy.sampling.chunk_join,
         "seed": policy.seed,
         "chunks": sum(len(one.chunks) for one in replayed),
         "executed_steps": executed,
@@ -121,7 +122,15 @@ def differences(ours: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
     yield from _older(ours["age_ms"], expected.get("age_ms", {}), allowed["age_ms"])
 
 
-SAMPLED_ALIKE = ("checkpoint", "recordings", "chunks", "seed", "sampler", "num_inference_steps")
+SAMPLED_ALIKE = (
+    "checkpoint",
+    "recordings",
+    "chunks",
+    "seed",
+    "sampler",
+    "num_inference_steps",
+    "chunk_join",
+)
 
 
 def _short(value: object) -> str:

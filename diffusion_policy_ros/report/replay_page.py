@@ -54,7 +54,7 @@ def _introduce(page: Page, replayed: Sequence[Replayed], found: Mapping[str, Any
             "compared with": ", ".join(sorted({one.source or "nothing" for one in replayed})),
             "checkpoint": found["checkpoint"],
             "sampling": f"{found['sampler']}, {found['num_inference_steps']} steps, "
-            f"seed {found['seed']}, {found['engine']}",
+            f"{found['chunk_join']}, seed {found['seed']}, {found['engine']}",
         }
     )
     for note in sorted({note for one in replayed for note in one.notes}):

@@ -1,6 +1,7 @@
 """Recordings: what we write, others read; what others write, we read."""
 
 import shutil
+import sqlite3
 import zlib
 from pathlib import Path
 
@@ -403,10 +404,22 @@ def test_a_flipped_bit_in_a_state_is_found(tmp_path):
         list(open_bag(path).messages())
 
 
+def test_a_message_that_cannot_be_decompressed_is_named(tmp_path):
+    """Compressed message by message, a flipped byte stops at its message."""
+    write_foreign(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
+    file = next((tmp_path / "bag").glob("*.db3"))
+    connection = sqlite3.connect(file)
+    (data,) = connection.execute("SELECT data FROM messages ORDER BY id LIMIT 1").fetchone()
+    broken = data[:6] + bytes([data[6] ^ 255]) + data[7:]
+    connection.execute("UPDATE messages SET data = ? WHERE data = ?", (broken, data))
+    connection.commit()
+    connection.close()
+    with pytest.raises(UserError, match="a message of /pose cannot be decompressed"):
+        list(open_bag(tmp_path / "bag").messages())
+
+
 def test_a_sqlite_log_beside_the_file_is_read(tmp_path):
     """A recorder that was killed leaves its last messages in a write-ahead log."""
-    import sqlite3
-
     messages = write_foreign(tmp_path / "bag", StoragePlugin.SQLITE3)
     file = next((tmp_path / "bag").glob("*.db3"))
     connection = sqlite3.connect(file)

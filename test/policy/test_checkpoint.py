@@ -1,5 +1,6 @@
 """Checkpoints: whole or refused."""
 
+import hashlib
 import json
 import shutil
 
@@ -199,3 +200,16 @@ def test_weights_are_loaded_by_name_or_not_at_all(policy, change, message):
     with pytest.raises(UserError) as caught:
         load_exactly(policy, tensors, "weights")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"\x80", b"[1]", b"[" * 100_000], ids=["json", "text", "list", "deep"]
+)
+def test_a_training_state_that_says_it_is_whole_is_read_with_care(saved, data):
+    """A manifest that fits tells where bytes come from, not that they mean anything."""
+    (saved / STATE).write_bytes(data)
+    manifest = json.loads((saved / MANIFEST).read_text())
+    manifest["sha256"][STATE] = hashlib.sha256(data).hexdigest()
+    (saved / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=f"{STATE}: is damaged"):
+        load_training_state(saved)

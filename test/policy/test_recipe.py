@@ -83,6 +83,7 @@ def test_all_mistakes_are_reported_at_once_with_key_line_and_cure():
         ("policy.num_inference_steps", "101", "use 1 to 100"),
         ("policy.denoiser.down_dims", "[10]", "multiples of n_groups = 8"),
         ("policy.denoiser.kernel_size", "4", "use 3 or 5"),
+        ("policy.denoiser.n_groups", "0", "n_groups: 0 is out of range"),
         ("policy.image_encoder.crop_shape", "[76]", "write [height, width]"),
         ("training.betas", "[0.9]", "give two numbers"),
     ],
