@@ -12,6 +12,10 @@ from diffusion_policy_ros.data.mcap_file import Schema
 from diffusion_policy_ros.errors import UserError
 
 
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, TypeError)
+"""What reading a damaged database raises: its columns may hold anything, and so may its errors."""
+
+
 class Topic(NamedTuple):
     """One topic of the file."""
 
@@ -47,7 +51,7 @@ class SqliteFile:
         self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True)
         try:
             self.topics = self._topics()
-        except sqlite3.DatabaseError as error:
+        except DAMAGE as error:
             raise self._damaged(error) from None
 
     def messages(self, channel_ids: Collection[int]) -> Iterator[tuple[int, int, int, memoryview]]:
@@ -61,8 +65,10 @@ class SqliteFile:
             for log_ns, place, channel_id, data in self._connection.execute(
                 query, list(channel_ids)
             ):
+                if not (isinstance(log_ns, int) and isinstance(data, bytes)):
+                    raise TypeError(f"message {place} is none")
                 yield log_ns, place, channel_id, memoryview(data)
-        except sqlite3.DatabaseError as error:
+        except DAMAGE as error:
             raise self._damaged(error) from None
 
     def _topics(self) -> list[Topic]:
@@ -73,7 +79,7 @@ class SqliteFile:
                 "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
             )
             definitions = {
-                name: Schema(name, *rest) for name, *rest in self._connection.execute(query)
+                row[0]: Schema(*map(str, row)) for row in self._connection.execute(query)
             }
         counts = dict(
             self._connection.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")
@@ -83,6 +89,8 @@ class SqliteFile:
                 "SELECT id, name, type, serialization_format FROM topics ORDER BY id"
             )
         )
+        if not all(isinstance(text, str) for row in rows for text in row[1:]):
+            raise TypeError("a topic without name or type")
         foreign = [name for _, name, _, encoding in rows if encoding != "cdr"]
         if foreign:
             raise UserError(
@@ -97,6 +105,6 @@ class SqliteFile:
     def _columns(self, table: str) -> set[str]:
         return {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}
 
-    def _damaged(self, error: sqlite3.DatabaseError) -> UserError:
+    def _damaged(self, error: Exception) -> UserError:
         cure = "copy it again, or rescue it with sqlite3 FILE .recover"
         return UserError(f"no whole rosbag2 database ({error})", str(self.path), cure)

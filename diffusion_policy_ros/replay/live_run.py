@@ -66,8 +66,10 @@ class LiveRun:
         stamp = stamp_ns(msg) or 0
         if not msg.points:
             self.holds_ns.append(stamp)
-        elif list(msg.joint_names) == names:
-            self.chunks[stamp] = np.array([point.positions for point in msg.points], np.float64)
+            return
+        actions = [list(point.positions) for point in msg.points]
+        if list(msg.joint_names) == names and {len(action) for action in actions} == {len(names)}:
+            self.chunks[stamp] = np.array(actions, np.float64)
             self.delays_s.append((log_ns - stamp) / 1e9)
 
     def _note_report(self, msg: Any) -> None:

@@ -445,3 +445,19 @@ def test_an_images_pixels_are_a_view_into_the_file(tmp_path):
     assert np.array_equal(data, pixels.ravel())
     assert not data.flags.owndata
     assert not data.flags.writeable
+
+
+@pytest.mark.parametrize("change", ["data = NULL", "timestamp = 'soon'"])
+def test_a_database_with_other_types_in_its_columns_is_damaged(tmp_path, change):
+    """SQLite lets any column hold anything."""
+    write_foreign(tmp_path / "bag", StoragePlugin.SQLITE3)
+    connection = sqlite3.connect(next((tmp_path / "bag").glob("*.db3")))
+    connection.execute("PRAGMA ignore_check_constraints = 1")
+    connection.execute("CREATE TABLE new AS SELECT * FROM messages")
+    connection.execute("DROP TABLE messages")
+    connection.execute("ALTER TABLE new RENAME TO messages")
+    connection.execute(f"UPDATE messages SET {change} WHERE id = 5")
+    connection.commit()
+    connection.close()
+    with pytest.raises(UserError, match="no whole rosbag2 database"):
+        list(open_bag(tmp_path / "bag").messages())
