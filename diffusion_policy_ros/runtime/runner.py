@@ -33,7 +33,7 @@ from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.trace import ChunkTimes
 
 RECENT = 1000
-"""Chunks that the percentiles are taken over."""
+"""Chunks whose times are kept."""
 DELAYS = 21
 """Chunks that the delay to reckon with is the median of: few, for it follows what changes."""
 SEEDS = 2**31
@@ -107,8 +107,8 @@ class Sampling:
                 f"no sampler '{self.sampler}'", "sampler", did_you_mean(self.sampler, SAMPLERS)
             )
         if self.chunk_join not in JOINS:
-            what = f"no way of joining is called '{self.chunk_join}'"
-            raise UserError(what, "chunk_join", did_you_mean(self.chunk_join, JOINS))
+            cure = did_you_mean(self.chunk_join, JOINS)
+            raise UserError(f"no way to join '{self.chunk_join}'", "chunk_join", cure)
         settings.check_guidance(self.guidance_scale, "guidance_scale")
         return self
 
@@ -235,11 +235,6 @@ class Counts:
     failures: int = 0
     chunk_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
-    def percentile(self, q: float) -> float:
-        """Of the recent chunks' computing time, ms; NaN before the first."""
-        recent = list(self.chunk_ms)
-        return float(np.percentile(recent, q)) if recent else float("nan")
-
 
 class Runner:
     """Samples chunks on a thread of its own.
@@ -289,7 +284,6 @@ class Runner:
 
     def start(self) -> None:
         """Start the inference thread."""
-        self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
 
@@ -300,8 +294,7 @@ class Runner:
         if thread is None:
             return True
         with self._change:
-            self._stopping = True
-            self._change.notify()
+            self._change.notify_all()
         thread.join(timeout_s)
         return not thread.is_alive()
 
@@ -344,10 +337,12 @@ class Runner:
         time.sleep(HANDOVER_S)
 
     def _loop(self) -> None:
+        # Not a flag: one that is still sampling when the next is started must end all the same.
+        me = threading.current_thread()
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._stopping or self._mailbox is not None)
-                if self._stopping or self._mailbox is None:
+                self._change.wait_for(lambda: self._thread is not me or self._mailbox is not None)
+                if self._thread is not me or self._mailbox is None:
                     return
                 job, self._mailbox = self._mailbox, None
                 joiner = self._joiner
@@ -366,9 +361,7 @@ class Runner:
                 joiner,
                 self.delay_frames,
             )
-        except (
-            Exception
-        ) as error:  # whatever it is, the node holds, says so, and tries the next window
+        except Exception as error:  # whatever it is: hold, say so, and try the next window
             if job.epoch != self._epoch:
                 return
             self.counts.failures += 1
