@@ -162,9 +162,8 @@ def make_chunk(
     """
     joiner, join = joiner or Joiner(contract), sampling.chunk_join
     observation = {key: torch.from_numpy(array)[None] for key, array in window.items()}
-    first = sampling.first_action
-    if first is None:
-        first = next(iter(window.values())).shape[0] - 1
+    seen, first = len(next(iter(window.values()))), sampling.first_action
+    first = seen - 1 if first is None else first
     actions = engine.sample(
         observation,
         steps=sampling.num_inference_steps,
@@ -177,9 +176,8 @@ def make_chunk(
     if not np.isfinite(every).all():
         raise NotFiniteError("the network's output is not finite")
     predicted = Chunk(time_ns - first * contract.period_ns, every, contract.period_ns)
-    joined = joiner.join(join, predicted, first + delay_frames)
-    chosen = joined[first : first + sampling.n_action_steps]
-    return Chunk(time_ns, chosen, contract.period_ns)
+    joined = joiner.join(join, predicted, first + delay_frames)[first:]
+    return Chunk(time_ns, joined[: sampling.n_action_steps], contract.period_ns)
 
 
 def noise_generator(seed: int, time_ns: int) -> torch.Generator:
