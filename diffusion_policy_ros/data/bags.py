@@ -45,6 +45,17 @@ _QOS = (
 """Reliable and volatile, with the numbers that releases before ROS 2 Jazzy understand."""
 
 
+BROKEN_VALUES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What YAML's own reader raises for values that are not what they look like."""
+
+
 class Message(NamedTuple):
     """One recorded message; ``msg`` is decoded when it is looked into."""
 
@@ -241,7 +252,9 @@ def open_bag(path: str | Path) -> Bag:
         sources += found
         metadata.update(noted)
         notes += [note] if note else []
-    metadata.update({str(k): str(v) for k, v in (described.get("custom_data") or {}).items()})
+    custom = described.get("custom_data")
+    if isinstance(custom, dict):
+        metadata.update({str(k): v for k, v in custom.items() if isinstance(v, str)})
     if not sum(source.total for source in sources):
         what = (
             "nothing whole was recorded before it was cut off"
@@ -260,9 +273,9 @@ def bag_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    named = [
-        path / Path(str(name)).name for name in _described(path).get("relative_file_paths") or []
-    ]
+    listed = _described(path).get("relative_file_paths")
+    names = listed if isinstance(listed, list) else []
+    named = [path / Path(name).name for name in names if isinstance(name, str)]
     missing = [file.name for file in named if not file.is_file()]
     if missing:
         raise UserError(f"its file {missing[0]} is missing", str(path), "copy the whole bag")
@@ -297,7 +310,7 @@ def _described(path: Path) -> dict[str, Any]:
             "rosbag2_bagfile_information"
         ]
         return found if isinstance(found, dict) else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, yaml.YAMLError, *BROKEN_VALUES):
         return {}
 
 

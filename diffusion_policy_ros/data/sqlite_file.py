@@ -11,7 +11,6 @@ from typing import NamedTuple
 from diffusion_policy_ros.data.mcap_file import Schema
 from diffusion_policy_ros.errors import UserError
 
-
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, TypeError)
 """What reading a damaged database raises: its columns may hold anything, and so may its errors."""
 

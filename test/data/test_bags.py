@@ -461,3 +461,24 @@ def test_a_database_with_other_types_in_its_columns_is_damaged(tmp_path, change)
     connection.close()
     with pytest.raises(UserError, match="no whole rosbag2 database"):
         list(open_bag(tmp_path / "bag").messages())
+
+
+BOMB = "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rosbag2_bagfile_information: {version: " + "1" * 5000 + "}",
+        "rosbag2_bagfile_information: {relative_file_paths: 3, custom_data: [1]}",
+        "rosbag2_bagfile_information: {starting_time: 2024-13-45}",
+        f"a: &a [1, 1]\n{BOMB}rosbag2_bagfile_information: {{custom_data: {{contract: *h}}}}",
+    ],
+    ids=["long number", "other types", "no date", "bomb"],
+)
+def test_metadata_that_means_nothing_is_as_if_it_were_missing(tmp_path, text):
+    """The messages are read all the same."""
+    path = make_bag(tmp_path / "bag", metadata={"contract": "a: 1"})
+    (path / "metadata.yaml").write_text(text)
+    bag = open_bag(path)
+    assert bag.topics["/pose"] == (POSE, 12) and bag.metadata == {"contract": "a: 1"}
