@@ -54,6 +54,7 @@ def values(supervisor: Supervisor, notes: Mapping[str, str], now_ns: int) -> dic
         "replaced_windows": counts.replaced,
         "rejected_frames": supervisor.refused,
         "rejected_chunks": counts.failures,
+        "late_chunks": supervisor.late,
         "clamped_actions": supervisor.clamped,
         "holds": supervisor.holds,
         "last_hold": supervisor.last_hold,

@@ -191,6 +191,7 @@ class PolicyNode(LifecycleNode):
         message, robot = self._failure or "unconfigured", ""
         if self.link is not None:
             self.link.look_after_silent_topics()
+            self.link.look_after_the_clock()
             pilot = self.link.pilot
             message, level, robot = pilot.state, diagnostics.level(pilot), pilot.contract.name
             values.update(diagnostics.values(pilot, self.link.problems, time.monotonic_ns()))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nav_msgs.msg import Path
-from rclpy.clock import Clock, ClockType, ROSClock
+from rclpy.clock import Clock, ClockType, JumpThreshold, ROSClock, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -21,6 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.ros.chunks import ChunkMessage, hold_msg
 from diffusion_policy_ros.ros.planned_path import path_msg
+from diffusion_policy_ros.ros.qos import publishers
 from diffusion_policy_ros.ros.streams import Streams
 from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.runner import Sampling
@@ -69,6 +70,7 @@ class RobotLink:
         self.problems: dict[str, str] = {}
         self._trace_problem = ""
         self._chunk_message = ChunkMessage(self.contract)
+        self._jumped_ns = 0
         self._built, self._timers = contextlib.ExitStack(), contextlib.ExitStack()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.pilot = Supervisor(
@@ -132,6 +134,11 @@ class RobotLink:
                 self._timer(limit_s, self._on_overdue, clock),
                 self._timer(CLOCK_STANDS_S, self._on_standing_clock),
             ]
+            back = JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-self.contract.period_ns)
+            )
+            jumps = clock.create_jump_callback(back, post_callback=self._on_jump)
+            self._timers.callback(jumps.unregister)
         else:
             self._watchdogs = [self._timer(limit_s, self._on_overdue)]
         self._heard = clock.now()
@@ -185,6 +192,30 @@ class RobotLink:
     def _on_standing_clock(self) -> None:
         moved_s = (self._node.get_clock().now() - self._heard).nanoseconds / 1e9
         self.pilot.overdue(time.monotonic_ns(), f"/clock moved {moved_s:.3f} s since")
+
+    def _on_jump(self, jump: TimeJump) -> None:
+        """Simulated time ran backwards: it began anew, or two tell it in turn."""
+        self._jumped_ns = time.monotonic_ns()
+        reason, several = (
+            f"/clock jumped {-jump.delta.nanoseconds / 1e9:.3f} s back",
+            self._clocks(),
+        )
+        if several:
+            self.pilot.bar(f"{reason}; {several}")
+        else:
+            self.pilot.hold(reason)
+
+    def _clocks(self) -> str:
+        """Who publishes /clock, if more than one does."""
+        names = sorted(info.node_name for info in publishers(self._node, "/clock"))
+        listed = f"{len(names)} nodes publish it: {', '.join(names)}; end all but one"
+        return listed if len(names) > 1 else ""
+
+    def look_after_the_clock(self) -> None:
+        """Go on once only one tells the time, or all have agreed for a while."""
+        agreed_s = (time.monotonic_ns() - self._jumped_ns) / 1e9
+        if self.pilot.barred and (agreed_s > CLOCK_STANDS_S or not self._clocks()):
+            self.pilot.bar("")
 
     def look_after_silent_topics(self) -> None:
         """Find out why topics are silent, and subscribe anew where that helps."""

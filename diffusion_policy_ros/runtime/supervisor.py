@@ -7,6 +7,7 @@ the time; nothing here reads a clock of its own.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from diffusion_policy_ros.runtime.runner import Runner, Sampling
 
 RECENT = 64
 """Messages that a stream's rate is taken over."""
+AHEAD_NS = 1_000_000_000
+"""How far a stamp may be ahead of our clock: simulated time may lag, and clocks differ, but not so
+much."""
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Supervisor:
     """Between the messages and the chunks of one robot.
 
     One thread calls it. `publish` and `on_change` are called by that one or by the inference
-    thread; no chunk that was begun before a hold comes after it.
+    thread; no chunk that was begun before a fault comes after its hold.
 
     Args:
         engine: samples the policy.
@@ -78,9 +82,11 @@ class Supervisor:
     Attributes:
         reason: why the robot holds; empty while chunks flow.
         held: whether somebody asked for it.
+        barred: why no frame is taken at present, whatever comes; empty when they are.
         last_hold: reason of the last hold, also after it has ended.
         holds: how often it began to hold.
         refused: frames that could not be made.
+        late: chunks that were dropped because their last action was past.
         clamped: actions beyond the contract's limits, which playback clamps.
         arrivals: topic → when its messages came.
         latency_ms: of recent chunks, from the newest frame's stamp to the publication.
@@ -107,9 +113,12 @@ class Supervisor:
         )
         self.arrivals = {topic: Arrivals() for topic in contract.topics}
         self.limit_ns = round(GAP * contract.period_ns + contract.settle_s * 1e9)
-        self.reason = self.last_hold = ""
+        self.reason = self.last_hold = self.barred = ""
         self.held = self.active = False
-        self.holds = self.refused = self.clamped = self.heard_ns = 0
+        self.holds = self.refused = self.late = self.clamped = self.heard_ns = 0
+        self._wrong: dict[str, str] = {}
+        self._saying = threading.RLock()
+        self._supplied_ns: int | None = None
         self.latency_ms: deque[float] = deque(maxlen=1000)
 
     @property
@@ -122,9 +131,10 @@ class Supervisor:
     def start(self, now_ns: int) -> None:
         """Hold until fresh messages come, then make chunks of them."""
         self.history.reset()
+        self._wrong.clear()
         self.runner.start()
         self.active, self.held, self.heard_ns = True, False, now_ns
-        self.reason = ""
+        self.reason = self.barred = ""
         self.hold("waiting for fresh messages")
 
     def stop(self) -> bool:
@@ -146,7 +156,16 @@ class Supervisor:
         received_ns, stamp = self.now_ns(), stamp_ns(msg)
         delay_ns = None if stamp is None else received_ns - stamp
         self.arrivals[topic].note(arrival_ns, delay_ns)
-        if self.active:
+        if not self.active:
+            return
+        self._wrong.pop(topic, None)
+        wrong = "" if stamp is None else _why_impossible(stamp, received_ns)
+        if wrong:
+            name = self.contract.topics[topic][0].name
+            self._wrong[topic] = f"{name} ({topic}): {wrong}"
+            self.history.reset()  # no frame may go without it
+            self._take([Refused(received_ns, name, self._wrong[topic])], arrival_ns)
+        else:
             self._take(self.history.push(topic, msg, arrival_ns, received_ns), arrival_ns)
 
     def poll(self, now_ns: int) -> None:
@@ -171,16 +190,28 @@ class Supervisor:
         self.heard_ns = now_ns
         self.hold("reset; waiting for fresh messages")
 
+    def bar(self, reason: str) -> None:
+        """Hold for this reason, whatever comes, until it is empty."""
+        self.barred = reason
+        self.hold(reason or "waiting for the next frame")
+
     def hold(self, reason: str) -> None:
         """Drop what is being computed and publish a hold, once; then only the reason changes."""
         self.runner.cancel()
-        begins = not self.reason
-        self.reason = self.last_hold = "told to hold" if self.held else reason
-        if begins:
-            self.holds += 1
-            nothing = np.empty((0, self.contract.action_dim))
-            self.publish(Chunk(self.now_ns(), nothing, self.contract.period_ns))
-            self.on_change()
+        self._supplied_ns = None
+        self._say_hold(reason)
+
+    def _say_hold(self, reason: str) -> None:
+        """Publish a hold, once; what is being computed may end it."""
+        with self._saying:
+            begins = not self.reason
+            why = [*self._wrong.values(), reason][0]
+            self.reason = self.last_hold = "told to hold" if self.held else self.barred or why
+            if begins:
+                self.holds += 1
+                nothing = np.empty((0, self.contract.action_dim))
+                self.publish(Chunk(self.now_ns(), nothing, self.contract.period_ns))
+                self.on_change()
 
     def _take(self, events: list[Event], now_ns: int) -> None:
         for event in events:
@@ -189,8 +220,22 @@ class Supervisor:
                 self.refused += isinstance(event, Refused)
                 self.hold(event.reason)
         # Of several frames that close at once, the window is the last one's.
-        if events and isinstance(events[-1], Frame) and not self.held:
+        if events and isinstance(events[-1], Frame) and not self.held and not self.barred:
+            self._watch_supply(events[-1].time_ns)
             self.runner.offer(events[-1].time_ns, self._window, events[-1].arrived_ns)
+
+    def _watch_supply(self, time_ns: int) -> None:
+        """Hold when what has been sent ended a frame ago, and nothing has come since."""
+        lasts_ns = self.runner.sampling.n_action_steps * self.contract.period_ns
+        with self._saying:
+            if self._supplied_ns is None:
+                self._supplied_ns = time_ns + lasts_ns
+            over_ns = time_ns - self._supplied_ns
+            if over_ns > self.contract.period_ns / 2:
+                waited_s = (over_ns + lasts_ns) / 1e9
+                self._say_hold(
+                    f"policy: no chunk for {waited_s:.3f} s, and one lasts {lasts_ns / 1e9:.3f} s"
+                )
 
     def _window(self) -> dict[str, Array]:
         window = self.history.window()
@@ -199,25 +244,44 @@ class Supervisor:
 
     def _why_no_frame(self, now_ns: int) -> str:
         stream = self.contract.observations[self.contract.anchor]
-        age_s = self.arrivals[stream.topic].age_s(now_ns)
-        where = f"{stream.name} ({stream.topic})"
+        arrivals = self.arrivals[stream.topic]
+        age_s, where = arrivals.age_s(now_ns), f"{stream.name} ({stream.topic})"
         if age_s is None:
             return f"{where}: no message yet"
-        if age_s * 1e9 >= self.limit_ns:
+        # None since the last frame: a simulator's seconds may be shorter than those of arrivals.
+        if age_s * 1e9 >= self.limit_ns or arrivals.times_ns[-1] <= self.heard_ns:
             return f"{where}: no message for {age_s:.3f} s"
         waited_s = (now_ns - self.heard_ns) / 1e9
         return f"{where}: messages come, but their stamps made no frame for {waited_s:.3f} s"
 
     def _on_chunk(self, chunk: Chunk) -> None:
-        self.publish(chunk)
+        with self._saying:
+            frames = self.history.frames
+            if frames and chunk.end_ns <= frames[-1].time_ns:
+                self.late += 1
+                return
+            self.publish(chunk)
+            self._supplied_ns = chunk.end_ns
+            begins, self.reason = bool(self.reason), ""
         self.latency_ms.append((self.now_ns() - chunk.stamp_ns) / 1e6)
         self.clamped += beyond_limits(chunk.actions, self.contract)
-        if self.reason:
-            self.reason = ""
+        if begins:
             self.on_change()
 
     def _on_fault(self, reason: str) -> None:
         self.hold(f"policy: {reason}")
+
+
+def _why_impossible(stamp: int, now_ns: int) -> str:
+    """What is wrong with a message's stamp, by the clock that it is to be of; empty if nothing."""
+    if stamp == 0:
+        return "its stamp is zero; let its driver fill header.stamp"
+    if stamp - now_ns <= AHEAD_NS:
+        return ""
+    if now_ns == 0:
+        return "the node has no time yet; publish /clock, or set use_sim_time to false"
+    ahead_s = (stamp - now_ns) / 1e9
+    return f"its stamp is {ahead_s:.3f} s ahead of the node's clock; set the clocks alike"
 
 
 def beyond_limits(actions: NDArray[np.float64], contract: Contract) -> int:

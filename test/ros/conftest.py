@@ -57,13 +57,18 @@ def policy(domain, checkpoint):
 class Robot:
     """Publishes two cameras, a pose and a gripper by a timer, which runs while the domain waits.
 
+    Args:
+        domain: in which.
+        without: topics that somebody else publishes.
+
     Attributes:
         change: (topic, message) → the message to send instead, or None for none.
         stamps: of the frames sent so far.
     """
 
-    def __init__(self, domain):
+    def __init__(self, domain, without=()):
         self.domain, self.stamps = domain, []
+        self._topics = set(CONTRACT.topics) - set(without)
         self.change = lambda topic, message: message
         self._publishers = {}
         self._random = np.random.default_rng(0)
@@ -87,17 +92,25 @@ class Robot:
         }
 
     def _tick(self):
-        stamp = self._clock.now().nanoseconds
+        self.send(self._clock.now().nanoseconds)
+
+    def send(self, stamp):
+        """Publish one frame, cameras last."""
         self.stamps.append(stamp)
-        for topic, kind, message in messages(self.observation(), stamp, message_class, ros_array):
-            if topic not in CONTRACT.topics:
+        made = messages(self.observation(), stamp, message_class, ros_array)
+        for topic, kind, message in reversed(made):
+            if topic not in self._topics:
                 continue
             if topic not in self._publishers:
                 create = self.domain.node.create_publisher
                 self._publishers[topic] = create(message_class(kind), topic, 10)
             message = self.change(topic, message)
             if message is not None:
-                self._publishers[topic].publish(message)
+                self.publish(topic, message)
+
+    def publish(self, topic, message):
+        """Send it."""
+        self._publishers[topic].publish(message)
 
     def silence(self):
         """Publish nothing any more."""

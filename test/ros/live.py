@@ -70,13 +70,17 @@ class Live:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
 
-    def start(self, module: str, **parameters: Any) -> Process:
-        """Start a node of the package with these parameters."""
-        command = [sys.executable, "-m", f"diffusion_policy_ros.ros.{module}", "--ros-args"]
+    def start(self, node: str | Path, *words: Any, **parameters: Any) -> Process:
+        """Start a node of the package, or a script, with these words and parameters.
+
+        Words come before ``--ros-args``; what follows one of their own is up to the caller.
+        """
+        module = ["-m", f"diffusion_policy_ros.ros.{node}"] if isinstance(node, str) else [node]
+        command = [sys.executable, *module, *words, "--ros-args"]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else value
             command += ["-p", f"{name}:={text}"]
-        log = self.folder / f"{module}_{len(list(self.folder.glob('*.log')))}.log"
+        log = self.folder / f"{Path(node).stem}_{len(list(self.folder.glob('*.log')))}.log"
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONUNBUFFERED": "1"}
         with log.open("w") as file:
             popen = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
@@ -90,7 +94,9 @@ class Live:
         self.node.create_subscription(type_, topic, heard.append, qos)
         return heard
 
-    def until(self, done: Callable[[], Any], seconds: float = START_S, why: str = "") -> Any:
+    def until(
+        self, done: Callable[[], Any], seconds: float = START_S, why: str | Callable[[], str] = ""
+    ) -> Any:
         """Serve callbacks until `done()` is true, and return what it says."""
         deadline = time.monotonic() + seconds
         while not (found := done()):
@@ -98,7 +104,8 @@ class Live:
             self._executor.spin_once(timeout_sec=0.02)
         return found
 
-    def _late(self, why: str, seconds: float) -> str:
+    def _late(self, why: str | Callable[[], str], seconds: float) -> str:
+        why = why if isinstance(why, str) else why()
         logs = [f"{log.name}:\n{log.read_text()}" for log in sorted(self.folder.glob("*.log"))]
         return "\n".join([f"not within {seconds} s: {why}", *logs])
 

@@ -105,6 +105,23 @@ def test_the_newest_window_wins(rig):
     assert rig.runner.counts.replaced == 2
 
 
+def test_a_thread_that_was_left_behind_ends_when_it_can(rig):
+    """Stopped while it samples and started again: there is one inference thread, not two."""
+    rig.engine.may_go.clear()
+    rig.offer(0)
+    rig.wait(lambda: rig.engine.steps)
+    before = {thread for thread in threading.enumerate() if thread.name == "inference"}
+    assert not rig.runner.stop(timeout_s=0.0)
+    rig.runner.start()
+    rig.engine.may_go.set()
+    rig.offer(1)
+    rig.wait(lambda: rig.chunks)
+    assert [chunk.stamp_ns // PERIOD for chunk in rig.chunks] == [1]
+    for thread in before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_replan_steps_frames_lie_between_inferences():
     """With replan_steps 4, every fourth frame is sampled from."""
     rig = Rig(Sampling(4, "ddim", replan_steps=4, n_action_steps=8))

@@ -210,6 +210,66 @@ def test_stop_says_hold_even_if_it_held_before(robot):
     assert len(robot.published) == 4 and robot.pilot.state == "inactive"
 
 
+@pytest.mark.parametrize(
+    "stamp, words",
+    [
+        (lambda now: 0, "b (/b): its stamp is zero; let its driver fill header.stamp"),
+        (lambda now: now + 3_600_000 * MS, "b (/b): its stamp is 3600.000 s ahead"),
+    ],
+)
+def test_a_stamp_that_cannot_be_holds_until_the_topic_has_another(robot, stamp, words):
+    """No frame goes without it in between, although the message before is young enough."""
+    robot.now += PERIOD
+    robot.pilot.push("/b", pose(stamp(robot.now)), robot.now)
+    robot.pilot.push("/a", pose(robot.now), robot.now)
+    robot.pilot.poll(robot.now + 10 * MS)
+    assert len(robot.published) == 3 and robot.is_holding and words in robot.pilot.state
+    robot.tick()
+    robot.chunks(4)
+    assert robot.pilot.state == "running" and robot.published[3].stamp_ns == robot.now
+
+
+def test_without_a_clock_it_says_so(robot):
+    """Simulated time is waited for, and nobody tells it."""
+    robot.pilot.now_ns = lambda: 0
+    robot.tick()
+    assert "b (/b): the node has no time yet; publish /clock" in robot.pilot.state
+
+
+def test_a_clock_that_lags_a_little_is_none_of_its_business(robot):
+    """Half a second: simulated time comes in steps, and clocks differ."""
+    robot.tick(shift=500 * MS)
+    robot.chunks(3)
+    assert robot.pilot.state == "running"
+
+
+def test_it_says_hold_when_no_chunk_has_come_in_time(robot):
+    """One frame after the last action; the inference goes on, but what it finds is too late."""
+    robot.network.go.clear()
+    for _ in range(8):
+        robot.tick()
+    assert len(robot.published) == 2, "the chunk in hand lasts so long"
+    robot.tick()
+    assert robot.is_holding and robot.pilot.holds == 2
+    assert "policy: no chunk for 0.450 s, and one lasts 0.400 s" in robot.pilot.state
+    robot.network.go.set()
+    robot.chunks(4)
+    assert robot.published[3].stamp_ns == robot.now and robot.pilot.late == 1
+    assert robot.pilot.state == "running"
+
+
+def test_barred_it_holds_whatever_comes(robot):
+    """And says why, until it is not barred any more."""
+    robot.pilot.bar("two clocks")
+    robot.tick()
+    robot.tick(x=float("nan"))
+    assert len(robot.published) == 3 and robot.pilot.state == "holding: two clocks"
+    robot.pilot.bar("")
+    robot.tick()
+    robot.chunks(4)
+    assert robot.pilot.state == "running"
+
+
 def test_rates_and_ages_follow_arrivals(robot):
     """Twenty a second while they come, and fewer the longer none does."""
     for _ in range(20):

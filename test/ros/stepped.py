@@ -1,0 +1,155 @@
+"""A robot whose time goes on when the test says so: nothing depends on how busy the machine is."""
+
+import time
+from pathlib import Path
+
+from conftest import PERIOD_NS, Policy, Robot
+from live import START_S
+from rosgraph_msgs.msg import Clock
+
+from diffusion_policy_ros.observe.codecs import stamp_ns
+from diffusion_policy_ros.ros.chunks import time_msg
+
+AGAIN_S = 0.5
+"""After so long a frame is sent once more: DDS may lose a message, and duplicates do no harm."""
+FAULTY = Path(__file__).with_name("faulty_policy.py")
+
+
+class SteppedRobot(Robot):
+    """Publishes /clock, and a frame at each step.
+
+    Attributes:
+        now_ns: its time.
+    """
+
+    def __init__(self, domain, **kwargs):
+        super().__init__(domain, **kwargs)
+        self.silence()
+        self.now_ns = 1_000 * 10**9
+        self.clock = domain.node.create_publisher(Clock, "/clock", 10)
+        self._sent = []
+        self.step()
+
+    def publish(self, topic, message):
+        self._sent.append((topic, message))
+        super().publish(topic, message)
+
+    def tell_time(self):
+        """Publish /clock."""
+        self.clock.publish(Clock(clock=time_msg(self.now_ns)))
+
+    def step(self):
+        """One frame later; the clock comes last, so that it is never ahead of the frame."""
+        self.now_ns += PERIOD_NS
+        self._sent = []
+        self.send(self.now_ns)
+        self.tell_time()
+
+    def jump(self, seconds):
+        """Its time becomes another."""
+        self.now_ns += round(seconds * 1e9)
+        self._sent = []
+        self.tell_time()
+
+    def again(self):
+        """The same frame once more."""
+        for entry in list(self._sent):
+            super().publish(*entry)
+        self.tell_time()
+
+
+class SteppedPolicy(Policy):
+    """The policy node that follows it, with faults that a test can set.
+
+    Attributes:
+        faults: the folder of `faulty_policy.py`.
+    """
+
+    def __init__(self, domain, robot, checkpoint, **parameters):
+        self.robot, self.faults = robot, domain.folder / "faults"
+        self.faults.mkdir()
+        self.seen = 0
+        settings = {"use_sim_time": True, "replan_steps": 1, **parameters}
+        super().__init__(domain, checkpoint, **settings)
+
+    def start(self, domain, parameters):
+        return domain.start(FAULTY, self.faults, threads=1, **parameters)
+
+    def _until(self, done, why):
+        """Wait, and send the frame again where it may have been lost."""
+        again = [time.monotonic() + AGAIN_S]
+
+        def is_done():
+            if time.monotonic() > again[0]:
+                self.robot.again()
+                again[0] = time.monotonic() + AGAIN_S
+            return done()
+
+        self.domain.until(is_done, why=why)
+
+    def next_output(self, why="an answer"):
+        """The next chunk or hold to the frames that have been sent."""
+        self._until(lambda: len(self.outputs) > self.seen, why)
+        self.seen += 1
+        return self.outputs[self.seen - 1]
+
+    def count(self, name):
+        """A number of its diagnostics."""
+        return int(self.values[name])
+
+    def observe(self):
+        """Send a frame and wait until the node has it, whatever comes of it."""
+        self.until_reported()
+        before = self.count("frames")
+        self.robot.step()
+        self._until(lambda: self.count("frames") > before, "it takes the frame")
+
+    def until_reported(self):
+        """Wait for diagnostics that are made from now on."""
+        seen = len(self.reports)
+        self.domain.until(lambda: len(self.reports) > seen + 1, why="it reports")
+
+    def answer(self):
+        """Send a frame and wait for what comes of it."""
+        self.robot.step()
+        return self.next_output()
+
+    def must_follow(self):
+        """The next frame has its chunk, before anything else comes."""
+        chunk = self.answer()
+        told = [(len(each.points), stamp_ns(each)) for each in self.outputs[-5:]]
+        if not chunk.points or stamp_ns(chunk) != self.robot.now_ns:
+            self.until_reported()
+            raise AssertionError((self.robot.now_ns, told, self.values["last_hold"]))
+
+    def until_running(self):
+        """Wait until it follows: three frames, each with its chunk, and it says so."""
+        deadline, followed = time.monotonic() + START_S, 0
+        while followed < 3:
+            assert time.monotonic() < deadline, self.process.output
+            self.robot.step()
+            patience = time.monotonic() + AGAIN_S
+            self.domain.until(lambda: self._follows() or time.monotonic() > patience)  # noqa: B023
+            followed = followed + 1 if self._follows() else 0
+        self.seen = len(self.outputs)
+        self.until_says("running")
+
+    def _follows(self):
+        """Whether the newest frame has its chunk."""
+        return bool(self.chunks) and stamp_ns(self.chunks[-1]) == self.robot.now_ns
+
+    def must_hold_for(self, stamp, words):
+        """The next output is a hold, of that time at the latest, and it says why."""
+        hold = self.next_output("it holds")
+        assert not hold.points, f"a chunk of {stamp_ns(hold)} came first"
+        assert stamp_ns(hold) <= stamp
+        self.must_say(words)
+
+    def must_say(self, words):
+        """The diagnostics give the reason; no second hold comes for it."""
+        self.domain.until(
+            lambda: self.reports and words in self.reports[-1].message,
+            why=lambda: f"it reports {words!r}, but {self.reports[-1].message!r}",
+        )
+        assert self.reports[-1].message.startswith("holding: ")
+        assert len(self.outputs) == self.seen
