@@ -60,14 +60,15 @@ class Robot:
     Args:
         domain: in which.
         without: topics that somebody else publishes.
+        namespace: before the topics' names.
 
     Attributes:
         change: (topic, message) → the message to send instead, or None for none.
         stamps: of the frames sent so far.
     """
 
-    def __init__(self, domain, without=()):
-        self.domain, self.stamps = domain, []
+    def __init__(self, domain, without=(), namespace=""):
+        self.domain, self.stamps, self._namespace = domain, [], namespace
         self._topics = set(CONTRACT.topics) - set(without)
         self.change = lambda topic, message: message
         self._publishers = {}
@@ -103,7 +104,8 @@ class Robot:
                 continue
             if topic not in self._publishers:
                 create = self.domain.node.create_publisher
-                self._publishers[topic] = create(message_class(kind), topic, 10)
+                name = self._namespace + topic
+                self._publishers[topic] = create(message_class(kind), name, 10)
             message = self.change(topic, message)
             if message is not None:
                 self.publish(topic, message)
@@ -129,19 +131,21 @@ class Policy:
         reports: every status that it published.
     """
 
-    def __init__(self, domain, checkpoint, **parameters):
-        self.domain = domain
-        self.outputs = domain.listen(JointTrajectory, "/policy_node/action_chunk")
+    def __init__(self, domain, checkpoint, namespace="", **parameters):
+        self.domain, self.name = domain, f"{namespace}/policy_node"
+        self.outputs = domain.listen(JointTrajectory, f"{self.name}/action_chunk")
         self._arrays = domain.listen(DiagnosticArray, "/diagnostics")
         self.process = self.start(domain, {"checkpoint": checkpoint, **parameters})
 
     def start(self, domain, parameters):
         """Its process."""
-        return domain.start("policy_node", **{"threads": 1, **parameters})
+        words = ["--ros-args", "-r", f"__ns:={self.name.removesuffix('/policy_node') or '/'}"]
+        return domain.start("policy_node", *words, **{"threads": 1, **parameters})
 
     @property
     def reports(self):
-        return [array.status[0] for array in self._arrays]
+        every = [array.status[0] for array in self._arrays]
+        return [status for status in every if status.name == f"{self.name}: policy"]
 
     @property
     def values(self):
@@ -164,10 +168,10 @@ class Policy:
 
     def until_says(self, text):
         """Wait for a report with this in its message, and return it."""
-        seen = len(self._arrays)
+        seen = len(self.reports)
 
         def found():
-            new = [array.status[0] for array in self._arrays[max(seen - 1, 0) :]]
+            new = self.reports[max(seen - 1, 0) :]
             return next((status for status in new if text in status.message), None)
 
         return self.domain.until(found, why=f"it reports {text!r}")

@@ -39,6 +39,16 @@ class Process:
         """What it has printed so far."""
         return self._log.read_text()
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._popen.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self._popen.send_signal(number)
@@ -76,7 +86,7 @@ class Live:
         Words come before ``--ros-args``; what follows one of their own is up to the caller.
         """
         module = ["-m", f"diffusion_policy_ros.ros.{node}"] if isinstance(node, str) else [node]
-        command = [sys.executable, *module, *words, "--ros-args"]
+        command = [sys.executable, *module, *map(str, words), "--ros-args"]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else value
             command += ["-p", f"{name}:={text}"]

@@ -1,7 +1,5 @@
 """The policy node in a process of its own, over DDS: one process for all tests of this file."""
 
-import math
-
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
@@ -16,8 +14,7 @@ from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
 from diffusion_policy_ros.ros.chunks import chunk_of  # noqa: E402
 
 pytestmark = pytest.mark.ros
-LATE_NS = 5 * PERIOD_NS
-"""How late a hold may come on a busy machine; that it comes at once is test_supervisor's."""
+ANCHOR = "/agentview/image_raw"
 
 
 @pytest.fixture(scope="module")
@@ -53,64 +50,21 @@ def test_chunks_are_stamped_with_the_frames_that_they_follow(domain, robot, poli
         assert chunk.actions.shape == (8, 7) and chunk.period_ns == PERIOD_NS
 
 
-def nan_in_a_pose(topic, message):
-    """The estimator diverged."""
-    if topic == "/eef_pose":
-        message.pose.position.y = math.nan
-    return message
-
-
-def encoding_changes(topic, message):
-    """Somebody reconfigured the camera."""
-    if topic == "/eye_in_hand/image_raw":
-        message.encoding = "bgr8"
-    return message
-
-
-def pose_stops(topic, message):
-    """A cable came loose."""
-    return None if topic == "/eef_pose" else message
-
-
-def camera_stops(topic, message):
-    """The anchor itself."""
-    return None if topic == "/agentview/image_raw" else message
-
-
-FAULTS = [
-    (nan_in_a_pose, "robot0_eef_pos (/eef_pose): not finite", 1),
-    (
-        encoding_changes,
-        "robot0_eye_in_hand_image (/eye_in_hand/image_raw): the image is 'bgr8'",
-        1,
-    ),
-    (pose_stops, "robot0_eef_pos (/eef_pose): newest message is 0.1", 3),
-    (camera_stops, "agentview_image (/agentview/image_raw): no message for 0.", 2),
-]
-
-
 @pytest.mark.parametrize(
-    "fault, reason, periods", FAULTS, ids=lambda value: getattr(value, "__name__", "")
+    "topic, stream", [("/eef_pose", "robot0_eef_pos"), (ANCHOR, "agentview_image")]
 )
-def test_a_fault_holds_names_the_stream_and_ends(domain, robot, policy, fault, reason, periods):
-    """A hold when it can be known, once; stream and age in /diagnostics; then it goes on."""
+def test_a_topic_that_stops_is_reported_with_its_age(domain, robot, policy, topic, stream):
+    """One hold, and an error that is said again and again; test_faults.py has when and why."""
     policy.until_running()
     holds = len(policy.holds)
-    robot.change, first = fault, len(robot.stamps)
-    held_ns = policy.until_holds()
-    assert held_ns - robot.stamps[first] < periods * PERIOD_NS + LATE_NS
-    status = policy.until_says("holding: ")
-    assert status.level == DiagnosticStatus.ERROR
-    domain.until(lambda: reason in policy.reports[-1].message, why=f"it reports {reason}")
-    seen = len(policy.reports)
-    domain.until(lambda: len(policy.reports) >= seen + 2, 3, "it reports at least once a second")
-    stream = reason.split()[0]
-    age_s = float(policy.values[f"{stream}.age_s"])
-    assert age_s > 0.1 if fault in (pose_stops, camera_stops) else age_s < 1.0
+    robot.change = lambda heard, message: None if heard == topic else message
+    policy.until_holds()
+    assert policy.until_says(f"holding: {stream} ({topic}): ").level == DiagnosticStatus.ERROR
+    domain.until(lambda: float(policy.values[f"{stream}.age_s"]) > 1.0, why="it tells the age")
     assert len(policy.holds) == holds + 1
-    robot.change = lambda topic, message: message
+    robot.change = lambda heard, message: message
     policy.until_running()
-    assert reason.split(":")[0] in policy.values["last_hold"]
+    assert f"{stream} ({topic})" in policy.values["last_hold"]
 
 
 def test_stamps_that_jump_backwards_hold_and_start_anew(domain, robot, policy):
@@ -121,9 +75,8 @@ def test_stamps_that_jump_backwards_hold_and_start_anew(domain, robot, policy):
         return message
 
     policy.until_running()
-    robot.change, first = earlier, len(robot.stamps)
-    held_ns = policy.until_holds()
-    assert held_ns - robot.stamps[first] < PERIOD_NS + LATE_NS
+    robot.change = earlier
+    policy.until_holds()
     in_old_time = robot.stamps[0]
     domain.until(lambda: stamp_ns(policy.chunks[-1]) < in_old_time, why="chunks in the new time")
     policy.until_says("running")

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -33,14 +34,16 @@ class Lifecycle:
     """What `ros2 lifecycle` does."""
 
     def __init__(self, domain):
-        self.domain = domain
+        self.domain, self._clients = domain, {}
 
     def _ask(self, kind, service, request):
-        client = self.domain.node.create_client(kind, f"/policy_node/{service}")
+        if service not in self._clients:
+            made = self.domain.node.create_client(kind, f"/policy_node/{service}")
+            self._clients[service] = made
+        client = self._clients[service]
         self.domain.until(client.service_is_ready, why=f"{service} is there")
         future = client.call_async(request)
         self.domain.until(future.done, why=f"{service} answers")
-        self.domain.node.destroy_client(client)
         return future.result()
 
     def change(self, transition):
@@ -126,6 +129,38 @@ def test_it_stays_unconfigured_and_can_be_configured_after_mending(domain, robot
     assert lifecycle.change(Transition.TRANSITION_CONFIGURE)
     policy.until_says("inactive")
     assert policy.values["num_inference_steps"] == "2", "the checkpoint's own again"
+
+
+def used(pid):
+    """Threads, open files and resident MiB of a process."""
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return int(status["Threads"]), files, int(status["VmRSS"].split()[0]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' /proc")
+@pytest.mark.parametrize("cycles", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_brought_up_and_down_again_and_again_it_does_not_grow(domain, robot, checkpoint, cycles):
+    """Each time chunks come and a hold ends them; threads, files and memory are as before."""
+    policy, lifecycle = Policy(domain, checkpoint, autostart=False), Lifecycle(domain)
+
+    def cycle():
+        assert lifecycle.change(Transition.TRANSITION_CONFIGURE)
+        assert lifecycle.change(Transition.TRANSITION_ACTIVATE)
+        policy.until_running()
+        assert lifecycle.change(Transition.TRANSITION_DEACTIVATE)
+        domain.until(lambda: not policy.outputs[-1].points, why="it says hold")
+        assert lifecycle.change(Transition.TRANSITION_CLEANUP)
+        return used(policy.process.pid)
+
+    before = [cycle() for _ in range(3)][-1]
+    after = [cycle() for _ in range(cycles)][-1]
+    print(f"threads, files, MiB: {before} before, {after} after {cycles} times")
+    assert after[:2] == before[:2]
+    assert after[2] < before[2] + 10
+    assert lifecycle.state == "unconfigured" and "Traceback" not in policy.process.output
 
 
 def test_a_topic_without_publisher_or_of_another_type_is_reported(domain, policy):

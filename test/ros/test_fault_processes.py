@@ -1,0 +1,187 @@
+"""Faults of whole processes, in real time: what dies, stops, comes back otherwise, is doubled."""
+
+import signal
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
+
+from pathlib import Path  # noqa: E402
+
+from conftest import PERIOD_NS, TINY, Policy, Robot  # noqa: E402
+from live import live  # noqa: E402
+from std_srvs.srv import SetBool  # noqa: E402
+
+from diffusion_policy_ros.contract import Contract  # noqa: E402
+from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
+from diffusion_policy_ros.policy.checkpoint import save_checkpoint  # noqa: E402
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy  # noqa: E402
+from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
+
+pytestmark = pytest.mark.ros
+ANCHOR = "/agentview/image_raw"
+SILENT = f"agentview_image ({ANCHOR}): no message for "
+TRIES = 10
+"""Of so many holds one has to come in time: this machine may be busy, but not every time."""
+
+
+class Camera:
+    """The anchor's camera, a process of its own."""
+
+    def __init__(self, domain):
+        self.domain = domain
+        self.plug_in()
+
+    def plug_in(self, width=84, height=84, encoding="rgb8"):
+        """Start its process."""
+        script = Path(__file__).with_name("camera.py")
+        self.process = self.domain.start(script, width, height, encoding)
+
+    def kill(self):
+        """End it without a word."""
+        self.process.signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    """One for the tests of cameras."""
+    with live(tmp_path_factory.mktemp("fault_processes")) as domain:
+        yield domain
+
+
+@pytest.fixture(scope="module")
+def camera(domain):
+    """One for all; every test leaves it well."""
+    return Camera(domain)
+
+
+@pytest.fixture(scope="module")
+def policy(domain, camera, checkpoint):
+    """One for all; every test leaves it running."""
+    Robot(domain, without=[ANCHOR])
+    return Policy(domain, checkpoint, replan_steps=1)
+
+
+def test_a_camera_that_is_stopped_holds_within_a_frame_and_goes_on(domain, camera, policy):
+    """SIGSTOP: a hold a frame after the image that is missed; SIGCONT: chunks of new images."""
+    lateness = []
+    while len(lateness) < TRIES and min(lateness, default=PERIOD_NS) >= PERIOD_NS:
+        policy.until_running()
+        camera.process.signal(signal.SIGSTOP)
+        held_ns = policy.until_holds()
+        newest_ns = max(stamp_ns(chunk) for chunk in policy.chunks)
+        lateness.append(held_ns - newest_ns - PERIOD_NS)
+        policy.until_says(SILENT)
+        assert not policy.outputs[-1].points
+        camera.process.signal(signal.SIGCONT)
+        domain.until(lambda: stamp_ns(policy.chunks[-1]) > held_ns, why="chunks of new images")  # noqa: B023
+    assert min(lateness) < PERIOD_NS, lateness
+    policy.until_running()
+
+
+def test_a_camera_that_dies_and_comes_back_otherwise_is_named(domain, camera, policy):
+    """Killed; back with another encoding, another size, and at last as it was."""
+    policy.until_running()
+    camera.kill()
+    policy.until_holds()
+    policy.until_says(SILENT)
+    holds = len(policy.holds)
+    for settings, words in (
+        ((84, 84, "bgr8"), "the image is 'bgr8', the contract says 'rgb8'"),
+        ((96, 72, "rgb8"), "the image is 96x72, the contract says 84x84"),
+    ):
+        camera.plug_in(*settings)
+        policy.until_says(f"agentview_image ({ANCHOR}): {words}")
+        camera.kill()
+        policy.until_says(SILENT)
+    assert len(policy.holds) == holds and not policy.outputs[-1].points
+    camera.plug_in()
+    policy.until_running()
+
+
+def test_it_answers_whoever_floods_it(domain, camera, policy):
+    """Somebody publishes poses as fast as can be: services and diagnostics have their turn."""
+    policy.until_running()
+    flood = domain.start(Path(__file__).with_name("flood.py"))
+    domain.until(lambda: float(policy.values["robot0_eef_pos.rate_hz"]) > 1000, why="the flood")
+    client = domain.node.create_client(SetBool, "/policy_node/hold")
+    for on in (True, False):
+        domain.until(client.service_is_ready, why="hold is there")
+        asked = client.call_async(SetBool.Request(data=on))
+        domain.until(asked.done, why="it answers")
+    assert policy.until_says("running")
+    flood.signal(signal.SIGKILL)
+    flood.wait()
+    policy.until_running()
+
+
+@pytest.fixture
+def arms(tmp_path):
+    """Two arms with a policy each, of one contract with names that follow the namespace."""
+    text = Contract.load("mini_lift").text.replace("topic: /", "topic: ")
+    trained = DiffusionPolicy(Recipe.from_text(TINY), Contract.from_text(text))
+    checkpoint = save_checkpoint(tmp_path / "policy", trained)
+    with live(tmp_path) as domain:
+        names = ("/left", "/right")
+        robots = [Robot(domain, namespace=name) for name in names]
+        yield robots, [Policy(domain, checkpoint, name, replan_steps=1) for name in names]
+
+
+def test_two_arms_in_two_namespaces_know_nothing_of_each_other(arms):
+    """Chunks follow one's own frames, and a fault, a hold and a parameter are one's own."""
+    (left, right), (first, second) = arms
+    domain = left.domain
+    for policy in (first, second):
+        policy.until_running()
+
+    def nan(topic, message):
+        if topic == "/eef_pose":
+            message.pose.position.x = float("nan")
+        return message
+
+    holds, left.change = len(second.holds), nan
+    first.until_says("robot0_eef_pos (eef_pose): not finite")
+    seen = len(second.chunks)
+    domain.until(lambda: len(second.chunks) > seen + 3, why="the other goes on")
+    assert not first.outputs[-1].points and second.reports[-1].message == "running"
+    left.change = lambda topic, message: message
+    first.until_running()
+    assert domain.set("/left/policy_node", "num_inference_steps", 1).successful
+    for policy, steps in ((first, "1"), (second, "2")):
+        domain.until(lambda: policy.values["num_inference_steps"] == steps, why="its own")  # noqa: B023
+    assert len(second.holds) == holds
+    for robot, policy in ((left, first), (right, second)):
+        assert {stamp_ns(chunk) for chunk in policy.chunks} <= set(robot.stamps)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_hold_before_it_ends_although_the_inference_stalls(tmp_path, checkpoint, number):
+    """The hold comes at once; then it waits for the inference, for it cannot be interrupted."""
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    with live(tmp_path) as domain:
+        robot = Robot(domain)
+        policy = Stalling(domain, checkpoint, faults)
+        policy.until_running()
+        (faults / "stall").touch()
+        policy.until_says("policy: no chunk for ")
+        assert robot.stamps
+        policy.process.signal(number)
+        policy.until_holds()
+        assert policy.process.is_alive
+        (faults / "stall").unlink()
+        assert policy.process.wait() == 0
+    assert not policy.outputs[-1].points and "Traceback" not in policy.process.output
+
+
+class Stalling(Policy):
+    """With the faults of `faulty_policy.py`."""
+
+    def __init__(self, domain, checkpoint, faults):
+        self._faults = faults
+        super().__init__(domain, checkpoint, replan_steps=1)
+
+    def start(self, domain, parameters):
+        script = Path(__file__).with_name("faulty_policy.py")
+        return domain.start(script, self._faults, threads=1, **parameters)
