@@ -235,16 +235,18 @@ def _gaps(replayed: Replayed) -> list[float]:
     return [float(s) for s, c in zip(steps, changes, strict=True) if c and s > 0]
 
 
-def against_live(replayed: Sequence[Replayed], n_obs_steps: int) -> dict[str, Any] | None:
+def against_live(replayed: Sequence[Replayed], reach: int) -> dict[str, Any] | None:
     """How far the chunks are from those that the node published; None where none was recorded.
 
-    Chunks of a recording's first frames are not compared: the node's window reached back to
-    before it.
+    Args:
+        replayed: the recordings.
+        reach: frames that a chunk follows from, before its own. Chunks of a recording's first
+            frames are not compared: the node's reached back to before it.
     """
     live = [one for one in replayed if one.live is not None]
     if not live:
         return None
-    differences = [d for one in live for d in _differences(one, n_obs_steps)]
+    differences = [d for one in live for d in _differences(one, reach)]
     recorded = sum(len(one.live.chunks) for one in live if one.live)
     delays = [d * 1e3 for one in live if one.live for d in one.live.delays_s]
     return {
@@ -252,19 +254,19 @@ def against_live(replayed: Sequence[Replayed], n_obs_steps: int) -> dict[str, An
         "compared": len(differences),
         "same": sum(d <= SAME for d in differences),
         "largest_difference": _rounded(max(differences, default=0.0)),
-        "holds": sum(len(one.live.holds_ns) for one in live if one.live),
+        "holds": sum(one.live.holds for one in live if one.live),
         "delay_ms_p50": _rounded(np.quantile(delays, 0.5)),
         "delay_ms_p99": _rounded(np.quantile(delays, 0.99)),
         "said": dict(sum((one.live.said for one in live if one.live), Counter[str]())),
     }
 
 
-def _differences(replayed: Replayed, n_obs_steps: int) -> list[float]:
+def _differences(replayed: Replayed, reach: int) -> list[float]:
     assert replayed.live is not None
     found = []
     for frame, chunk in replayed.chunks.items():
         published = replayed.live.chunks.get(chunk.stamp_ns)
-        if published is None or frame < n_obs_steps - 1:
+        if published is None or frame < reach:
             continue
         ours = chunk.actions[: len(published)]
         found.append(float(np.abs(ours - published[: len(ours)]).max()))

@@ -26,7 +26,8 @@ class LiveRun:
     Attributes:
         topic: of the chunks.
         chunks: time of the newest observed frame → (n, Da) actions.
-        holds_ns: when the robot was told to hold.
+        first: which of them followed a hold, so that there was nothing to join.
+        holds: how often the robot was told to hold.
         delays_s: from a frame's stamp to the arrival of its chunk at the recorder.
         said: what the node's status said → in how many reports.
         values: what the node's newest status said of its sampling.
@@ -34,10 +35,12 @@ class LiveRun:
 
     topic: str
     chunks: dict[int, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
-    holds_ns: list[int] = dataclasses.field(default_factory=list)
+    first: set[int] = dataclasses.field(default_factory=set)
+    holds: int = 0
     delays_s: list[float] = dataclasses.field(default_factory=list)
     said: Counter[str] = dataclasses.field(default_factory=Counter)
     values: dict[str, str] = dataclasses.field(default_factory=dict)
+    _held: bool = False
 
     @property
     def stamps(self) -> set[int]:
@@ -65,12 +68,15 @@ class LiveRun:
     def _note_chunk(self, msg: Any, log_ns: int, names: list[str]) -> None:
         stamp = stamp_ns(msg) or 0
         if not msg.points:
-            self.holds_ns.append(stamp)
+            self.holds += 1
+            self._held = True
             return
         actions = [list(point.positions) for point in msg.points]
         if list(msg.joint_names) == names and {len(action) for action in actions} == {len(names)}:
             self.chunks[stamp] = np.array(actions, np.float64)
             self.delays_s.append((log_ns - stamp) / 1e9)
+            self.first |= {stamp} if self._held else set()
+            self._held = False
 
     def _note_report(self, msg: Any) -> None:
         for status in msg.status:

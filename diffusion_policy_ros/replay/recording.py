@@ -97,6 +97,12 @@ class Policy:
         """To, the frames of a window."""
         return self.engine.policy.recipe.policy.n_obs_steps
 
+    @property
+    def reach(self) -> int:
+        """How many frames before its own a chunk follows from."""
+        joined = 0 if self.sampling.chunk_join == "replace" else self.sampling.n_action_steps
+        return self.n_obs_steps - 1 + joined
+
     def chunk(self, window: Mapping[str, Array], time_ns: int, joiner: Joiner) -> Chunk:
         """The chunk after a window whose newest frame is of that time; joins those before."""
         noise = noise_generator(self.seed, time_ns)
@@ -170,7 +176,7 @@ class _BagReplay:
         self.history = History(self.contract, policy.n_obs_steps)
         self.found = Replayed(bag.path.name, notes=list(bag.notes), live=live)
         self.found.ages_ns = {key: [] for key in self.contract.observations}
-        self.joiner, self.joined_ns, self.joined_segment = Joiner(self.contract), 0, 0
+        self.joiner, self.joined_segment = Joiner(self.contract), 0
         self.live = live
         self.lives: list[int] = []
         self.vectors: list[dict[str, Array]] = []
@@ -244,11 +250,10 @@ class _BagReplay:
 
     def _renew_joiner(self, frame: Frame) -> None:
         """After a gap or a hold there is nothing to join, in the node either."""
-        holds = self.live.holds_ns if self.live else []
-        held = any(self.joined_ns < held_ns <= frame.time_ns for held_ns in holds)
+        held = self.live is not None and frame.time_ns in self.live.first
         if held or self.found.segment[-1] != self.joined_segment:
             self.joiner = Joiner(self.contract)
-        self.joined_ns, self.joined_segment = frame.time_ns, self.found.segment[-1]
+        self.joined_segment = self.found.segment[-1]
 
     def _finish(self) -> None:
         found, contract = self.found, self.contract

@@ -55,7 +55,7 @@ def summary(
         "limits": figures.saturation(replayed, contract, executed),
         "frames": figures.frames(replayed),
         "age_ms": figures.streams(replayed, contract),
-        "live": figures.against_live(replayed, policy.n_obs_steps),
+        "live": figures.against_live(replayed, policy.reach),
         "first_actions": [_first_actions(one) for one in replayed],
     }
 

@@ -129,7 +129,9 @@ class EpisodeRecorder(Node):
         for topic, kept in self._latched.items():
             for data in kept:
                 self._recording.put(topic, self._now_ns(), data)
-        return f"recording {bag.path}"
+        absent = ", ".join(topic for topic, name in self._types.items() if name is None)
+        without = f" without {absent}: nobody publishes it yet" if absent else ""
+        return f"recording {bag.path}{without}"
 
     def stop(self) -> str:
         """End the episode and keep it; says what came on each topic."""

@@ -83,7 +83,7 @@ def test_live_chunks_are_compared_from_the_first_whole_window_on():
     one.live.delays_s = [0.02] * FRAMES
     one.live.chunks[0] = one.live.chunks[0] + 1
     one.live.chunks[5 * PERIOD] = one.live.chunks[5 * PERIOD] + 2e-5
-    found = figures.against_live([one], n_obs_steps=2)
+    found = figures.against_live([one], reach=1)
     assert (found["chunks"], found["compared"], found["same"]) == (20, 19, 18)
     assert found["largest_difference"] == pytest.approx(2e-5)
     assert found["delay_ms_p50"] == 20

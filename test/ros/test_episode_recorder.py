@@ -34,9 +34,14 @@ CLASSES = {
 }
 
 
-def start_recording(domain) -> None:
-    """Call ~/start until everything has been discovered."""
-    domain.until(lambda: domain.call("/episode_recorder/start").success, why="recording starts")
+def start_recording(domain) -> str:
+    """Call ~/start until everything has been discovered; what it says then."""
+
+    def begun():
+        answer = domain.call("/episode_recorder/start")
+        return answer.success and answer.message
+
+    return domain.until(begun, why="recording starts")
 
 
 def publish_all(domain) -> None:
@@ -201,7 +206,8 @@ def test_extra_and_latched_topics(domain, tmp_path):
 
     def record() -> list[str]:
         """What a short episode holds of the latched topic."""
-        start_recording(domain)
+        begun = start_recording(domain)
+        assert begun.endswith(" without /nobody: nobody publishes it yet")
         said = domain.call("/episode_recorder/stop").message
         assert "/nobody" not in said
         if "/calibration: NOTHING" in said:

@@ -54,7 +54,7 @@ def test_a_recorded_run_replays_to_the_same_chunks(domain, tmp_path):
     sampling = to_horizon(Sampling.of(settings), settings.predicted_steps)
     replaying = Policy(build_engine(loaded, threads=1), sampling)
     replayed = replay_bag(tmp_path / "bags" / "episode_0000", replaying)
-    found = against_live([replayed], settings.n_obs_steps)
+    found = against_live([replayed], replaying.reach)
     assert found["compared"] >= 20
     assert found["same"] == found["compared"], found
     assert any(said.startswith("running") for said in found["said"])
