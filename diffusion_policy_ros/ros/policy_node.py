@@ -51,7 +51,7 @@ class PolicyNode(LifecycleNode):
         super().__init__("policy_node", **kwargs)
         self.link: RobotLink | None = None
         self._facts: dict[str, object] = {}
-        self._failure = ""
+        self._failure = self._logged = ""
         policy_parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -194,6 +194,7 @@ class PolicyNode(LifecycleNode):
             self.link.look_after_the_clock()
             pilot = self.link.pilot
             message, level, robot = pilot.state, diagnostics.level(pilot), pilot.contract.name
+            self._log(message)
             values.update(diagnostics.values(pilot, self.link.problems, time.monotonic_ns()))
             values.update(self.link.look_after_trace())
         if self._failure:
@@ -201,6 +202,16 @@ class PolicyNode(LifecycleNode):
         now = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(diagnostics.message(name, robot, level, message, values, now))
+
+    def _log(self, state: str) -> None:
+        """Who looks at the terminal alone sees when it begins to hold, why, and when it ends."""
+        before, self._logged = self._logged, state.partition(":")[0]
+        if self._logged == before:
+            return
+        if self._logged == "holding":
+            self.get_logger().warning(state, throttle_duration_sec=1.0)
+        elif self._logged == "running":
+            self.get_logger().info(state, throttle_duration_sec=1.0)
 
 
 def main(args: list[str] | None = None) -> int:

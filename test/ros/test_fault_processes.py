@@ -86,6 +86,7 @@ def test_a_camera_that_dies_and_comes_back_otherwise_is_named(domain, camera, po
     camera.kill()
     policy.until_holds()
     policy.until_says(SILENT)
+    assert f"holding: {SILENT}" in policy.process.output, "the log says so, too"
     holds = len(policy.holds)
     for settings, words in (
         ((84, 84, "bgr8"), "the image is 'bgr8', the contract says 'rgb8'"),
