@@ -22,8 +22,10 @@ Errors = dict[str, NDArray[np.float64]]
 
 SAME = 1e-5
 """Largest difference of a component between a live chunk and the same one replayed."""
-SHARE = "share wrong"
-"""The unit of what is either right or wrong."""
+SHARE = "share different"
+"""The unit of what is either open or closed."""
+LEAST_SHARE = 0.05
+"""Of the chunks that a step's statistics must be of; the last steps are known of few."""
 PATH = "way of "
 """Before a delta field's name: the deltas of the chunk so far, summed up."""
 
@@ -163,9 +165,10 @@ def by_step(found: Iterable[Errors]) -> dict[str, dict[str, list[float | None]]]
 
 def _statistics(values: NDArray[np.float64]) -> dict[str, list[float | None]]:
     columns = [column[np.isfinite(column)] for column in values.T]
+    enough = max(1, LEAST_SHARE * len(values))
     return {
-        "mean": [_rounded(c.mean()) if len(c) else None for c in columns],
-        "p95": [_rounded(np.quantile(c, 0.95)) if len(c) else None for c in columns],
+        "mean": [_rounded(c.mean()) if len(c) >= enough else None for c in columns],
+        "p95": [_rounded(np.quantile(c, 0.95)) if len(c) >= enough else None for c in columns],
     }
 
 

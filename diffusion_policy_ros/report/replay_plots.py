@@ -16,6 +16,8 @@ DONE, POLICY = "#222222", ("#0072b2", "#d55e00")
 STYLES = {"policy": "#0072b2", "repeating": "#999999", "new against old": "#d55e00"}
 MAX_COMPONENTS = 16
 PICTURES = 6
+LEAST_MS = 10.0
+"""How far an axis of ages reaches at least: noise of microseconds is not worth a look."""
 
 
 def _figure(width: float, height: float) -> Any:
@@ -168,10 +170,11 @@ def ages(one: Replayed) -> bytes | None:
     above.set_ylabel("age, ms", fontsize=8)
     above.legend(fontsize=7, ncols=3)
     below.plot(seconds[1:], np.diff(one.times_ns) / 1e6, lw=0.9, color=DONE)
+    below.set_ylim(top=np.diff(one.times_ns).max(initial=0) / 1e6)
     below.set_ylabel("between frames, ms", fontsize=8)
     below.set_xlabel("s", fontsize=8)
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(1.15 * axes.get_ylim()[1], LEAST_MS))
     return _png(figure)
