@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+LONGEST = 500
+"""Characters that are said of what is wrong: a value that was found may be a whole file."""
+
 
 class UserError(Exception):
     """A mistake that the user can mend.
@@ -24,7 +27,8 @@ class UserError(Exception):
         self.what, self.where, self.cure = what, where, cure
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        what = self.what if len(self.what) <= LONGEST else f"{self.what[:LONGEST]}..."
+        text = f"{self.where}: {what}" if self.where else what
         line = " ".join((f"{text}; {self.cure}" if self.cure else text).split())
         return line if line.isprintable() else "".join(map(_shown, line))
 

@@ -160,3 +160,4 @@ def test_an_error_cannot_command_the_terminal():
     """What a damaged file holds is shown as text, on one line."""
     error = UserError("got '\x1b[2J\u2028\x00é'", "a\nb")
     assert str(error) == "a b: got '\\x1b[2J \\x00é'"
+    assert len(str(UserError("a" * 5000, "file", "mend it"))) < 600
