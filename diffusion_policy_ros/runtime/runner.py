@@ -38,6 +38,9 @@ DELAYS = 21
 """Chunks that the delay to reckon with is the median of: few, for it follows what changes."""
 SEEDS = 2**31
 """How many seeds of the noise there are: as many as a parameter of the node can tell."""
+STOP_S = 3.0
+"""How long an inference is waited for that cannot be interrupted: whoever started the node kills it
+when it takes much longer to end."""
 HANDOVER_S = 0.0005
 """How long the thread that offers a window steps aside: Python runs one thread at a time, and the
 inference is the urgent one now. It makes chunks come half a millisecond earlier."""
@@ -285,7 +288,7 @@ class Runner:
         self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float = 10.0) -> bool:
+    def stop(self, timeout_s: float = STOP_S) -> bool:
         """End the inference thread after what it is doing; whether it ended in time."""
         self.cancel()
         thread, self._thread = self._thread, None
