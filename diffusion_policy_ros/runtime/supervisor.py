@@ -187,6 +187,7 @@ class Supervisor:
     def reset(self, now_ns: int) -> None:
         """Forget what was observed and start anew."""
         self.history.reset()
+        self._wrong.clear()
         self.heard_ns = now_ns
         self.hold("reset; waiting for fresh messages")
 

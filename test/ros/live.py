@@ -44,11 +44,6 @@ class Process:
         """Its number."""
         return self._popen.pid
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it has not ended."""
-        return self._popen.poll() is None
-
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self._popen.send_signal(number)

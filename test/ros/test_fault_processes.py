@@ -158,20 +158,17 @@ def test_two_arms_in_two_namespaces_know_nothing_of_each_other(arms):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_hold_before_it_ends_although_the_inference_stalls(tmp_path, checkpoint, number):
-    """The hold comes at once; then it waits for the inference, for it cannot be interrupted."""
+    """The hold comes first; then it waits for the inference, but not for ever."""
     faults = tmp_path / "faults"
     faults.mkdir()
     with live(tmp_path) as domain:
-        robot = Robot(domain)
+        Robot(domain)
         policy = Stalling(domain, checkpoint, faults)
         policy.until_running()
         (faults / "stall").touch()
         policy.until_says("policy: no chunk for ")
-        assert robot.stamps
         policy.process.signal(number)
         policy.until_holds()
-        assert policy.process.is_alive
-        (faults / "stall").unlink()
         assert policy.process.wait() == 0
     assert not policy.outputs[-1].points and "Traceback" not in policy.process.output
 
