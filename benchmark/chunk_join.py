@@ -3,16 +3,16 @@
     python benchmark/chunk_join.py --checkpoint RUN --json cells.jsonl --plot chunk-join.png
         [--delays 0,4] [--joins replace,rtc] [--episodes 100] [--steps 2] [--jobs 1]
 
-Prints a table (Markdown), a cell a line, and draws it: all that the JSON-lines file holds of this
+Prints a table (Markdown), and draws it: all that the JSON-lines file holds of this
 checkpoint. Each cell goes there as soon as it is done, and one that is there already is not run
 again, so a run that was cut off goes on.
 
-`success`  episodes that were done in time, of all
-`mean_steps`  mean control periods until then, or the end
-`jump_mm`  where chunks meet: from where the old one would have put the commanded position at the
-           first time that the new one decides, to where the new one puts it; mean
-`jerk`     of the commanded position, third difference at the robot's rate, RMS, m/s3
-`ms`       computing time of a chunk, median; beside other work it is a ratio at best
+successes    episodes that were done in time
+mean_steps   control periods until then, or the end; mean
+jump_mm      where chunks meet: from where the old one would have put the commanded position at the
+             first time that the new one decides, to where the new one puts it; mean
+jerk         of the commanded position, third difference at the robot's rate, RMS, m/s³
+ms           computing time of a chunk, median; beside other work see --costs instead
 
 A chunk holds all actions that were predicted from its newest frame on: with 8 of them there would
 be none left for some of these delays. Delays are frames of the contract's rate.
@@ -144,7 +144,7 @@ def run(cells: list[Cell], path: Path, jobs: int) -> None:
         for row in pool.imap_unordered(measure, to_do):
             out.write(json.dumps(row) + "\n")
             out.flush()
-            print(describe(row), file=sys.stderr, flush=True)
+            print(row["join"], row["delay"], describe(row), file=sys.stderr, flush=True)
 
 
 def costs(checkpoint: str, steps: int | None, chunks: int = 100) -> dict[str, float]:
@@ -178,18 +178,23 @@ def costs(checkpoint: str, steps: int | None, chunks: int = 100) -> dict[str, fl
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A line of the table."""
+    """A cell of the table."""
     return (
-        f"| {row['delay']} | {row['join']} | {row['successes']}/{row['episodes']} "
-        f"| {row['mean_steps']:.1f} | {row['jump_mm']:.2f} | {row['jerk']:.1f} "
-        f"| {row['ms']:.1f} |"
+        f"{row['successes']}/{row['episodes']}, {row['mean_steps']:.0f} steps, "
+        f"{row['jump_mm']:.1f} mm, {row['jerk']:.0f} m/s³"
     )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """All rows, in Markdown."""
-    head = "| delay, frames | way | success | steps | jump, mm | RMS jerk, m/s3 | ms a chunk |"
-    return "\n".join([head, "|---" * 7 + "|", *map(describe, rows)])
+    """All cells, in Markdown: a line a delay, a column a way; the newest of equal cells."""
+    cells = {(row["delay"], row["join"]): describe(row) for row in rows}
+    joins = [join for join in JOINS if any(join == other for _, other in cells)]
+    lines = [
+        f"| {delay} | " + " | ".join(cells.get((delay, join), "") for join in joins) + " |"
+        for delay in sorted({delay for delay, _ in cells})
+    ]
+    head = f"| frames late | {' | '.join(joins)} |"
+    return "\n".join([head, "|---" * (len(joins) + 1) + "|", *lines])
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

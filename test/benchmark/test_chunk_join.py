@@ -61,7 +61,7 @@ def test_a_run_that_was_cut_off_goes_on(benchmark, tmp_path, monkeypatch, capsys
         assert benchmark.main() == 0
     assert measured == [8, 0]
     lines = capsys.readouterr().out.splitlines()[-2:]
-    assert lines[0].startswith("| 0 | replace | 1/2 | 30.0 |") and lines[1].startswith("| 8 |")
+    assert lines[0] == "| 0 | 1/2, 30 steps, 2.0 mm, 40 m/s³ |" and lines[1].startswith("| 8 |")
     assert plot.stat().st_size > 10_000
 
 
