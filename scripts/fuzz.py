@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
 import resource
 import shutil
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from fuzz_kinds import KINDS, Kind
+from fuzzing.kinds import KINDS, Kind
 
 from diffusion_policy_ros.errors import UserError, UserErrors
 
@@ -131,7 +130,6 @@ def outcomes(kind: Kind, seed: int, numbers: range) -> Iterator[tuple[int, str]]
 
 
 def _work(connection: Connection, kind: Kind, seed: int, numbers: range) -> None:
-    os.nice(0)
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[0])
     limit = pages * resource.getpagesize() + EXTRA_BYTES
