@@ -62,7 +62,8 @@ class LiveRun:
                     run._note_chunk(msg, log_ns, contract.action_names)
                 else:
                     run._note_report(msg)
-            return run if run.chunks else None
+            if run.chunks:
+                return run
         return None
 
     def _note_chunk(self, msg: Any, log_ns: int, names: list[str]) -> None:

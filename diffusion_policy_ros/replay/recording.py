@@ -29,7 +29,12 @@ from diffusion_policy_ros.observe.history import Event, Frame, History, Refused
 from diffusion_policy_ros.replay.live_run import LiveRun
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.playback import Chunk
-from diffusion_policy_ros.runtime.runner import Sampling, make_chunk, noise_generator
+from diffusion_policy_ros.runtime.runner import (
+    NotFiniteError,
+    Sampling,
+    make_chunk,
+    noise_generator,
+)
 
 Actions = NDArray[np.float64]
 RECORDED = ("noise_seed", "num_inference_steps", "sampler", "chunk_join")
@@ -104,24 +109,38 @@ class Policy:
         return self.n_obs_steps - 1 + joined
 
     def chunk(self, window: Mapping[str, Array], time_ns: int, joiner: Joiner) -> Chunk:
-        """The chunk after a window whose newest frame is of that time; joins those before."""
+        """The chunk after a window whose newest frame is of that time; joins those before.
+
+        Raises:
+            UserError: the network's output is not finite.
+        """
         noise = noise_generator(self.seed, time_ns)
-        return make_chunk(
-            self.engine, self.contract, window, time_ns, self.sampling, noise, joiner
-        )
+        try:
+            return make_chunk(
+                self.engine, self.contract, window, time_ns, self.sampling, noise, joiner
+            )
+        except NotFiniteError as error:
+            what = f"{error} after the frame stamped {time_ns / 1e9:.3f} s"
+            raise UserError(what, "checkpoint", "do not run it; train again") from None
 
     def as_in(self, run: LiveRun) -> Policy:
-        """With the run's seed, sampler and steps, as far as it tells and nobody gave them."""
+        """With the run's seed, sampler and steps, as far as it tells and nobody gave them.
+
+        Raises:
+            UserError: the policy cannot be sampled so.
+        """
         told = {name: run.values[name] for name in RECORDED if name in run.values}
         told = {name: told[name] for name in told.keys() - self.given}
         steps, seed = told.get("num_inference_steps", ""), told.get("noise_seed", "")
         sampling = replace(
             self.sampling,
             sampler=told.get("sampler", self.sampling.sampler),
-            num_inference_steps=int(steps or self.sampling.num_inference_steps),
+            num_inference_steps=int(
+                steps if steps.isdigit() else self.sampling.num_inference_steps
+            ),
             chunk_join=told.get("chunk_join", self.sampling.chunk_join),
-        )
-        return replace(self, sampling=sampling, seed=int(seed or self.seed))
+        ).checked(self.engine.policy.recipe.policy)
+        return replace(self, sampling=sampling, seed=int(seed if seed.isdigit() else self.seed))
 
 
 def to_horizon(sampling: Sampling, predicted_steps: int) -> Sampling:
@@ -178,6 +197,7 @@ class _BagReplay:
         self.found.ages_ns = {key: [] for key in self.contract.observations}
         self.joiner, self.joined_segment = Joiner(self.contract), 0
         self.live = live
+        self.reasons: dict[str, str] = {}
         self.lives: list[int] = []
         self.vectors: list[dict[str, Array]] = []
         self.life = self.waited = 0
@@ -197,6 +217,9 @@ class _BagReplay:
         if not self.found.times_ns:
             reason = next(iter(self.found.refused), "its messages make no frame")
             raise UserError(f"not a single frame: {reason}", "", "inspect the bag")
+        if not self.found.chunks:
+            what = "no frame has the time of a recorded chunk"
+            raise UserError(what, "", "give --every, or the contract that the node had")
         self._finish()
         return self.found
 
@@ -214,7 +237,8 @@ class _BagReplay:
             if isinstance(event, Frame):
                 self._note(event)
             elif isinstance(event, Refused):
-                self.found.refused[event.reason] += 1
+                # One reason a stream: they tell ages, so no two are the same.
+                self.found.refused[self.reasons.setdefault(event.key, event.reason)] += 1
             else:
                 self.found.resets.append(event.reason)
                 self.life += 1

@@ -132,3 +132,13 @@ def test_mistakes_are_one_line(made, tmp_path, monkeypatch, capsys, words, said)
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_is_not_finite_is_named(made, tmp_path, capsys):
+    """One line, not a report of nothing."""
+    policy = DiffusionPolicy(Recipe.from_text(TINY), CONTRACT)
+    for weight in policy.denoiser.parameters():
+        weight.data.fill_(float("nan"))
+    broken = str(save_checkpoint(tmp_path / "broken", policy))
+    assert main(["replay", broken, str(made / "bags"), "--out", str(tmp_path / "out")]) == 2
+    assert "the network's output is not finite after the frame stamped" in capsys.readouterr().err
