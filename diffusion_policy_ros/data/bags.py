@@ -316,10 +316,19 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _open_file(file: Path) -> tuple[list[_Source], dict[str, str], str]:
     """A file's topics, what its recorder noted, and what is odd about it."""
-    folder = None
-    if file.suffix == ".zstd":
-        folder = tempfile.TemporaryDirectory(prefix="bag_")
-        file = _inflated(file, Path(folder.name))
+    if file.suffix != ".zstd":
+        return _open_storage(file, None)
+    folder = tempfile.TemporaryDirectory(prefix="bag_")
+    try:
+        return _open_storage(_inflated(file, Path(folder.name)), folder)
+    except UserError as error:  # the user knows the file by its own name
+        raise UserError(error.what, str(file), error.cure) from None
+
+
+def _open_storage(
+    file: Path, folder: tempfile.TemporaryDirectory[str] | None
+) -> tuple[list[_Source], dict[str, str], str]:
+    """The same of a file that is not compressed, in a temporary folder where it was."""
     if file.suffix == ".db3":
         database = SqliteFile(file, folder)
         topics = [(t.id, t.topic, t.type, t.definition, t.total) for t in database.topics]
