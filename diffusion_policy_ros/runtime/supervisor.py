@@ -174,8 +174,11 @@ class Supervisor:
             self._take(self.history.poll(now_ns), now_ns)
 
     def overdue(self, now_ns: int, note: str = "") -> None:
-        """Hold, because no frame has come for `limit_ns`; a note may say more."""
-        if self.active:
+        """Hold, because no frame has come for `limit_ns`; a note may say more.
+
+        One that waits for other streams is there, and closes soon.
+        """
+        if self.active and not self.history.waiting:
             why = self._why_no_frame(now_ns)
             self.hold(f"{why}; {note}" if note else why)
 

