@@ -238,13 +238,14 @@ def _gaps(replayed: Replayed) -> list[float]:
     return [float(s) for s, c in zip(steps, changes, strict=True) if c and s > 0]
 
 
-def against_live(replayed: Sequence[Replayed], reach: int) -> dict[str, Any] | None:
+def against_live(replayed: Sequence[Replayed], reach: int | None) -> dict[str, Any] | None:
     """How far the chunks are from those that the node published; None where none was recorded.
 
     Args:
         replayed: the recordings.
-        reach: frames that a chunk follows from, before its own. Chunks of a recording's first
-            frames are not compared: the node's reached back to before it.
+        reach: frames that a chunk follows from, before its own; None: from all since a hold.
+            Chunks of a recording's first frames, or up to its first hold, are not compared: the
+            node's reached back to before it.
     """
     live = [one for one in replayed if one.live is not None]
     if not live:
@@ -264,13 +265,14 @@ def against_live(replayed: Sequence[Replayed], reach: int) -> dict[str, Any] | N
     }
 
 
-def _differences(replayed: Replayed, reach: int) -> list[float]:
+def _differences(replayed: Replayed, reach: int | None) -> list[float]:
     assert replayed.live is not None
+    begins = [f for f, c in replayed.chunks.items() if c.stamp_ns in replayed.live.first]
+    start = min(begins, default=len(replayed.times_ns)) if reach is None else reach
     found = []
     for frame, chunk in replayed.chunks.items():
         published = replayed.live.chunks.get(chunk.stamp_ns)
-        if published is None or frame < reach:
-            continue
-        ours = chunk.actions[: len(published)]
-        found.append(float(np.abs(ours - published[: len(ours)]).max()))
+        if published is not None and frame >= start:
+            ours = chunk.actions[: len(published)]
+            found.append(float(np.abs(ours - published[: len(ours)]).max()))
     return found

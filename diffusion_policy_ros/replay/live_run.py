@@ -27,6 +27,7 @@ class LiveRun:
         topic: of the chunks.
         chunks: time of the newest observed frame → (n, Da) actions.
         first: which of them followed a hold, so that there was nothing to join.
+        delay_frames: chunk → delay that the node reckoned with, by its report before.
         holds: how often the robot was told to hold.
         delays_s: from a frame's stamp to the arrival of its chunk at the recorder.
         said: what the node's status said → in how many reports.
@@ -36,6 +37,7 @@ class LiveRun:
     topic: str
     chunks: dict[int, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
     first: set[int] = dataclasses.field(default_factory=set)
+    delay_frames: dict[int, int] = dataclasses.field(default_factory=dict)
     holds: int = 0
     delays_s: list[float] = dataclasses.field(default_factory=list)
     said: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -77,6 +79,8 @@ class LiveRun:
             self.chunks[stamp] = np.array(actions, np.float64)
             self.delays_s.append((log_ns - stamp) / 1e9)
             self.first |= {stamp} if self._held else set()
+            delay = self.values.get("delay_frames", "")
+            self.delay_frames[stamp] = int(delay) if delay.isdigit() else 0
             self._held = False
 
     def _note_report(self, msg: Any) -> None:

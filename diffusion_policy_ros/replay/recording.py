@@ -26,6 +26,7 @@ from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.history import Event, Frame, History, Refused
+from diffusion_policy_ros.policy.following import KINDS
 from diffusion_policy_ros.replay.live_run import LiveRun
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.playback import Chunk
@@ -103,12 +104,20 @@ class Policy:
         return self.engine.policy.recipe.policy.n_obs_steps
 
     @property
-    def reach(self) -> int:
-        """How many frames before its own a chunk follows from."""
+    def reach(self) -> int | None:
+        """How many frames before its own a chunk follows from; None: from all since a hold."""
+        if self.sampling.chunk_join in KINDS:
+            return None
         joined = 0 if self.sampling.chunk_join == "replace" else self.sampling.n_action_steps
         return self.n_obs_steps - 1 + joined
 
-    def chunk(self, window: Mapping[str, Array], time_ns: int, joiner: Joiner) -> Chunk:
+    def chunk(
+        self,
+        window: Mapping[str, Array],
+        time_ns: int,
+        joiner: Joiner,
+        delay_frames: int = 0,
+    ) -> Chunk:
         """The chunk after a window whose newest frame is of that time; joins those before.
 
         Raises:
@@ -117,7 +126,14 @@ class Policy:
         noise = noise_generator(self.seed, time_ns)
         try:
             return make_chunk(
-                self.engine, self.contract, window, time_ns, self.sampling, noise, joiner
+                self.engine,
+                self.contract,
+                window,
+                time_ns,
+                self.sampling,
+                noise,
+                joiner,
+                delay_frames,
             )
         except NotFiniteError as error:
             what = f"{error} after the frame stamped {time_ns / 1e9:.3f} s"
@@ -266,7 +282,9 @@ class _BagReplay:
         assert window is not None, "a frame was just closed"
         number = len(self.found.times_ns) - 1
         self._renew_joiner(frame)
-        self.found.chunks[number] = self.policy.chunk(window, frame.time_ns, self.joiner)
+        delay = self.live.delay_frames.get(frame.time_ns, 0) if self.live else 0
+        chunk = self.policy.chunk(window, frame.time_ns, self.joiner, delay)
+        self.found.chunks[number] = chunk
         picture = _picture(self.contract, frame.arrays)
         if picture is not None:
             self.found.pictures[number] = picture
