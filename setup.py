@@ -97,6 +97,7 @@ setup(
             f"policy_node = {NAME}.ros.policy_node:main",
             f"episode_recorder = {NAME}.ros.episode_recorder:main",
             f"sim_robot = {NAME}.ros.sim_robot:main",
+            f"action_player = {NAME}.ros.action_player:main",
         ],
     },
 )

@@ -14,10 +14,10 @@ from diffusion_policy_ros.runtime.supervisor import Supervisor
 def message(
     name: str, hardware_id: str, level: bytes, text: str, values: Mapping[str, object], now: Time
 ) -> DiagnosticArray:
-    """One status with its values."""
+    """One status with its values; the name says of whom and what: `/policy_node: policy`."""
     status = DiagnosticStatus(
         level=level,
-        name=f"{name}: policy",
+        name=name,
         message=text,
         hardware_id=hardware_id,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],

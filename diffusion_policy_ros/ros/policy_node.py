@@ -200,7 +200,7 @@ class PolicyNode(LifecycleNode):
         if self._failure:
             message, level = self._failure, DiagnosticStatus.ERROR
         now = self.get_clock().now().to_msg()
-        name = self.get_fully_qualified_name()
+        name = f"{self.get_fully_qualified_name()}: policy"
         self._diagnostics.publish(diagnostics.message(name, robot, level, message, values, now))
 
     def _log(self, state: str) -> None:

@@ -17,7 +17,7 @@ import diffusion_policy_ros
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "diffusion_policy_ros"
-COMMANDS = ("diffusion-policy", "policy_node", "episode_recorder", "sim_robot")
+COMMANDS = ("diffusion-policy", "policy_node", "episode_recorder", "sim_robot", "action_player")
 BUILD_INPUT = ("package.xml", "setup.py", "setup.cfg", "pyproject.toml")
 BUILD_FOLDERS = (NAME, "resource", "launch", "config")
 needs_colcon = pytest.mark.skipif(

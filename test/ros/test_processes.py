@@ -5,7 +5,12 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from diffusion_policy_ros.errors import UserError  # noqa: E402
-from diffusion_policy_ros.ros import episode_recorder, policy_node, sim_robot  # noqa: E402
+from diffusion_policy_ros.ros import (  # noqa: E402
+    action_player,
+    episode_recorder,
+    policy_node,
+    sim_robot,
+)
 from diffusion_policy_ros.ros.processes import start  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -33,6 +38,7 @@ def test_arguments_that_cannot_be_read_are_one_line(words, said):
         (policy_node.main, "num_inference_steps"),
         (episode_recorder.main, "extra_topics"),
         (sim_robot.main, "publish_clock"),
+        (action_player.main, "observation_timeout_s"),
     ],
 )
 def test_help_tells_of_every_parameter(main, parameter, capsys):
