@@ -261,6 +261,7 @@ def against_live(replayed: Sequence[Replayed], reach: int | None) -> dict[str, A
         "holds": sum(one.live.holds for one in live if one.live),
         "delay_ms_p50": _rounded(np.quantile(delays, 0.5)),
         "delay_ms_p99": _rounded(np.quantile(delays, 0.99)),
+        "player": live[-1].live.player if live[-1].live else {},
         "said": dict(sum((one.live.said for one in live if one.live), Counter[str]())),
     }
 

@@ -15,8 +15,9 @@ from diffusion_policy_ros.observe.codecs import stamp_ns
 
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
-STATUS = ": policy"
-"""How the node's status is called, behind the node's name."""
+STATUS = ("policy", "player")
+"""How the statuses of node and action player are called, behind the node's name."""
+COUNTED = ("rejected", "clamped", "dropped")
 
 
 @dataclasses.dataclass
@@ -30,8 +31,9 @@ class LiveRun:
         delay_frames: chunk → delay that the node reckoned with, by its report before.
         holds: how often the robot was told to hold.
         delays_s: from a frame's stamp to the arrival of its chunk at the recorder.
-        said: what the node's status said → in how many reports.
-        values: what the node's newest status said of its sampling.
+        said: what the statuses of node and player said → in how many reports.
+        values: what the node's newest status told.
+        player: what the action player had rejected, clamped and dropped in the end.
     """
 
     topic: str
@@ -42,6 +44,7 @@ class LiveRun:
     delays_s: list[float] = dataclasses.field(default_factory=list)
     said: Counter[str] = dataclasses.field(default_factory=Counter)
     values: dict[str, str] = dataclasses.field(default_factory=dict)
+    player: dict[str, str] = dataclasses.field(default_factory=dict)
     _held: bool = False
 
     @property
@@ -85,6 +88,11 @@ class LiveRun:
 
     def _note_report(self, msg: Any) -> None:
         for status in msg.status:
-            if status.name.endswith(STATUS):
-                self.said[status.message] += 1
-                self.values = {entry.key: entry.value for entry in status.values}
+            kind = status.name.rpartition(": ")[2]
+            if kind in STATUS:
+                self.said[f"{kind}: {status.message}"] += 1
+                told = {entry.key: entry.value for entry in status.values}
+                if kind == "policy":
+                    self.values = told
+                else:
+                    self.player = {k: v for k, v in told.items() if k.startswith(COUNTED)}

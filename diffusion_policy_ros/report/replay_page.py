@@ -210,8 +210,10 @@ def _live(page: Page, found: Mapping[str, Any]) -> None:
             "noise_seed), sampler, steps or way of joining chunks, or messages that reached the "
             "node and the recorder in another order."
         )
+    if live["player"]:
+        page.table(("the action player counted", ""), list(live["player"].items()))
     if live["said"]:
-        page.table(("the node said", "reports"), list(live["said"].items())[:20])
+        page.table(("diagnostics said", "reports"), list(live["said"].items())[:20])
 
 
 def _figure(page: Page, plot: bytes | None, caption: str) -> None:

@@ -57,4 +57,4 @@ def test_a_recorded_run_replays_to_the_same_chunks(domain, tmp_path):
     found = against_live([replayed], replaying.reach)
     assert found["compared"] >= 20
     assert found["same"] == found["compared"], found
-    assert any(said.startswith("running") for said in found["said"])
+    assert any(said == "policy: running" for said in found["said"])
