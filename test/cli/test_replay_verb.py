@@ -89,11 +89,15 @@ def test_expect_is_a_test_for_the_robots_owner(made, tmp_path, capsys):
     assert len(lines) == 3
     assert "seed_00003: 1 of" in lines[0] and "chunk 2 by 0.01" in lines[0]
     assert "error, rotation" in lines[1] and "frames, gaps: 0, expected 3" in lines[2]
+    assert replay(made, tmp_path / "again", "--steps", "1", "--expect", str(expected))[0] == 1
+    assert "different: num_inference_steps: 1, expected 2" in capsys.readouterr().out
     figures["tolerances"] = {"actions": 0.1, "worse": 1e9}
     figures["frames"]["gaps"] = 0
     figures["error"]["rotation"]["mean"] = [1e-3] * 15
+    figures["checkpoint"] = "of yesterday"
     edited.write_text(json.dumps(figures))
     assert replay(made, tmp_path / "again", "--expect", str(edited))[0] == 0
+    assert "another checkpoint" in capsys.readouterr().out
 
 
 def test_without_commands_there_is_nothing_to_compare_with(made, tmp_path):
