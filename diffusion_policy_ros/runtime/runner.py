@@ -39,8 +39,8 @@ DELAYS = 21
 SEEDS = 2**31
 """How many seeds of the noise there are: as many as a parameter of the node can tell."""
 STOP_S = 3.0
-"""How long an inference is waited for that cannot be interrupted: whoever started the node kills it
-when it takes much longer to end."""
+"""How long an inference is waited for that cannot be interrupted: whoever started the node kills
+it when it takes much longer to end."""
 HANDOVER_S = 0.0005
 """How long the thread that offers a window steps aside: Python runs one thread at a time, and the
 inference is the urgent one now. It makes chunks come half a millisecond earlier."""
@@ -88,9 +88,8 @@ class Sampling:
             n_action_steps=settings.n_action_steps,
             first_action=settings.executed.start,
         )
-        return dataclasses.replace(
-            own, **{k: v for k, v in changes.items() if v is not None}
-        ).checked(settings)
+        given = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(own, **given).checked(settings)
 
     def checked(self, settings: PolicySettings) -> Sampling:
         """Itself, if the policy can be sampled so.
@@ -106,9 +105,8 @@ class Sampling:
             if not 1 <= value <= highest:
                 raise UserError(f"{value} is out of range", name, f"use 1 to {highest}")
         if self.sampler not in SAMPLERS:
-            raise UserError(
-                f"no sampler '{self.sampler}'", "sampler", did_you_mean(self.sampler, SAMPLERS)
-            )
+            cure = did_you_mean(self.sampler, SAMPLERS)
+            raise UserError(f"no sampler '{self.sampler}'", "sampler", cure)
         if self.chunk_join not in JOINS:
             cure = did_you_mean(self.chunk_join, JOINS)
             raise UserError(f"no way to join '{self.chunk_join}'", "chunk_join", cure)
@@ -366,9 +364,8 @@ class Runner:
             if job.epoch != self._epoch:
                 return
             self.counts.failures += 1
-            self._on_fault(
-                str(error) if isinstance(error, NotFiniteError) else f"inference raised {error!r}"
-            )
+            known = isinstance(error, NotFiniteError)
+            self._on_fault(str(error) if known else f"inference raised {error!r}")
             return
         ended_ns = time.monotonic_ns()
         self.counts.chunk_ms.append((ended_ns - begun_ns) / 1e6)
