@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ class Stream:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
-        if not self.topic.strip("/") or any(c.isspace() for c in self.topic):
+        if not TOPIC.fullmatch(self.topic):
             yield Problem(
                 "topic", f"'{self.topic}' is no topic name", "write it as /camera/image_raw"
             )
@@ -253,6 +254,8 @@ class ActionField:
             yield Problem("size", "is missing", "give the number of joints")
 
 
+TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
+"""What ROS takes for a topic's name."""
 JOINT_LIMITS = ("joint_lead", "joint_velocity", "joint_acceleration", "joint_jump")
 
 

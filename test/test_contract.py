@@ -85,6 +85,8 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
             "above the maximum",
         ),
         ("names: [left, right]", "names: [left, left]", "stands twice"),
+        ("topic: /agentview/image_raw", "topic: /agentview//image-raw", "is no topic name"),
+        ("topic: /agentview/image_raw", "topic: /1st/image_raw", "is no topic name"),
         ("lead: 0.05", "lead: 0.05, velocity: 0", "out of range"),
         ("lead: 0.05", "lead: 0.05, veloctiy: 1", "did you mean 'velocity'?"),
         ("lead: 0.05", "lead: 0.05, on_stale: wait", "not a valid choice"),

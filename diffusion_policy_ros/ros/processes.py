@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
+from rclpy.exceptions import NameValidationException
 from rclpy.signals import SignalHandlerOptions
 
 from diffusion_policy_ros.errors import UserError
@@ -34,6 +35,12 @@ def start(args: Sequence[str] | None = None, **options: Any) -> None:
         what, *_ = str(error).removeprefix("failed to initialize rcl: ").split(", at /")
         cure = "write -p name:=value, -r from:=to or --params-file FILE"
         raise UserError(what, "--ros-args", cure) from None
+
+
+def failed(error: UserError) -> int:
+    """Say what the user can mend; the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def told_of(
@@ -77,8 +84,10 @@ def run(
         on_stop_signal(lambda: done.set_result(True))
         rclpy.spin_until_future_complete(node, done)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(error)
+    except NameValidationException as error:
+        what, name, *_ = str(error).splitlines()
+        return failed(UserError(what.rstrip(":"), name.strip(), "write it as /camera/image_raw"))
     except KeyboardInterrupt:
         pass
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.validate_topic_name import validate_topic_name
 
 
 def subscription_qos(node: Node, topic: str, depth: int) -> QoSProfile:
@@ -35,7 +36,12 @@ def subscription_qos(node: Node, topic: str, depth: int) -> QoSProfile:
 
 
 def publishers(node: Node, topic: str) -> list:
-    """What publishes a topic: endpoints with ``node_name``, ``topic_type`` and ``qos_profile``."""
+    """What publishes a topic: endpoints with ``node_name``, ``topic_type`` and ``qos_profile``.
+
+    Raises:
+        InvalidTopicNameException: it is no topic name.
+    """
+    validate_topic_name(topic)  # what resolving raises for it does not say so
     return node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
 
 

@@ -46,3 +46,19 @@ def test_help_tells_of_every_parameter(main, parameter, capsys):
     assert main(["node", "--help"]) == 0
     said = capsys.readouterr().out
     assert "--ros-args -p" in said and f"\n  {parameter}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("module", "parameters"),
+    [
+        ("sim_robot", {"cameras": False, "action_topic": "/a-b"}),
+        ("episode_recorder", {"contract": "mini_lift", "extra_topics": "['/a-b']"}),
+        ("action_player", {"contract": "mini_lift", "action_topic": "/a-b"}),
+    ],
+)
+def test_a_name_that_is_no_topics_is_one_line(domain, module, parameters):
+    """With the name, what is wrong with it, and exit code 2."""
+    process = domain.start(module, **parameters)
+    assert process.wait() == 2
+    errors = [line for line in process.output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "'/a-b'" in errors[0] and "Traceback" not in process.output
