@@ -79,10 +79,10 @@ class Channel:
             measured: where the robot is; None where that is not known.
         """
         limiter, way = self.limiter, self.space.way(self.value, aim)
-        if limiter.idle:
+        if limiter.idle or not (way.any() or limiter.last.any()):
             self._take(aim, measured)
             return
-        room = limiter.room(way, [self.space.way(self.value, value) for value in ahead])
+        room = limiter.room(way, (self.space.way(self.value, value) for value in ahead))
         step = limiter.step(way, room)
         if not self._may_rest_after(step, measured):
             limiter.clamped["braking"] += 1

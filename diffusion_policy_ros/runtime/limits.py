@@ -7,7 +7,7 @@ limits hold for the set-points that are published, however late a tick comes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ class Limiter:
             left = np.where(ticks > 0, ticks * size - self.change * ticks * (ticks + 1) / 2, 0.0)
             return np.asarray(step * np.where(size > 0, left / size, 0.0))
 
-    def room(self, way: Vector, ahead: Sequence[Vector]) -> Any:
+    def room(self, way: Vector, ahead: Iterable[Vector]) -> Any:
         """How far ahead the way goes on: through later targets, as long as they lie ahead.
 
         Args:
@@ -118,7 +118,7 @@ class Limiter:
         """
         size = self.size(way)
         if not self.each:
-            return _room(way, float(size), ahead)
+            return _room(way, float(size), ahead, float(self.reach(1)))
         going = np.ones(way.shape, dtype=bool)
         for later in ahead:
             going &= later * np.sign(way) >= size
@@ -151,7 +151,7 @@ def braking_step(room: Any, change: Any) -> Any:
         )
 
 
-def _room(way: Vector, size: float, ahead: Sequence[Vector]) -> float:
+def _room(way: Vector, size: float, ahead: Iterable[Vector], enough: float) -> float:
     if size == 0.0:
         return size
     direction, reached = way / size, size
@@ -163,6 +163,8 @@ def _room(way: Vector, size: float, ahead: Sequence[Vector]) -> float:
         ):
             break
         reached = forward
+        if reached > enough:
+            break
     return reached
 
 
