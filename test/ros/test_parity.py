@@ -126,7 +126,7 @@ def test_a_bag_gives_the_node_the_windows_that_training_had(domain, node, tmp_pa
         )
         assert node.bring_up()
         seen = {}
-        node.link.pilot.runner.offer = lambda time_ns, window: seen.update({time_ns: window()})
+        node.link.pilot.runner.offer = lambda time_ns, window, *_: seen.update({time_ns: window()})
         spinning.start()
         subscriptions = [s for s in node.subscriptions if s.topic_name in CONTRACT.topics]
         assert len(subscriptions) == len(CONTRACT.topics)
