@@ -3,12 +3,14 @@
 This process publishes two 84x84 cameras, a pose and a gripper at 20 Hz and receives the chunks;
 the policy node runs in another one and replans at every frame. Once `policy.sample` is replaced
 by one that does nothing, once it is the demo's, untrained. `outside_share` is the part of the
-second's time that is not spent in `policy.sample`.
+second's time that is not spent in `policy.sample`. With `--load` a busy process runs on each core,
+with `--inference process` the policy samples in a process of its own instead of a thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -18,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,16 +33,17 @@ START_S = 60.0
 CONTRACT = RECIPE = "mini_lift"
 STAMP, STAMP_AT = struct.Struct("<iI"), 4
 """A header's stamp in a serialized message."""
+THREADS = "ROS_LATENCY_THREADS"
 HOLD_BYTES = 400
 """A chunk of eight actions has 916, a hold 152."""
 
 
-def serve(kind: str, checkpoint: Path, times: Path) -> int:
+def serve(kind: str, inference: str, checkpoint: Path, times: Path) -> int:
     """The policy node, whose `policy.sample` is replaced or timed; writes the seconds it took."""
     import torch
 
     from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
-    from diffusion_policy_ros.ros.policy_node import main
+    from diffusion_policy_ros.ros import policy_node
 
     sample, took = DiffusionPolicy.sample, []
 
@@ -51,8 +55,19 @@ def serve(kind: str, checkpoint: Path, times: Path) -> int:
 
     nothing = torch.zeros(1, 16, 7)
     DiffusionPolicy.sample = timed
+    if inference == "process":
+        from own_process import OwnProcessEngine
+
+        build = policy_node.build_engine
+
+        def build_elsewhere(*args: Any, threads: int = 0, **options: Any) -> OwnProcessEngine:
+            engine = build(*args, threads=threads, **options)
+            return OwnProcessEngine(engine, str(checkpoint), threads, kind == "noop")
+
+        policy_node.build_engine = build_elsewhere
     arguments = ["-p", f"checkpoint:={checkpoint}", "-p", "replan_steps:=1", "-p", "seed:=0"]
-    code = main([sys.argv[0], "--ros-args", *arguments])
+    arguments += ["-p", f"threads:={os.environ.get(THREADS, 0)}"]
+    code = policy_node.main([sys.argv[0], "--ros-args", *arguments])
     times.write_text(json.dumps(took))
     return code
 
@@ -64,6 +79,7 @@ class Robot:
 
     Attributes:
         latencies_ms: of each chunk, in order.
+        frames_without_chunk: since the warm-up.
     """
 
     def __init__(self) -> None:
@@ -77,6 +93,7 @@ class Robot:
         rclpy.init()
         self.node = rclpy.create_node("robot")
         self.latencies_ms: list[float] = []
+        self._frames = self._frames_at_start = 0
         image = np.random.default_rng(0).integers(0, 256, (84, 84, 3), dtype=np.uint8)
         up = np.array([0.0, 0.0, 0.0, 1.0])
         observation = {
@@ -103,6 +120,7 @@ class Robot:
         self.node.create_timer(1 / RATE_HZ, self._tick)
 
     def _tick(self) -> None:
+        self._frames += 1
         stamp = divmod(time.time_ns(), 10**9)
         for publisher, data in self._streams:
             STAMP.pack_into(data, STAMP_AT, *stamp)
@@ -113,6 +131,8 @@ class Robot:
         if len(data) > HOLD_BYTES:
             sec, nanosec = STAMP.unpack_from(data, STAMP_AT)
             self.latencies_ms.append((now_ns - sec * 10**9 - nanosec) / 1e6)
+            if len(self.latencies_ms) == WARM_UP:
+                self._frames_at_start = self._frames
 
     def run(self, chunks: int, alive: Callable[[], bool]) -> list[float]:
         """The latencies of so many chunks after the warm-up."""
@@ -125,33 +145,50 @@ class Robot:
             if time.monotonic() > deadline or not alive():
                 sys.exit(f"only {len(self.latencies_ms)} of {wanted} chunks came")
             rclpy.spin_once(self.node, timeout_sec=1.0)
+        self.frames_without_chunk = self._frames - self._frames_at_start - chunks
         return self.latencies_ms[WARM_UP:wanted]
 
 
-def measure(kind: str, chunks: int, folder: Path) -> dict[str, float]:
+def measure(kind: str, inference: str, chunks: int, folder: Path) -> dict[str, float]:
     """Run the node in another process and the robot in this one."""
     import rclpy
 
-    times = folder / f"{kind}.json"
-    command = [sys.executable, __file__, "--serve", kind, str(folder / "policy"), str(times)]
+    times = folder / f"{kind}_{inference}.json"
+    command = [sys.executable, __file__, "--serve", kind, inference]
     robot = Robot()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as node:
+    with subprocess.Popen([*command, folder / "policy", times], stdout=subprocess.DEVNULL) as node:
         try:
             latencies = robot.run(chunks, lambda: node.poll() is None)
         finally:
             node.send_signal(signal.SIGTERM)
             node.wait(30)
             rclpy.shutdown()
-    inside_s = json.loads(times.read_text())[-chunks:]
     result = {
         "p50_ms": round(float(np.percentile(latencies, 50)), 2),
         "p99_ms": round(float(np.percentile(latencies, 99)), 2),
+        "deadline_misses": sum(latency > 1e3 / RATE_HZ for latency in latencies),
+        "frames_without_chunk": robot.frames_without_chunk,
         "chunks": len(latencies),
     }
-    if kind == "policy":
+    if kind == "policy" and inference == "thread":
+        inside_s = json.loads(times.read_text())[-chunks:]
         share = 1 - float(np.mean(inside_s)) * 1e3 / float(np.mean(latencies))
         result["outside_share"] = round(share, 3)
     return result
+
+
+@contextlib.contextmanager
+def busy_cores(wanted: bool) -> Iterator[None]:
+    """One process a core that does nothing but count."""
+    count = len(os.sched_getaffinity(0)) if wanted else 0
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def save_policy(folder: Path) -> None:
@@ -170,17 +207,35 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--chunks", type=int, default=1000, help="of each measurement (1000)")
     parser.add_argument("--only", choices=["noop", "policy"], help="one of the two")
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--load", action="store_true", help="one busy process a core beside it")
+    parser.add_argument("--threads", type=int, default=0, help="of the computation (all cores)")
+    where = ["thread", "process"]
+    parser.add_argument(
+        "--inference",
+        choices=where,
+        nargs="+",
+        default=where[:1],
+        help="where it samples (thread)",
+    )
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        kind, checkpoint, times = args.serve
-        return serve(kind, Path(checkpoint), Path(times))
+        kind, inference, checkpoint, times = args.serve
+        return serve(kind, inference, Path(checkpoint), Path(times))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ[THREADS] = str(args.threads)
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
     with tempfile.TemporaryDirectory() as folder:
         save_policy(Path(folder) / "policy")
         kinds = [args.only] if args.only else ["noop", "policy"]
-        results = {kind: measure(kind, args.chunks, Path(folder)) for kind in kinds}
+        with busy_cores(args.load):
+            results = {
+                kind if where == "thread" else f"{kind} in a process": measure(
+                    kind, where, args.chunks, Path(folder)
+                )
+                for kind in kinds
+                for where in args.inference
+            }
     if args.json:
         print(json.dumps(results))
     else:
