@@ -41,7 +41,9 @@ def ros_wheels(prefix, rclpy, messages):
     ]
 
 
+OPENVINO = ["openvino>=2025.2"]
 TEST = [
+    *OPENVINO,
     "pytest>=7",
     "pytest-timeout",
     "hypothesis",
@@ -87,6 +89,7 @@ setup(
         "tensorboard": ["tensorboard>=2.12"],
         "wandb": ["wandb"],
         "robomimic": ["h5py>=3"],
+        "openvino": OPENVINO,
         "test": TEST,
         "dev": ["ruff", "mypy", "import-linter", "types-PyYAML"],
     },

@@ -46,6 +46,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOW",
         help="replace (default), temporal_ensemble, rtc, rtc_cheap or inpaint",
     )
+    parser.add_argument("--engine", default="auto", help="auto (default), eager or openvino")
+    parser.add_argument("--dtype", help="f32, int8 or bf16, as the engine has it")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: as many as there are cores)"
@@ -100,7 +102,9 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, flo
 
     policy = load_policy(checkpoint)
     arm = evaluation.make_simulator(args.sim, policy.contract)
-    engine = build_engine(policy, device=args.device, threads=args.threads)
+    engine = build_engine(
+        policy, args.engine, args.device, args.dtype, args.threads, Path(checkpoint)
+    )
     settings = policy.recipe.policy
     sampling = Sampling.of(
         settings,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -50,29 +52,47 @@ class Engine(Protocol):
         ...
 
 
-EngineFactory = Callable[[DiffusionPolicy, torch.device, "torch.dtype | None"], Engine]
-ENGINES: dict[str, EngineFactory] = {"eager": EagerEngine}
+# Of policy, device, precision (None: its own choice), and where the policy came from, if anywhere.
+EngineFactory = Callable[[DiffusionPolicy, torch.device, "str | None", "Path | None"], Engine]
+
+
+def _openvino(
+    policy: DiffusionPolicy, device: torch.device, dtype: str | None, checkpoint: Path | None
+) -> Engine:
+    """Imported only when it is asked for: openvino is an extra."""
+    if importlib.util.find_spec("openvino") is None:
+        cure = "pip install openvino, or use engine eager"
+        raise UserError("openvino is not installed", "engine", cure)
+    from diffusion_policy_ros.engine.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(policy, device, dtype or "f32", checkpoint)
+
+
+ENGINES: dict[str, EngineFactory] = {"eager": EagerEngine, "openvino": _openvino}
 
 
 def build_engine(
     policy: DiffusionPolicy,
     name: str = "auto",
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | None = None,
     threads: int | None = None,
+    checkpoint: Path | None = None,
 ) -> Engine:
     """The engine `name` for `policy`.
 
     Args:
         policy: what to run; an engine may move it.
-        name: a key of ENGINES, or "auto" for the fastest that is known to be right here.
+        name: a key of ENGINES, or "auto" for eager, which needs nothing and runs everywhere.
         device: where; "auto" is the GPU when there is one, None the policy's own.
-        dtype: of the computation; None is the engine's choice.
+        dtype: precision of the computation: f32, bf16 or int8, as far as the engine has it; None
+            or empty is its own choice.
         threads: of the process' computation on the CPU; None or 0 leaves torch's.
+        checkpoint: the policy's directory, where an engine may keep what it has compiled.
 
     Raises:
-        UserError: unknown engine or device, a dtype that the engine does not have, or a negative
-            number of threads.
+        UserError: unknown engine or device, a precision that the engine does not have, or a
+            negative number of threads.
     """
     if name != "auto" and name not in ENGINES:
         raise UserError(
@@ -83,4 +103,5 @@ def build_engine(
     if threads:
         torch.set_num_threads(threads)
     where = policy.device if device is None else pick_device(str(device))
-    return ENGINES["eager" if name == "auto" else name](policy, where, dtype)
+    factory = ENGINES["eager" if name == "auto" else name]
+    return factory(policy, where, dtype or None, checkpoint)

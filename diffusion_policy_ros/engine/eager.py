@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -16,19 +18,24 @@ class EagerEngine:
     Args:
         policy: moved to `device` and put into eval mode; its weights are learned no more.
         device: where to compute.
-        dtype: None or float32.
+        dtype: None or f32.
+        checkpoint: not used; nothing is compiled.
 
     Raises:
-        UserError: for another dtype.
+        UserError: for another precision.
     """
 
     name = "eager"
 
     def __init__(
-        self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype | None = None
+        self,
+        policy: DiffusionPolicy,
+        device: torch.device,
+        dtype: str | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
-        if dtype not in (None, torch.float32):
-            raise UserError(f"{dtype}", "dtype", "the eager engine computes in float32")
+        if dtype not in (None, "f32"):
+            raise UserError(f"{dtype}", "dtype", "the eager engine computes in f32")
         # Where a chunk follows another, only the derivative by its sample is wanted.
         self.policy = policy.to(device).eval().requires_grad_(False)
 

@@ -142,11 +142,15 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """Images (B, To, H, W, C) and the crops' places, see crop_windows -> (B, To, F)."""
         batch, frames = images.shape[:2]
-        images = crop_windows(images, self.crop, places).flatten(0, 1)
-        pixels = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        cropped = crop_windows(images, self.crop, places).flatten(0, 1)
+        return self.encode(cropped).view(batch, frames, -1)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames of the crop's size (N, h, w, C) -> features (N, F)."""
+        pixels = frames.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         keypoints = self.pool(self.to_keypoints(self.backbone(pixels)))
         features: Tensor = self.project(keypoints)
-        return features.view(batch, frames, -1)
+        return features
 
 
 def _to_channels_last(module: nn.Module) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -136,7 +137,9 @@ class PolicyNode(LifecycleNode):
             policy,
             policy_parameters.value(self, "engine"),
             policy_parameters.value(self, "device"),
-            threads=policy_parameters.value(self, "threads"),
+            policy_parameters.value(self, "dtype"),
+            policy_parameters.value(self, "threads"),
+            Path(path),
         )
         self._facts = {
             "checkpoint": path,

@@ -42,6 +42,11 @@ FIXED = {
     ),
     "device": _Entry("auto", "Where to compute: auto, cpu, cuda, cuda:1.", constraint=_WHEN),
     "engine": _Entry("auto", f"What computes: auto, {', '.join(ENGINES)}.", constraint=_WHEN),
+    "dtype": _Entry(
+        "",
+        "Precision: f32, or int8 or bf16 where the engine has it. Empty: f32.",
+        constraint=_WHEN,
+    ),
     "threads": _Entry(
         0, "Threads of the computation on a CPU; 0: as many as cores.", 0, 1024, _WHEN
     ),

@@ -1,0 +1,175 @@
+"""Networks compiled by OpenVINO, and where they are kept.
+
+What is kept beside a checkpoint is OpenVINO's form of the networks, before it is fitted to a
+processor: tracing and converting take seconds, fitting does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import openvino
+import torch
+from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+from torch import Tensor, fx, nn
+
+from diffusion_policy_ros import __version__
+
+FORMAT = 1
+"""Of what is kept; raise it when networks are converted in another way."""
+HINTS = {"f32": "f32", "int8": "f32", "bf16": "bf16"}  # dtype -> what OpenVINO computes in
+Models = dict[str, openvino.Model]
+
+
+class Compiled:
+    """A network, fitted to the processor for each size of batch when it is first asked for.
+
+    Args:
+        model: OpenVINO's form of it; the first dimension of all inputs is the batch.
+        dtype: a key of HINTS.
+        threads: to compute with.
+        any_batch: fit it once for batches of all sizes, which is slower.
+    """
+
+    def __init__(
+        self, model: openvino.Model, dtype: str, threads: int, any_batch: bool = False
+    ) -> None:
+        self._model, self._any_batch = model, any_batch
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS[dtype],
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # a robot's other processes need the cores, too
+        }
+        self._fitted: dict[int, openvino.InferRequest] = {}
+
+    def fit(self, batch: int) -> openvino.InferRequest:
+        """Make it ready for a size of batch."""
+        size = -1 if self._any_batch else batch
+        if size not in self._fitted:
+            shapes = {given: [size, *given.partial_shape[1:]] for given in self._model.inputs}
+            self._model.reshape(shapes)
+            fitted = CORE.compile_model(self._model, "CPU", self._options)
+            self._fitted[size] = fitted.create_infer_request()
+        return self._fitted[size]
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        """Its output for a batch."""
+        request = self.fit(len(given[0]))
+        arrays = [part.contiguous().numpy() for part in given]
+        return torch.from_numpy(request.infer(arrays, share_inputs=True)[0])
+
+
+CORE = openvino.Core()
+
+
+def capabilities() -> set[str]:
+    """What the processor computes in, as dtypes of HINTS."""
+    has_bf16 = "BF16" in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {"f32", "int8", "bf16"} if has_bf16 else {"f32", "int8"}
+
+
+def trace(network: nn.Module, example: Sequence[Tensor]) -> fx.GraphModule:
+    """The network as core ATen operations, for a batch of any size.
+
+    Args:
+        network: called with one list of tensors.
+        example: such a list, of a batch that is not 1.
+    """
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    shapes = ([{0: batch} for _ in example],)
+    logging.disable(logging.WARNING)  # OpenVINO's, of operations that torch no longer has
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(network, (list(example),), dynamic_shapes=shapes)
+            traced: fx.GraphModule = TorchFXPythonDecoder.from_exported_program(exported).pt_module
+            return traced
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def convert(network: fx.GraphModule) -> openvino.Model:
+    """OpenVINO's form of a traced network."""
+    inputs = [node.meta["val"] for node in network.graph.nodes if node.op == "placeholder"]
+    shapes, types = [[-1, *given.shape[1:]] for given in inputs], [given.dtype for given in inputs]
+    decoder = TorchFXPythonDecoder(network, input_shapes=shapes, input_types=types)
+    return openvino.convert_model(decoder)
+
+
+class Store:
+    """Converted networks in a folder of a checkpoint.
+
+    Args:
+        checkpoint: its directory; None keeps nothing.
+        content: what names the checkpoint's content.
+        dtype: of the networks.
+        say: told once of what could not be read or written.
+    """
+
+    def __init__(
+        self, checkpoint: Path | None, content: str, dtype: str, say: Callable[[str], None]
+    ) -> None:
+        key = [FORMAT, __version__, openvino.__version__, torch.__version__, content]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        self._kind, self._say = f"{dtype}-", say
+        self._folder = (
+            None if checkpoint is None else checkpoint / "compiled" / f"{dtype}-{digest}"
+        )
+
+    def get(self, make: Callable[[], Mapping[str, openvino.Model]]) -> Models:
+        """What is kept, or else what `make` gives, which is then kept."""
+        if self._folder is not None and self._folder.is_dir():
+            try:
+                return self._read(self._folder)
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                self._say(f"{self._folder}: is damaged ({_line(error)}); it is made anew")
+        models = dict(make())
+        if self._folder is not None:
+            try:
+                self._write(self._folder, models)
+            except (OSError, RuntimeError) as error:
+                self._say(f"{self._folder}: cannot be written ({_line(error)}); goes on without")
+        return models
+
+    def _read(self, folder: Path) -> Models:
+        digests: dict[str, str] = json.loads((folder / "manifest.json").read_text())
+        for path, digest in digests.items():
+            if _digest(folder / path) != digest:
+                raise ValueError(f"{path} is not what was written")
+        names = {path.split(".")[0] for path in digests}
+        return {name: CORE.read_model(folder / f"{name}.xml") for name in names}
+
+    def _write(self, folder: Path, models: Models) -> None:
+        part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            for name, model in models.items():
+                openvino.save_model(model, part / f"{name}.xml", compress_to_fp16=False)
+            digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
+            (part / "manifest.json").write_text(json.dumps(digests, indent=1) + "\n")
+            for old in folder.parent.glob(f"{self._kind}*"):
+                shutil.rmtree(old, ignore_errors=True)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _line(error: Exception) -> str:
+    text: Any = str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0]

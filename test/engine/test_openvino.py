@@ -1,0 +1,161 @@
+"""OpenVINO against the plain modules: every network, conditioning, target and sampler."""
+
+import pytest
+import torch
+
+pytest.importorskip("openvino", reason="needs openvino: pip install -e '.[openvino]'")
+
+from diffusion_policy_ros.contract import Contract  # noqa: E402
+from diffusion_policy_ros.engine import build_engine  # noqa: E402
+from diffusion_policy_ros.engine.openvino import OpenVinoEngine  # noqa: E402
+from diffusion_policy_ros.errors import UserError  # noqa: E402
+from diffusion_policy_ros.policy.checkpoint import save_checkpoint  # noqa: E402
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy  # noqa: E402
+from diffusion_policy_ros.policy.following import Follow  # noqa: E402
+from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
+from diffusion_policy_ros.policy.samplers import SAMPLERS  # noqa: E402
+
+CPU = torch.device("cpu")
+NETWORKS = {
+    "unet1d": "{name: unet1d, down_dims: [16, 32], n_groups: 4}",
+    "transformer": "{name: transformer, n_layer: 2, n_emb: 32}",
+    "mlp": "{name: mlp, hidden_size: 32, num_layers: 2}",
+}
+CASES = [
+    ("unet1d", "global"),
+    ("unet1d", "local"),
+    ("unet1d", "inpainting"),
+    ("transformer", "tokens"),
+    ("transformer", "global"),
+    ("transformer", "inpainting"),
+    ("mlp", "global"),
+    ("mlp", "inpainting"),
+]
+
+
+def make(network="unet1d", name="mini_lift_state", **policy):
+    """An untrained policy whose output layers are not zero."""
+    changes = {"policy.denoiser": NETWORKS[network], "training.batch_shares": "1"}
+    changes |= {f"policy.{key}": str(value) for key, value in policy.items()}
+    if name == "mini_lift":
+        changes["policy.image_encoder"] = "{name: small_conv, keypoints: 4, features: 0}"
+    torch.manual_seed(0)
+    made = DiffusionPolicy(Recipe.load(name, changes), Contract.load(name)).eval()
+    for weight in made.denoiser.parameters():
+        torch.nn.init.normal_(weight, std=0.2) if not weight.any() else None
+    return made
+
+
+def window(policy, seed=0, batch=1):
+    """A window of random observations."""
+    random = torch.Generator().manual_seed(seed)
+    steps = policy.recipe.policy.n_obs_steps
+    return {
+        key: torch.randint(0, 256, (batch, steps, *stream.shape), generator=random).byte()
+        if stream.is_image
+        else torch.randn(batch, steps, *stream.shape, generator=random)
+        for key, stream in policy.contract.observations.items()
+    }
+
+
+def relative_error(engine, policy, batch=1, **options):
+    """Of what the engine samples from the same noise."""
+    shape = (batch, policy.recipe.policy.predicted_steps, policy.sizes.action_dim)
+    options["noise"] = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    options["generator"] = torch.Generator().manual_seed(2)
+    seen = window(policy, batch=batch)
+    expected = policy.sample(seen, **options)
+    options["generator"] = torch.Generator().manual_seed(2)
+    return float((engine.sample(seen, **options) - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(("network", "conditioning"), CASES)
+def test_every_network_told_in_every_way(network, conditioning):
+    """The same chunk within 1e-4, for every sampler, and for several windows at once."""
+    policy = make(network, conditioning=conditioning)
+    engine = OpenVinoEngine(policy, CPU)
+    for sampler in SAMPLERS:
+        assert relative_error(engine, policy, steps=4, sampler=sampler) < 1e-4, sampler
+    assert relative_error(engine, policy, batch=3, steps=2) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prediction_type": "epsilon", "observation_dropout": 0.1},
+        {
+            "prediction_type": "v",
+            "timestep_spacing": "leading",
+            "pred_action_steps_only": "true",
+            "temporal_encoder": "{hidden_size: 16}",
+        },
+    ],
+)
+def test_every_setting_of_the_policy(settings):
+    """Targets, fewer predicted steps, an encoder of the window, guidance."""
+    policy = make(**settings)
+    guidance = 2.0 if "observation_dropout" in settings else 1.0
+    engine = OpenVinoEngine(policy, CPU)
+    assert relative_error(engine, policy, steps=3, guidance=guidance) < 1e-4
+
+
+def test_frames_are_encoded_once():
+    """A window that slides has one new frame, and its chunk is the plain policy's."""
+    policy = make(name="mini_lift")
+    engine = OpenVinoEngine(policy, CPU)
+    first, second = window(policy, 0), window(policy, 1)
+    slid = {key: torch.cat([first[key][:, 1:], second[key][:, :1]], 1) for key in first}
+    noise = torch.randn(1, 16, 7, generator=torch.Generator().manual_seed(1))
+    for seen in (first, slid, second, slid):
+        expected = policy.sample(seen, noise=noise)
+        torch.testing.assert_close(engine.sample(seen, noise=noise), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rtc", "rtc_cheap", "inpaint"])
+def test_a_chunk_that_follows_another(kind):
+    """With the derivative the plain modules compute; without it the compiled ones."""
+    policy = make()
+    follow = Follow(torch.zeros(1, 16, 7), torch.linspace(1, 0, 16), kind)
+    assert relative_error(OpenVinoEngine(policy, CPU), policy, steps=2, follow=follow) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "denoiser",
+    [
+        "{name: unet1d, down_dims: [64, 128], n_groups: 8}",
+        "{name: transformer, n_layer: 2, n_emb: 128}",
+    ],
+)
+def test_weights_in_8_bits_are_near(denoiser):
+    """Rounded weights: near, and not the same."""
+    policy = make(denoiser=denoiser)
+    assert 0 < relative_error(OpenVinoEngine(policy, CPU, "int8"), policy, steps=3) < 0.05
+
+
+def test_networks_are_kept_beside_the_checkpoint(tmp_path, monkeypatch):
+    """The second start converts nothing; a damaged file is made anew, and said once."""
+    folder = save_checkpoint(tmp_path / "policy", make())
+    policy, said = make(), []
+    OpenVinoEngine(policy, CPU, checkpoint=folder, say=said.append)
+    module = "diffusion_policy_ros.engine.openvino._converted"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, lambda *_: pytest.fail("it was converted once more"))
+        engine = OpenVinoEngine(policy, CPU, checkpoint=folder, say=said.append)
+    assert not said and relative_error(engine, policy, steps=2) < 1e-4
+    weights = max((folder / "compiled").rglob("*.bin"), key=lambda path: path.stat().st_size)
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
+    engine = OpenVinoEngine(policy, CPU, checkpoint=folder, say=said.append)
+    assert len(said) == 1 and "is damaged" in said[0] and "\n" not in said[0]
+    assert relative_error(engine, policy, steps=2) < 1e-4
+
+
+def test_what_cannot_be_is_refused(monkeypatch):
+    """Another precision or device, and a machine without openvino, in one line each."""
+    policy = make()
+    with pytest.raises(UserError, match="use one of: f32, int8|use one of: bf16, f32, int8"):
+        build_engine(policy, "openvino", dtype="f8")
+    with pytest.raises(UserError, match="computes on the cpu"):
+        OpenVinoEngine(policy, torch.device("cuda"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="openvino is not installed; pip install openvino"):
+        build_engine(policy, "openvino")
