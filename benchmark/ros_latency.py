@@ -224,7 +224,7 @@ def main() -> int:
         return serve(kind, inference, Path(checkpoint), Path(times))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ[THREADS] = str(args.threads)
-    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 99)  # 99: above, ports are anybody's
     with tempfile.TemporaryDirectory() as folder:
         save_policy(Path(folder) / "policy")
         kinds = [args.only] if args.only else ["noop", "policy"]

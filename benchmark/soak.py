@@ -1,4 +1,4 @@
-"""Simulator, policy node and recorder for a long time: `soak.py --minutes 60 --json`.
+"""Simulator, policy node, player and recorder for a long time: `soak.py --minutes 60 --json`.
 
 Real processes over DDS at 20 Hz, in real time. This process looks on: it counts what arrives,
 reads the memory of the others, and lets the recorder record, whose bags it removes. It keeps to a
@@ -286,10 +286,11 @@ def parameters(folder: Path, checkpoint: Path) -> dict[str, dict[str, object]]:
             "cameras": any(stream.is_image for stream in contract.observations.values()),
             "contract": checkpoint / "contract.yaml",
         },
+        "action_player": {"contract": checkpoint / "contract.yaml"},
         "episode_recorder": {
             "contract": folder / "recorded.yaml",
             "out": folder / "bags",
-            "extra_topics": "[/diagnostics]",
+            "extra_topics": "[/diagnostics, /action_player/pose]",
         },
     }
 
@@ -313,7 +314,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, help="of the simulated arm (untrained)")
     args = parser.parse_args()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 99)  # 99: above, ports are anybody's
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     folder, ended = Path(tempfile.mkdtemp(prefix="soak_")), ""
