@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 
 from diffusion_policy_ros.shipped import PACKAGE, shipped_path
 from launch import LaunchDescription
@@ -28,6 +28,7 @@ OTHERS = (
     ("namespace", "", "Namespace of the node; the contract's relative topics are in it"),
     ("node_name", "policy_node", "Name of the node"),
     ("params_file", "", "YAML file of parameters, such as config/params/policy_node.yaml"),
+    ("player", "", "Contract of an action player beside the node, a file or a name; '': none"),
     ("log_level", "info", "debug, info, warn, error or fatal"),
     (
         "large_images",
@@ -53,12 +54,14 @@ def start_node(context):
     parameters = [given["params_file"]] if given["params_file"] else []
     values = {name: given[name] for name, _, _ in PARAMETERS if given[name]}
     values.update({name: is_true(name, values[name]) for name in SWITCHES if name in values})
+    robot = [player(given, values)] if given["player"] else []
     logger = ".".join([*filter(None, given["namespace"].split("/")), given["node_name"]])
     profile = str(shipped_path("config/fastdds_large_images.xml"))
     large = is_true("large_images", given["large_images"])
     return [
+        *robot,
         LifecycleNode(
-            **command(),
+            **command("policy_node"),
             name=given["node_name"],
             namespace=given["namespace"],
             parameters=[*parameters, values],
@@ -72,20 +75,36 @@ def start_node(context):
             else None,
             output="screen",
             emulate_tty=True,
-        )
+        ),
     ]
 
 
-def command():
+def player(given, values):
+    """The action player of the node's chunks."""
+    chunks = "/".join(["", *filter(None, given["namespace"].split("/")), given["node_name"]])
+    parameters = {"contract": given["player"], "action_topic": f"{chunks}/action_chunk"}
+    if "use_sim_time" in values:
+        parameters["use_sim_time"] = values["use_sim_time"]
+    return Node(
+        **command("action_player"),
+        name="action_player",
+        namespace=given["namespace"],
+        parameters=[parameters],
+        output="screen",
+        emulate_tty=True,
+    )
+
+
+def command(node):
     """What to run: colcon's script, which has the right interpreter, or else the module."""
     try:
-        script = Path(get_package_prefix(PACKAGE), "lib", PACKAGE, "policy_node")
+        script = Path(get_package_prefix(PACKAGE), "lib", PACKAGE, node)
     except (PackageNotFoundError, OSError):  # no colcon workspace, or no ROS at all, is sourced
         script = Path()
     if script.is_file():
         return {"executable": str(script)}
-    arguments = ["-m", f"{PACKAGE}.ros.policy_node"]
-    return {"executable": sys.executable, "arguments": arguments, "exec_name": "policy_node"}
+    arguments = ["-m", f"{PACKAGE}.ros.{node}"]
+    return {"executable": sys.executable, "arguments": arguments, "exec_name": node}
 
 
 def is_true(name, text):
