@@ -56,9 +56,16 @@ class Compiled:
         if size not in self._fitted:
             shapes = {given: [size, *given.partial_shape[1:]] for given in self._model.inputs}
             self._model.reshape(shapes)
-            fitted = CORE.compile_model(self._model, "CPU", self._options)
-            self._fitted[size] = fitted.create_infer_request()
+            self._fitted[size] = self._compile().create_infer_request()
         return self._fitted[size]
+
+    def _compile(self) -> openvino.CompiledModel:
+        try:
+            return CORE.compile_model(self._model, "CPU", self._options)
+        except RuntimeError:
+            # 2026.4 cannot put Mish into its fused loops on one thread of AVX2: without them, then.
+            options = {**self._options, "SNIPPETS_MODE": "DISABLE"}
+            return CORE.compile_model(self._model, "CPU", options)
 
     def __call__(self, *given: Tensor) -> Tensor:
         """Its output for a batch."""

@@ -99,6 +99,18 @@ def test_every_setting_of_the_policy(settings):
     assert relative_error(engine, policy, steps=3, guidance=guidance) < 1e-4
 
 
+@pytest.mark.parametrize("network", ["unet1d", "mlp"])
+def test_one_thread(network):
+    """As on a robot that needs its other cores; OpenVINO compiles otherwise then."""
+    before = torch.get_num_threads()
+    policy = make(network)
+    try:
+        engine = build_engine(policy, "openvino", threads=1)
+        assert relative_error(engine, policy, steps=2) < 1e-4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_frames_are_encoded_once():
     """A window that slides has one new frame, and its chunk is the plain policy's."""
     policy = make(name="mini_lift")
