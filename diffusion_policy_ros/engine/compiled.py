@@ -63,7 +63,7 @@ class Compiled:
         try:
             return CORE.compile_model(self._model, "CPU", self._options)
         except RuntimeError:
-            # 2026.4 cannot put Mish into its fused loops on one thread of AVX2: without them, then.
+            # 2026.4 has no fused loops with Mish for one thread of AVX2: without them, then.
             options = {**self._options, "SNIPPETS_MODE": "DISABLE"}
             return CORE.compile_model(self._model, "CPU", options)
 
