@@ -60,8 +60,8 @@ def serve(kind: str, inference: str, checkpoint: Path, times: Path) -> int:
 
         build = policy_node.build_engine
 
-        def build_elsewhere(*args: Any, threads: int = 0, **options: Any) -> OwnProcessEngine:
-            engine = build(*args, threads=threads, **options)
+        def build_elsewhere(*args: Any, **options: Any) -> OwnProcessEngine:
+            engine, threads = build(*args, **options), torch.get_num_threads()
             return OwnProcessEngine(engine, str(checkpoint), threads, kind == "noop")
 
         policy_node.build_engine = build_elsewhere
