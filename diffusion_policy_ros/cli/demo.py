@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion_policy_ros.cli.figures import check_json, write_json
+from diffusion_policy_ros.cli.figures import check_json, check_least, write_json
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.domains import free_domain
 
@@ -103,10 +103,7 @@ def _check(args: argparse.Namespace, plan: Plan) -> None:
     """
     from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
 
-    for name in ("episodes", "demonstrations"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be 1 or more", f"--{name} {value}", "mend it")
+    check_least(args, episodes=1, demonstrations=1)
     Recipe.load(plan.recipe, parse_overrides(args.settings))
     check_json(args.json)
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_policy_ros.cli.figures import check_json, write_json
+from diffusion_policy_ros.cli.figures import check_json, check_least, write_json
 from diffusion_policy_ros.errors import UserError
 
 
@@ -141,8 +141,5 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         UserError: a number is out of its range, or the figures cannot be written.
     """
-    for name, lowest in (("episodes", 1), ("seed", 0), ("delay", 0), ("threads", 0)):
-        value = getattr(args, name)
-        if value is not None and value < lowest:
-            raise UserError(f"{name} must be {lowest} or more", f"--{name} {value}", "mend it")
+    check_least(args, episodes=1, seed=0, delay=0, threads=0)
     check_json(args.json)

@@ -1,12 +1,29 @@
-"""The file that a verb writes its figures to, refused before minutes of work instead of after."""
+"""What a verb was given, refused before minutes of work and not after; its file of figures."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from diffusion_policy_ros.errors import UserError
+
+
+def check_least(args: argparse.Namespace, **lowest: int) -> None:
+    """Refuse numbers that mean nothing.
+
+    Args:
+        args: the command line; an option that was not given is None.
+        lowest: name of an option -> its least value.
+
+    Raises:
+        UserError: one is below it.
+    """
+    for name, least in lowest.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"{name} must be {least} or more", f"--{name} {value}", "mend it")
 
 
 def check_json(path: Path | None) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.figures import write_json
+from diffusion_policy_ros.cli.figures import check_least, write_json
 from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,10 +133,7 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         UserError: a number is out of its range, or the report cannot be written.
     """
-    for name, lowest in (("episodes", 1), ("every", 1), ("seed", 0), ("threads", 0)):
-        value = getattr(args, name)
-        if value is not None and value < lowest:
-            raise UserError(f"{name} must be {lowest} or more", f"--{name} {value}", "mend it")
+    check_least(args, episodes=1, every=1, seed=0, threads=0)
     if args.out.exists() and not args.out.is_dir():
         raise UserError("is a file", str(args.out), "give --out a folder")
 

@@ -21,6 +21,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor, fx, nn
 
 from diffusion_policy_ros import __version__
+from diffusion_policy_ros.policy.checkpoint import sha256
 
 FORMAT = 1
 """Of what is kept; raise it when networks are converted in another way."""
@@ -148,7 +149,7 @@ class Store:
     def _read(self, folder: Path) -> Models:
         digests: dict[str, str] = json.loads((folder / "manifest.json").read_text())
         for path, digest in digests.items():
-            if _digest(folder / path) != digest:
+            if sha256(folder / path) != digest:
                 raise ValueError(f"{path} is not what was written")
         names = {path.split(".")[0] for path in digests}
         return {name: CORE.read_model(folder / f"{name}.xml") for name in names}
@@ -160,21 +161,13 @@ class Store:
             part.mkdir(parents=True)
             for name, model in models.items():
                 openvino.save_model(model, part / f"{name}.xml", compress_to_fp16=False)
-            digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
+            digests = {path.name: sha256(path) for path in sorted(part.iterdir())}
             (part / "manifest.json").write_text(json.dumps(digests, indent=1) + "\n")
             for old in folder.parent.glob(f"{self._kind}*"):
                 shutil.rmtree(old, ignore_errors=True)
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _line(error: Exception) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
-from diffusion_policy_ros.policy.following import Follow
 
 
 class EagerEngine:
@@ -44,24 +44,6 @@ class EagerEngine:
         """Where it computes."""
         return self.policy.device
 
-    def sample(
-        self,
-        observation: Arrays,
-        *,
-        steps: int | None = None,
-        sampler: str | None = None,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        guidance: float = 1.0,
-        follow: Follow | None = None,
-    ) -> Tensor:
+    def sample(self, observation: Arrays, **options: Any) -> Tensor:
         """See DiffusionPolicy.sample."""
-        return self.policy.sample(
-            observation,
-            steps=steps,
-            sampler=sampler,
-            generator=generator,
-            noise=noise,
-            guidance=guidance,
-            follow=follow,
-        )
+        return self.policy.sample(observation, **options)

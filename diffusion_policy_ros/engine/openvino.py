@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -89,11 +89,8 @@ class OpenVinoEngine:
         observation: Arrays,
         *,
         steps: int | None = None,
-        sampler: str | None = None,
-        generator: torch.Generator | None = None,
-        noise: Tensor | None = None,
-        guidance: float = 1.0,
         follow: Follow | None = None,
+        **options: Any,
     ) -> Tensor:
         """See DiffusionPolicy.sample. Where derivatives are needed, the plain modules compute."""
         settings = self.policy.recipe.policy
@@ -103,15 +100,8 @@ class OpenVinoEngine:
             settings.num_inference_steps if steps is None else steps,
             settings.timestep_spacing,
         )
-        return (self.policy if differentiates else self._fast).sample(
-            observation,
-            steps=steps,
-            sampler=sampler,
-            generator=generator,
-            noise=noise,
-            guidance=guidance,
-            follow=follow,
-        )
+        policy = self.policy if differentiates else self._fast
+        return policy.sample(observation, steps=steps, follow=follow, **options)
 
 
 class CompiledDenoiser(nn.Module):

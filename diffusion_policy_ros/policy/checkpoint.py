@@ -118,7 +118,7 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _write_manifest(part: Path) -> None:
-    files = {path.name: _sha256(path) for path in sorted(part.iterdir())}
+    files = {path.name: sha256(path) for path in sorted(part.iterdir())}
     manifest = {"format": FORMAT, "version": __version__, "sha256": files}
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     for path in part.iterdir():
@@ -142,7 +142,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -213,7 +214,7 @@ def load_training_state(directory: Path) -> TrainingState:
 
 def checkpoint_hash(directory: str | Path) -> str:
     """Sixteen characters that name a checkpoint by its content, for logs and diagnostics."""
-    return _sha256(find_checkpoint(directory) / MANIFEST)[:16]
+    return sha256(find_checkpoint(directory) / MANIFEST)[:16]
 
 
 def check_contract(trained: Contract, robot: Contract | None, where: str) -> None:
@@ -268,7 +269,7 @@ def _verify(directory: Path, needed: tuple[str, ...]) -> None:
         path = directory / name
         if name not in hashes or not path.is_file():
             raise UserError("is missing", str(path), CURE)
-        if _sha256(path) != hashes[name]:
+        if sha256(path) != hashes[name]:
             raise UserError("is damaged: its SHA-256 is not the manifest's", str(path), CURE)
 
 

@@ -194,6 +194,7 @@ class ActionPlayer(Node):
         self._told: SetPoint | None = None
         self._holding, self._last_hold, self._chunks = "", "", 0
         self._period_ns = round(SECOND_NS / settings.rate_hz)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._advertise()
         seen = dataclasses.replace(self._contract, observations=self._measured.streams)
         self._streams = Streams(self, seen, self._take)
@@ -351,10 +352,6 @@ class ActionPlayer(Node):
         self._diagnostics.publish(
             diagnostics.message(name, self._contract.name, level, text, values, now.to_msg())
         )
-
-    @functools.cached_property
-    def _diagnostics(self) -> Any:
-        return self.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
 
 def _same(one: SetPoint, other: SetPoint) -> bool:
