@@ -8,9 +8,11 @@ plus its `time_from_start`. Without any point it means: hold.
 from __future__ import annotations
 
 import array
+import struct
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
+from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -20,6 +22,8 @@ from diffusion_policy_ros.runtime.playback import Chunk
 
 SECOND_NS = 1_000_000_000
 JITTER_NS = 1_000_000  # how far a point may lie from the even grid: others round to ms
+STAMP, STAMP_AT = struct.Struct("=iI"), 4
+"""A header's stamp in a serialized message, after the four bytes that say how it is serialized."""
 
 
 def time_msg(time_ns: int) -> Time:
@@ -39,8 +43,11 @@ def chunk_msg(chunk: Chunk, contract: Contract) -> JointTrajectory:
     return message
 
 
-class ChunkMessage:
-    """The message of every chunk of a contract: one and the same, because filling it is quick.
+class ChunkBytes:
+    """The message of every chunk of a contract, serialized.
+
+    All of one shape differ only in their stamp and numbers, which are written in place: it takes
+    half the time of filling a message and having it serialized.
 
     Args:
         contract: gives names and frame.
@@ -48,19 +55,27 @@ class ChunkMessage:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        self._message = hold_msg(0, contract)
         self._shape: tuple[int, int] = (0, 0)
 
-    def of(self, chunk: Chunk) -> JointTrajectory:
-        """The chunk's message, good until the next call."""
+    def of(self, chunk: Chunk) -> bytes:
+        """What to publish of a chunk."""
         shape = (len(chunk.actions), chunk.period_ns)
         if shape != self._shape:
-            self._message, self._shape = chunk_msg(chunk, self._contract), shape
-            return self._message
-        self._message.header.stamp = time_msg(chunk.stamp_ns)
-        for point, action in zip(self._message.points, chunk.actions.tolist(), strict=True):
-            point.positions = array.array("d", action)
-        return self._message
+            self._lay_out(*shape)
+        STAMP.pack_into(self._data, STAMP_AT, *divmod(max(chunk.stamp_ns, 0), SECOND_NS))
+        for place, action in zip(self._places, chunk.actions, strict=True):
+            numbers = action.astype(np.float64).tobytes()
+            self._data[place : place + len(numbers)] = numbers
+        return bytes(self._data)
+
+    def _lay_out(self, n: int, period_ns: int) -> None:
+        """A message of this shape, and where its actions are: each is found by its numbers."""
+        actions = np.pi + np.arange(n * self._contract.action_dim, dtype=np.float64)
+        actions = actions.reshape(n, -1)
+        message = chunk_msg(Chunk(0, actions, period_ns), self._contract)
+        self._data = bytearray(serialize_message(message))
+        self._places = [self._data.index(action.tobytes()) for action in actions]
+        self._shape = (n, period_ns)
 
 
 def hold_msg(time_ns: int, contract: Contract) -> JointTrajectory:

@@ -19,7 +19,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_ros.engine import Engine
-from diffusion_policy_ros.ros.chunks import ChunkMessage, hold_msg
+from diffusion_policy_ros.ros.chunks import ChunkBytes, hold_msg
 from diffusion_policy_ros.ros.planned_path import path_msg
 from diffusion_policy_ros.ros.qos import publishers
 from diffusion_policy_ros.ros.streams import Streams
@@ -69,7 +69,7 @@ class RobotLink:
         self.contract = engine.policy.contract
         self.problems: dict[str, str] = {}
         self._trace_problem = ""
-        self._chunk_message = ChunkMessage(self.contract)
+        self._chunk_bytes = ChunkBytes(self.contract)
         self._jumped_ns = 0
         self._built, self._timers = contextlib.ExitStack(), contextlib.ExitStack()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -241,7 +241,7 @@ class RobotLink:
         if not len(chunk.actions):
             self._chunks.publish(hold_msg(chunk.stamp_ns, self.contract))
             return
-        self._chunks.publish(self._chunk_message.of(chunk))
+        self._chunks.publish(self._chunk_bytes.of(chunk))
         if self._paths.get_subscription_count():
             self._newest = chunk
             self._path_due.trigger()

@@ -6,11 +6,13 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
-from diffusion_policy_ros.ros.chunks import chunk_msg, chunk_of, hold_msg  # noqa: E402
+from diffusion_policy_ros.ros.chunks import ChunkBytes, chunk_msg, chunk_of, hold_msg  # noqa: E402
 from diffusion_policy_ros.ros.qos import matches, subscription_qos  # noqa: E402
 from diffusion_policy_ros.runtime.playback import Chunk  # noqa: E402
 
@@ -35,6 +37,19 @@ def test_a_chunk_survives_the_wire_bit_for_bit(n):
     back = chunk_of(message, CONTRACT)
     assert back.stamp_ns == chunk(n).stamp_ns and back.period_ns == CONTRACT.period_ns
     np.testing.assert_array_equal(back.actions, chunk(n).actions)
+
+
+@pytest.mark.parametrize("robot", ["mini_lift", "example_arm"])
+def test_a_chunk_of_bytes_is_the_message(robot):
+    """Also one of another length than the one before, and one whose numbers are not finite."""
+    contract = Contract.load(robot)
+    serialized, random = ChunkBytes(contract), np.random.default_rng(0)
+    for n, stamp_ns in ((15, 1_700_000_000_123_456_789), (15, -5), (2, 7), (1, 8), (15, 9)):
+        actions = random.normal(size=(n, contract.action_dim))
+        actions[-1, 0] = np.nan if stamp_ns == 9 else 1e300
+        sent = Chunk(stamp_ns, actions, contract.period_ns)
+        got = deserialize_message(serialized.of(sent), JointTrajectory)
+        assert str(got) == str(chunk_msg(sent, contract))
 
 
 def test_a_hold_is_a_chunk_without_actions():
