@@ -50,6 +50,11 @@ def _shown(letter: str) -> str:
     return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what another library raised, for a line of our own."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def did_you_mean(name: object, valid: Iterable[str]) -> str:
     """The cure for an unknown name: the near one, or the list of valid ones."""
     names = list(valid)

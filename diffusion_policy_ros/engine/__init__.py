@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_policy_ros.engine.eager import EagerEngine
-from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.errors import UserError, did_you_mean, first_line
 from diffusion_policy_ros.policy.devices import pick_device
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
 from diffusion_policy_ros.policy.following import Follow
@@ -52,12 +52,18 @@ class Engine(Protocol):
         ...
 
 
-# Of policy, device, precision (None: its own choice), and where the policy came from, if anywhere.
-EngineFactory = Callable[[DiffusionPolicy, torch.device, "str | None", "Path | None"], Engine]
+Say = Callable[[str], object]
+# Of policy, device, precision (None: its own choice), where the policy came from, if anywhere, and
+# what is told once of whatever it goes on without.
+EngineFactory = Callable[[DiffusionPolicy, torch.device, "str | None", "Path | None", Say], Engine]
 
 
 def _openvino(
-    policy: DiffusionPolicy, device: torch.device, dtype: str | None, checkpoint: Path | None
+    policy: DiffusionPolicy,
+    device: torch.device,
+    dtype: str | None,
+    checkpoint: Path | None,
+    say: Say,
 ) -> Engine:
     """Imported only when it is asked for: openvino is an extra."""
     if importlib.util.find_spec("openvino") is None:
@@ -65,7 +71,7 @@ def _openvino(
         raise UserError("openvino is not installed", "engine", cure)
     from diffusion_policy_ros.engine.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(policy, device, dtype or "f32", checkpoint)
+    return OpenVinoEngine(policy, device, dtype or "f32", checkpoint, say)
 
 
 ENGINES: dict[str, EngineFactory] = {"eager": EagerEngine, "openvino": _openvino}
@@ -78,6 +84,7 @@ def build_engine(
     dtype: str | None = None,
     threads: int | None = None,
     checkpoint: Path | None = None,
+    say: Say = print,
 ) -> Engine:
     """The engine `name` for `policy`.
 
@@ -89,10 +96,11 @@ def build_engine(
             or empty is its own choice.
         threads: of the process' computation on the CPU; None or 0 leaves torch's.
         checkpoint: the policy's directory, where an engine may keep what it has compiled.
+        say: told once of whatever it goes on without, in a line.
 
     Raises:
-        UserError: unknown engine or device, a precision that the engine does not have, or a
-            negative number of threads.
+        UserError: unknown engine or device, a precision that the engine does not have, a
+            negative number of threads, or a policy that the engine cannot run here.
     """
     if name != "auto" and name not in ENGINES:
         raise UserError(
@@ -104,4 +112,9 @@ def build_engine(
         torch.set_num_threads(threads)
     where = policy.device if device is None else pick_device(str(device))
     factory = ENGINES["eager" if name == "auto" else name]
-    return factory(policy, where, dtype or None, checkpoint)
+    try:
+        return factory(policy, where, dtype or None, checkpoint, say)
+    except RuntimeError as error:  # a library's: out of memory, a network that it cannot compile
+        what = f"cannot run this policy on {where} ({first_line(error)})"
+        cure = "use engine eager and device cpu, which run every policy"
+        raise UserError(what, f"engine {name}", cure) from error

@@ -21,6 +21,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor, fx, nn
 
 from diffusion_policy_ros import __version__
+from diffusion_policy_ros.errors import first_line
 from diffusion_policy_ros.policy.checkpoint import sha256
 
 FORMAT = 1
@@ -122,7 +123,7 @@ class Store:
     """
 
     def __init__(
-        self, checkpoint: Path | None, content: str, dtype: str, say: Callable[[str], None]
+        self, checkpoint: Path | None, content: str, dtype: str, say: Callable[[str], object]
     ) -> None:
         key = [FORMAT, __version__, openvino.__version__, torch.__version__, content]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
@@ -137,17 +138,21 @@ class Store:
             try:
                 return self._read(self._folder)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
-                self._say(f"{self._folder}: is damaged ({_line(error)}); it is made anew")
+                self._say(f"{self._folder}: is damaged ({first_line(error)}); it is made anew")
         models = dict(make())
         if self._folder is not None:
             try:
                 self._write(self._folder, models)
             except (OSError, RuntimeError) as error:
-                self._say(f"{self._folder}: cannot be written ({_line(error)}); goes on without")
+                why = first_line(error)
+                self._say(f"{self._folder}: cannot be written ({why}); goes on without")
         return models
 
     def _read(self, folder: Path) -> Models:
-        digests: dict[str, str] = json.loads((folder / "manifest.json").read_text())
+        digests: Any = json.loads((folder / "manifest.json").read_text())
+        there = {path.name for path in folder.iterdir()} - {"manifest.json"}
+        if not isinstance(digests, dict) or not there or there != set(digests):
+            raise ValueError("manifest.json does not name what is there")
         for path, digest in digests.items():
             if sha256(folder / path) != digest:
                 raise ValueError(f"{path} is not what was written")
@@ -168,8 +173,3 @@ class Store:
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _line(error: Exception) -> str:
-    text: Any = str(error).strip() or type(error).__name__
-    return str(text).splitlines()[0]

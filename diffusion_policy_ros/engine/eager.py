@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class EagerEngine:
         device: where to compute.
         dtype: None or f32.
         checkpoint: not used; nothing is compiled.
+        say: not used; there is nothing that it goes on without.
 
     Raises:
         UserError: for another precision.
@@ -33,6 +35,7 @@ class EagerEngine:
         device: torch.device,
         dtype: str | None = None,
         checkpoint: Path | None = None,
+        say: Callable[[str], object] = print,
     ) -> None:
         if dtype not in (None, "f32"):
             raise UserError(f"{dtype}", "dtype", "the eager engine computes in f32")

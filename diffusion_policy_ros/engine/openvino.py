@@ -63,7 +63,7 @@ class OpenVinoEngine:
         device: torch.device,
         dtype: str = "f32",
         checkpoint: Path | None = None,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], object] = print,
     ) -> None:
         if device.type != "cpu":
             raise UserError(f"{device}", "device", "the openvino engine computes on the cpu")

@@ -140,6 +140,7 @@ class PolicyNode(LifecycleNode):
             policy_parameters.value(self, "dtype"),
             policy_parameters.value(self, "threads"),
             Path(path),
+            self.get_logger().warning,
         )
         self._facts = {
             "checkpoint": path,
