@@ -11,7 +11,8 @@ from diffusion_policy_ros.cli.figures import check_least, write_json
 from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusion_policy_ros.replay.recording import Policy, Replayed
+    from diffusion_policy_ros.replay.policy import Policy
+    from diffusion_policy_ros.replay.recording import Replayed
 
 PAGE, FIGURES = "replay.html", "replay.json"
 EXIT_DIFFERENT = 1
@@ -83,7 +84,7 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
     """What makes the chunks, and how many of a chunk's actions are executed."""
     from diffusion_policy_ros.engine import build_engine
     from diffusion_policy_ros.policy.checkpoint import load_policy
-    from diffusion_policy_ros.replay.recording import Policy, to_horizon
+    from diffusion_policy_ros.replay.policy import Policy, to_horizon
     from diffusion_policy_ros.runtime.runner import Sampling
 
     loaded = load_policy(args.checkpoint)
@@ -124,7 +125,7 @@ def _replay(args: argparse.Namespace, policy: Policy) -> tuple[list[Replayed], P
         bags = expand([args.recording])[: args.episodes]
         found = [replay_bag(bag, policy, args.every, bar.update) for bag in bags]
     runs = [one.live for one in found if one.live is not None]
-    return found, policy.as_in(runs[-1]) if runs else policy
+    return found, policy.as_made(runs[-1].how(0)) if runs else policy
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -238,19 +238,17 @@ def _gaps(replayed: Replayed) -> list[float]:
     return [float(s) for s, c in zip(steps, changes, strict=True) if c and s > 0]
 
 
-def against_live(replayed: Sequence[Replayed], reach: int | None) -> dict[str, Any] | None:
+def against_live(replayed: Sequence[Replayed]) -> dict[str, Any] | None:
     """How far the chunks are from those that the node published; None where none was recorded.
 
-    Args:
-        replayed: the recordings.
-        reach: frames that a chunk follows from, before its own; None: from all since a hold.
-            Chunks of a recording's first frames, or up to its first hold, are not compared: the
-            node's reached back to before it.
+    Chunks are not compared that follow from something before the recording (its first frames, or
+    all of a run whose beginning is not in it where chunks join), nor those of its last half
+    second, for which no report tells how they were made.
     """
     live = [one for one in replayed if one.live is not None]
     if not live:
         return None
-    differences = [d for one in live for d in _differences(one, reach)]
+    differences = [d for one in live for d in _differences(one)]
     recorded = sum(len(one.live.chunks) for one in live if one.live)
     delays = [d * 1e3 for one in live if one.live for d in one.live.delays_s]
     return {
@@ -266,14 +264,12 @@ def against_live(replayed: Sequence[Replayed], reach: int | None) -> dict[str, A
     }
 
 
-def _differences(replayed: Replayed, reach: int | None) -> list[float]:
+def _differences(replayed: Replayed) -> list[float]:
     assert replayed.live is not None
-    begins = [f for f, c in replayed.chunks.items() if c.stamp_ns in replayed.live.first]
-    start = min(begins, default=len(replayed.times_ns)) if reach is None else reach
     found = []
     for frame, chunk in replayed.chunks.items():
         published = replayed.live.chunks.get(chunk.stamp_ns)
-        if published is not None and frame >= start:
+        if published is not None and frame in replayed.whole:
             ours = chunk.actions[: len(published)]
             found.append(float(np.abs(ours - published[: len(ours)]).max()))
     return found

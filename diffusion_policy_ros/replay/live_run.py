@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import Bag
 from diffusion_policy_ros.observe.codecs import stamp_ns
+from diffusion_policy_ros.runtime.made import Made, read_made
 
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
@@ -27,8 +28,7 @@ class LiveRun:
     Attributes:
         topic: of the chunks.
         chunks: time of the newest observed frame → (n, Da) actions.
-        first: which of them followed a hold, so that there was nothing to join.
-        delay_frames: chunk → delay that the node reckoned with, by its report before.
+        made: time of the newest observed frame → how the node made its chunk.
         holds: how often the robot was told to hold.
         delays_s: from a frame's stamp to the arrival of its chunk at the recorder.
         said: what the statuses of node and player said → in how many reports.
@@ -38,19 +38,21 @@ class LiveRun:
 
     topic: str
     chunks: dict[int, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
-    first: set[int] = dataclasses.field(default_factory=set)
-    delay_frames: dict[int, int] = dataclasses.field(default_factory=dict)
+    made: dict[int, Made] = dataclasses.field(default_factory=dict)
     holds: int = 0
     delays_s: list[float] = dataclasses.field(default_factory=list)
     said: Counter[str] = dataclasses.field(default_factory=Counter)
     values: dict[str, str] = dataclasses.field(default_factory=dict)
     player: dict[str, str] = dataclasses.field(default_factory=dict)
-    _held: bool = False
 
     @property
     def stamps(self) -> set[int]:
-        """Times of the frames that chunks followed."""
-        return set(self.chunks)
+        """Times of the frames that chunks followed, published or dropped as too late."""
+        return {*self.chunks, *self.made}
+
+    def how(self, time_ns: int) -> Made | None:
+        """How the chunk of that time was made; where that was not recorded, as the newest."""
+        return self.made.get(time_ns) or next(reversed(self.made.values()), None)
 
     @classmethod
     def of(cls, bag: Bag, contract: Contract) -> LiveRun | None:
@@ -75,16 +77,11 @@ class LiveRun:
         stamp = stamp_ns(msg) or 0
         if not msg.points:
             self.holds += 1
-            self._held = True
             return
         actions = [list(point.positions) for point in msg.points]
         if list(msg.joint_names) == names and {len(action) for action in actions} == {len(names)}:
             self.chunks[stamp] = np.array(actions, np.float64)
             self.delays_s.append((log_ns - stamp) / 1e9)
-            self.first |= {stamp} if self._held else set()
-            delay = self.values.get("delay_frames", "")
-            self.delay_frames[stamp] = int(delay) if delay.isdigit() else 0
-            self._held = False
 
     def _note_report(self, msg: Any) -> None:
         for status in msg.status:
@@ -94,5 +91,7 @@ class LiveRun:
                 told = {entry.key: entry.value for entry in status.values}
                 if kind == "policy":
                     self.values = told
+                    made = read_made(told.get("newest_chunks", ""))
+                    self.made.update({one.stamp_ns: one for one in made})
                 else:
                     self.player = {k: v for k, v in told.items() if k.startswith(COUNTED)}

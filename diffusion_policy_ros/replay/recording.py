@@ -22,24 +22,16 @@ from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.convert import resolve_topics
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.shards import ACTION, STAMP
-from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.history import Event, Frame, History, Refused
-from diffusion_policy_ros.policy.following import KINDS
 from diffusion_policy_ros.replay.live_run import LiveRun
+from diffusion_policy_ros.replay.policy import Policy
 from diffusion_policy_ros.runtime.joining import Joiner
+from diffusion_policy_ros.runtime.made import Made
 from diffusion_policy_ros.runtime.playback import Chunk
-from diffusion_policy_ros.runtime.runner import (
-    NotFiniteError,
-    Sampling,
-    make_chunk,
-    noise_generator,
-)
 
 Actions = NDArray[np.float64]
-RECORDED = ("noise_seed", "num_inference_steps", "sampler", "chunk_join")
-"""What a run's diagnostics tell of its sampling."""
 
 
 @dataclass
@@ -60,6 +52,8 @@ class Replayed:
         resets: why history was dropped.
         notes: what is odd about the recording.
         live: what the node itself had published, where that was recorded.
+        whole: frames whose chunk follows from all that the node's followed from: nothing of it was
+            before the recording, and how it was made was recorded.
     """
 
     name: str
@@ -75,93 +69,7 @@ class Replayed:
     resets: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     live: LiveRun | None = None
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How chunks are made.
-
-    Attributes:
-        engine: samples the policy.
-        sampling: how, up to the horizon; ``replan_steps`` frames lie between two chunks.
-        seed: of the noise.
-        given: which of seed and sampling the user gave, so that a recorded run's do not count.
-    """
-
-    engine: Engine
-    sampling: Sampling
-    seed: int = 0
-    given: frozenset[str] = frozenset()
-
-    @property
-    def contract(self) -> Contract:
-        """The robot."""
-        return self.engine.policy.contract
-
-    @property
-    def n_obs_steps(self) -> int:
-        """To, the frames of a window."""
-        return self.engine.policy.recipe.policy.n_obs_steps
-
-    @property
-    def reach(self) -> int | None:
-        """How many frames before its own a chunk follows from; None: from all since a hold."""
-        if self.sampling.chunk_join in KINDS:
-            return None
-        joined = 0 if self.sampling.chunk_join == "replace" else self.sampling.n_action_steps
-        return self.n_obs_steps - 1 + joined
-
-    def chunk(
-        self,
-        window: Mapping[str, Array],
-        time_ns: int,
-        joiner: Joiner,
-        delay_frames: int = 0,
-    ) -> Chunk:
-        """The chunk after a window whose newest frame is of that time; joins those before.
-
-        Raises:
-            UserError: the network's output is not finite.
-        """
-        noise = noise_generator(self.seed, time_ns)
-        try:
-            return make_chunk(
-                self.engine,
-                self.contract,
-                window,
-                time_ns,
-                self.sampling,
-                noise,
-                joiner,
-                delay_frames,
-            )
-        except NotFiniteError as error:
-            what = f"{error} after the frame stamped {time_ns / 1e9:.3f} s"
-            raise UserError(what, "checkpoint", "do not run it; train again") from None
-
-    def as_in(self, run: LiveRun) -> Policy:
-        """With the run's seed, sampler and steps, as far as it tells and nobody gave them.
-
-        Raises:
-            UserError: the policy cannot be sampled so.
-        """
-        told = {name: run.values[name] for name in RECORDED if name in run.values}
-        told = {name: told[name] for name in told.keys() - self.given}
-        steps, seed = told.get("num_inference_steps", ""), told.get("noise_seed", "")
-        sampling = replace(
-            self.sampling,
-            sampler=told.get("sampler", self.sampling.sampler),
-            num_inference_steps=int(
-                steps if steps.isdigit() else self.sampling.num_inference_steps
-            ),
-            chunk_join=told.get("chunk_join", self.sampling.chunk_join),
-        ).checked(self.engine.policy.recipe.policy)
-        return replace(self, sampling=sampling, seed=int(seed if seed.isdigit() else self.seed))
-
-
-def to_horizon(sampling: Sampling, predicted_steps: int) -> Sampling:
-    """The same, but a chunk has all actions that are predicted, not only the executed ones."""
-    return replace(sampling, n_action_steps=predicted_steps - (sampling.first_action or 0))
+    whole: set[int] = field(default_factory=set)
 
 
 # A bag
@@ -184,8 +92,6 @@ def replay_bag(
     """
     bag = open_bag(path)
     live = LiveRun.of(bag, policy.contract)
-    if live is not None:
-        policy = policy.as_in(live)
     replaying = _BagReplay(bag, policy, every, live, tick)
     try:
         return replaying.run()
@@ -211,7 +117,7 @@ class _BagReplay:
         self.history = History(self.contract, policy.n_obs_steps)
         self.found = Replayed(bag.path.name, notes=list(bag.notes), live=live)
         self.found.ages_ns = {key: [] for key in self.contract.observations}
-        self.joiner, self.joined_segment = Joiner(self.contract), 0
+        self.joiner, self.run_begins, self.run_whole = Joiner(self.contract), -1, False
         self.live = live
         self.reasons: dict[str, str] = {}
         self.lives: list[int] = []
@@ -281,21 +187,31 @@ class _BagReplay:
         window = self.history.window()
         assert window is not None, "a frame was just closed"
         number = len(self.found.times_ns) - 1
-        self._renew_joiner(frame)
-        delay = self.live.delay_frames.get(frame.time_ns, 0) if self.live else 0
-        chunk = self.policy.chunk(window, frame.time_ns, self.joiner, delay)
+        how = self.live.how(frame.time_ns) if self.live else None
+        policy = self.policy.as_made(how)
+        self._renew_joiner(frame, how)
+        delay_frames = how.delay_frames if how else 0
+        chunk = policy.chunk(window, frame.time_ns, self.joiner, delay_frames)
         self.found.chunks[number] = chunk
+        if self._is_whole(frame, policy.sampling.chunk_join):
+            self.found.whole.add(number)
         picture = _picture(self.contract, frame.arrays)
         if picture is not None:
             self.found.pictures[number] = picture
         self.tick()
 
-    def _renew_joiner(self, frame: Frame) -> None:
-        """After a gap or a hold there is nothing to join, in the node either."""
-        held = self.live is not None and frame.time_ns in self.live.first
-        if held or self.found.segment[-1] != self.joined_segment:
-            self.joiner = Joiner(self.contract)
-        self.joined_segment = self.found.segment[-1]
+    def _renew_joiner(self, frame: Frame, how: Made | None) -> None:
+        """Where the node began a new run of chunks; after a gap where that was not recorded."""
+        begins = how.run_ns if how and self.stamps else -self.found.segment[-1]
+        if begins != self.run_begins:
+            self.joiner, self.run_begins = Joiner(self.contract), begins
+            self.run_whole = frame.time_ns == begins
+
+    def _is_whole(self, frame: Frame, join: str) -> bool:
+        known = self.live is not None and frame.time_ns in self.live.made
+        known &= len(self.found.times_ns) >= self.policy.n_obs_steps
+        self.run_whole &= known
+        return known and (join == "replace" or self.run_whole)
 
     def _finish(self) -> None:
         found, contract = self.found, self.contract

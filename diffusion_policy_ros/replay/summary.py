@@ -11,7 +11,8 @@ import numpy as np
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.replay import figures
-from diffusion_policy_ros.replay.recording import Policy, Replayed
+from diffusion_policy_ros.replay.policy import Policy
+from diffusion_policy_ros.replay.recording import Replayed
 
 FORMAT = 1
 TOLERANCES = {"actions": 1e-4, "worse": 0.05, "age_ms": 1.0}
@@ -55,7 +56,7 @@ def summary(
         "limits": figures.saturation(replayed, contract, executed),
         "frames": figures.frames(replayed),
         "age_ms": figures.streams(replayed, contract),
-        "live": figures.against_live(replayed, policy.reach),
+        "live": figures.against_live(replayed),
         "first_actions": [_first_actions(one) for one in replayed],
     }
 

@@ -64,6 +64,7 @@ def values(supervisor: Supervisor, notes: Mapping[str, str], now_ns: int) -> dic
         "chunk_join": runner.sampling.chunk_join,
         "delay_frames": runner.delay_frames,
         "noise_seed": runner.noise_seed,
+        "newest_chunks": runner.made,
         **_streams(supervisor, notes, now_ns),
     }
 

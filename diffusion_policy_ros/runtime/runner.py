@@ -29,8 +29,9 @@ from diffusion_policy_ros.policy.following import KINDS
 from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.samplers import SAMPLERS
 from diffusion_policy_ros.runtime.joining import JOINS, Joiner
+from diffusion_policy_ros.runtime.made import NewestMade
 from diffusion_policy_ros.runtime.playback import Chunk
-from diffusion_policy_ros.runtime.trace import ChunkTimes
+from diffusion_policy_ros.runtime.trace import ChunkTimes, chunk_times
 
 RECENT = 1000
 """Chunks whose times are kept."""
@@ -249,6 +250,7 @@ class Runner:
 
     Attributes:
         noise_seed: what the noise follows from, see `noise_generator`.
+        made: how the newest chunks were made.
         on_times: called on the inference thread with when each chunk came to pass.
     """
 
@@ -271,7 +273,7 @@ class Runner:
         self._epoch = 0
         self._frames_to_wait = 0
         self._end_ns: int | None = None
-        self._joiner = Joiner(contract)
+        self._joiner, self.made = Joiner(contract), NewestMade()
         self._delays_ns: deque[int] = deque(maxlen=DELAYS)
         self._thread: threading.Thread | None = None
         self.on_times: Callable[[ChunkTimes], None] | None = None
@@ -306,6 +308,7 @@ class Runner:
             self._end_ns = None
             # A new one, so that the chunk in the making tells only the old one.
             self._joiner = Joiner(self.contract)
+            self.made.end_run()
 
     @property
     def delay_frames(self) -> int:
@@ -348,17 +351,18 @@ class Runner:
             self._infer(job, joiner)
 
     def _infer(self, job: Job, joiner: Joiner) -> None:
-        begun_ns = time.monotonic_ns()
+        begun_ns, delay_frames = time.monotonic_ns(), self.delay_frames
+        seed, how = self.noise_seed, self.sampling
         try:
             chunk = make_chunk(
                 self.engine,
                 self.contract,
                 job.window,
                 job.time_ns,
-                self.sampling,
-                noise_generator(self.noise_seed, job.time_ns),
+                how,
+                noise_generator(seed, job.time_ns),
                 joiner,
-                self.delay_frames,
+                delay_frames,
             )
         except Exception as error:  # whatever it is: hold, say so, and try the next window
             if job.epoch != self._epoch:
@@ -376,24 +380,9 @@ class Runner:
             self.counts.deadline_misses += missed
             self._end_ns = chunk.end_ns
             self.counts.chunks += 1
+            self.made.note(job.time_ns, delay_frames, seed, how)
             self._on_chunk(chunk)
             self._delays_ns.append(self._now_ns() - job.time_ns)
         if self.on_times is not None:
-            self.on_times(self._times(job, begun_ns, ended_ns, chunk, missed))
-
-    def _times(
-        self, job: Job, begun_ns: int, ended_ns: int, chunk: Chunk, missed: bool
-    ) -> ChunkTimes:
-        now_ns = self._now_ns()
-        offset_ns = now_ns - time.monotonic_ns()
-        late = -((job.time_ns - now_ns) // chunk.period_ns)
-        return ChunkTimes(
-            stamp_ns=job.time_ns,
-            arrived_ns=job.arrived_ns + offset_ns,
-            closed_ns=job.closed_ns + offset_ns,
-            begun_ns=begun_ns + offset_ns,
-            ended_ns=ended_ns + offset_ns,
-            published_ns=now_ns,
-            due_ns=job.time_ns + min(max(late, 0), len(chunk.actions) - 1) * chunk.period_ns,
-            missed=int(missed),
-        )
+            steady_ns = (job.arrived_ns, job.closed_ns, begun_ns, ended_ns)
+            self.on_times(chunk_times(chunk, steady_ns, self._now_ns(), missed))

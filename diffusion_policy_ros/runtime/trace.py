@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import threading
+import time
 from collections import Counter, deque
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.runtime.playback import Chunk
 
 WRITE_S = 0.5
 """Between two writes."""
@@ -50,6 +52,25 @@ class ChunkTimes(NamedTuple):
     published_ns: int
     due_ns: int
     missed: int
+
+
+def chunk_times(
+    chunk: Chunk, steady_ns: tuple[int, int, int, int], now_ns: int, missed: bool
+) -> ChunkTimes:
+    """The times of a chunk that has just been handed over.
+
+    Args:
+        chunk: it.
+        steady_ns: its frame arrived and closed, its sampling began and ended, by
+            ``time.monotonic_ns``.
+        now_ns: the time by the clock that frames are stamped by.
+        missed: whether the chunk before it had run out.
+    """
+    offset_ns = now_ns - time.monotonic_ns()
+    late = max(-((chunk.stamp_ns - now_ns) // chunk.period_ns), 0)
+    due_ns = chunk.stamp_ns + min(late, len(chunk.actions) - 1) * chunk.period_ns
+    steady = (then_ns + offset_ns for then_ns in steady_ns)
+    return ChunkTimes(chunk.stamp_ns, *steady, now_ns, due_ns, int(missed))
 
 
 class Trace:

@@ -1,0 +1,93 @@
+"""What makes the chunks of a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.engine import Engine
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.runtime.joining import Joiner
+from diffusion_policy_ros.runtime.made import SAMPLING, Made
+from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.runner import (
+    NotFiniteError,
+    Sampling,
+    make_chunk,
+    noise_generator,
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How chunks are made.
+
+    Attributes:
+        engine: samples the policy.
+        sampling: how, up to the horizon; ``replan_steps`` frames lie between two chunks.
+        seed: of the noise.
+        given: which of seed and sampling the user gave, so that a recorded run's do not count.
+    """
+
+    engine: Engine
+    sampling: Sampling
+    seed: int = 0
+    given: frozenset[str] = frozenset()
+
+    @property
+    def contract(self) -> Contract:
+        """The robot."""
+        return self.engine.policy.contract
+
+    @property
+    def n_obs_steps(self) -> int:
+        """To, the frames of a window."""
+        return self.engine.policy.recipe.policy.n_obs_steps
+
+    def chunk(
+        self,
+        window: Mapping[str, Array],
+        time_ns: int,
+        joiner: Joiner,
+        delay_frames: int = 0,
+    ) -> Chunk:
+        """The chunk after a window whose newest frame is of that time; joins those before.
+
+        Raises:
+            UserError: the network's output is not finite.
+        """
+        noise = noise_generator(self.seed, time_ns)
+        try:
+            return make_chunk(
+                self.engine,
+                self.contract,
+                window,
+                time_ns,
+                self.sampling,
+                noise,
+                joiner,
+                delay_frames,
+            )
+        except NotFiniteError as error:
+            what = f"{error} after the frame stamped {time_ns / 1e9:.3f} s"
+            raise UserError(what, "checkpoint", "do not run it; train again") from None
+
+    def as_made(self, made: Made | None) -> Policy:
+        """With the seed and the sampling of a chunk of the node, as far as nobody gave them.
+
+        Raises:
+            UserError: the policy cannot be sampled so.
+        """
+        if made is None:
+            return self
+        told = {name: getattr(made, name) for name in SAMPLING if name not in self.given}
+        sampling = replace(self.sampling, **told).checked(self.engine.policy.recipe.policy)
+        seed = self.seed if "noise_seed" in self.given else made.noise_seed
+        return replace(self, sampling=sampling, seed=seed)
+
+
+def to_horizon(sampling: Sampling, predicted_steps: int) -> Sampling:
+    """The same, but a chunk has all actions that are predicted, not only the executed ones."""
+    return replace(sampling, n_action_steps=predicted_steps - (sampling.first_action or 0))
