@@ -69,8 +69,8 @@ def chunk_times(
     offset_ns = now_ns - time.monotonic_ns()
     late = max(-((chunk.stamp_ns - now_ns) // chunk.period_ns), 0)
     due_ns = chunk.stamp_ns + min(late, len(chunk.actions) - 1) * chunk.period_ns
-    steady = (then_ns + offset_ns for then_ns in steady_ns)
-    return ChunkTimes(chunk.stamp_ns, *steady, now_ns, due_ns, int(missed))
+    arrived, closed, begun, ended = (then_ns + offset_ns for then_ns in steady_ns)
+    return ChunkTimes(chunk.stamp_ns, arrived, closed, begun, ended, now_ns, due_ns, int(missed))
 
 
 class Trace:
