@@ -30,6 +30,7 @@ VERBS = {
     "describe": "describe",
     "train": "train",
     "eval": "eval",
+    "bench": "bench",
     "latency": "latency",
     "replay": "replay",
     "demo": "demo",

@@ -1,0 +1,121 @@
+"""Whether a setting is fast enough for a rate: the rule, and which setting to take.
+
+The rule: a chunk holds a rate when the slowest of a hundred (p99) is computed in the time until
+the next one is due, ``replan_steps / rate``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXACT = ("f32", "tf32", "bf16", "f16", "int8")
+"""Precisions, the most exact first."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long chunks take in one setting.
+
+    Attributes:
+        engine, dtype, sampler: names.
+        steps: K, denoising steps.
+        chunks: how many were measured.
+        p50_ms, p99_ms: of a chunk.
+    """
+
+    engine: str
+    dtype: str
+    sampler: str
+    steps: int
+    chunks: int
+    p50_ms: float
+    p99_ms: float
+
+    def __str__(self) -> str:
+        """The setting, as people say it."""
+        return f"{self.engine} {self.dtype}, {self.sampler}, K={self.steps}"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a robot asks for.
+
+    Attributes:
+        rate_hz: of its frames.
+        replan_steps: frames from one chunk to the next.
+        n_action_steps: actions of a chunk.
+        sampler, steps: the policy's own way of sampling.
+    """
+
+    rate_hz: float
+    replan_steps: int
+    n_action_steps: int
+    sampler: str
+    steps: int
+
+    @property
+    def budget_ms(self) -> float:
+        """Time until the next chunk is due."""
+        return 1e3 * self.replan_steps / self.rate_hz
+
+    def holds(self, timing: Timing) -> bool:
+        """The rule."""
+        return timing.p99_ms <= self.budget_ms
+
+    def highest_rate(self, timing: Timing) -> float:
+        """Hz, at this number of frames between chunks."""
+        return 1e3 * self.replan_steps / timing.p99_ms
+
+    def fewest_frames(self, timing: Timing) -> int | None:
+        """Frames between chunks that it holds at this rate; None where a chunk is too short."""
+        frames = max(1, math.ceil(timing.p99_ms * self.rate_hz / 1e3))
+        return frames if frames <= self.n_action_steps else None
+
+
+def best(timings: Sequence[Timing], demand: Demand) -> Timing | None:
+    """The setting to take: of those that hold, the nearest to what the policy was judged with.
+
+    Its own sampler and number of steps come before others, more steps up to its own before fewer,
+    an exact precision before a rounded one, then the quickest. None where nothing holds.
+    """
+
+    def distance(timing: Timing) -> tuple[object, ...]:
+        further = timing.steps > demand.steps
+        return (
+            timing.sampler != demand.sampler,
+            further,
+            abs(timing.steps - demand.steps),
+            EXACT.index(timing.dtype) if timing.dtype in EXACT else len(EXACT),
+            timing.p99_ms,
+        )
+
+    return min(filter(demand.holds, timings), key=distance, default=None)
+
+
+def verdict(timings: Sequence[Timing], demand: Demand) -> str:
+    """One sentence: whether the rate holds, with which setting, or else what would."""
+    asked = f"{demand.rate_hz:g} Hz with a new chunk {every(demand.replan_steps)}"
+    chosen = best(timings, demand)
+    if chosen is not None:
+        spent = f"{chosen.p99_ms:.1f} of {demand.budget_ms:.1f} ms"
+        return f"{asked}: yes, with {chosen} (p99 {spent})"
+    quickest = min(timings, key=lambda timing: timing.p99_ms)
+    instead = f"{demand.highest_rate(quickest):.3g} Hz"
+    frames = demand.fewest_frames(quickest)
+    if frames is not None:
+        instead += f", or a new chunk {every(frames)}"
+    spent = f"{quickest.p99_ms:.1f} of {demand.budget_ms:.1f} ms"
+    return f"{asked}: no; the quickest, {quickest}, takes {spent} (p99) and holds {instead}"
+
+
+def pause_ms(timing: Timing, demand: Demand) -> float:
+    """How long the robot waits between two chunks: the old one is used up, the new one is late."""
+    left_ms = 1e3 * (demand.n_action_steps - demand.replan_steps) / demand.rate_hz
+    return max(0.0, timing.p99_ms - left_ms)
+
+
+def every(frames: int) -> str:
+    """'every frame', 'every 4 frames'."""
+    return "every frame" if frames == 1 else f"every {frames} frames"
