@@ -132,7 +132,7 @@ def test_is_the_clock_source(domain, speed):
     assert all(0 < b - a <= PERIOD_NS for a, b in zip(clock, clock[1:], strict=False))
     assert {stamp_ns(message) % PERIOD_NS for message in poses} == {0}
     ratio = (clock[-1] - clock[0]) / (arrivals[-1] - arrivals[0])
-    assert 0.8 * speed < ratio < 1.1 * speed  # a busy machine is late, never early
+    assert 0.3 * speed < ratio < 1.1 * speed  # a busy machine is late, never early
 
 
 def test_follows_somebodys_clock(domain):
