@@ -9,15 +9,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.figures import check_json, check_least, write_json
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.domains import free_domain
+
+if TYPE_CHECKING:
+    from diffusion_policy_ros.policy.recipe import Recipe
 
 FIRST_UNSEEN_SEED = 10_000
 START_TIMEOUT_S = 120.0
@@ -68,6 +71,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--demonstrations", type=int, help="to record (default: 300, with --state 200)"
     )
+    parser.add_argument("--engine", help="what runs the policy, as for the node (default: auto)")
+    parser.add_argument("--dtype", help="its precision: f32, or int8 or bf16 as the engine has it")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="change the recipe: training.updates=500"
     )
@@ -84,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
     _record(plan, out, args.demonstrations or plan.demonstrations)
     _convert(plan, out)
     checkpoint = _train(plan, out, args.settings)
-    drive = _drive(out, checkpoint, args.episodes)
+    chosen = {"engine": args.engine, "dtype": args.dtype}
+    drive = _drive(out, checkpoint, args.episodes, chosen)
     figures = {
         **drive.figures(),
         "seconds_total": round(time.monotonic() - begun, 1),
@@ -99,13 +105,26 @@ def _check(args: argparse.Namespace, plan: Plan) -> None:
     """Fail now over what is only needed later.
 
     Raises:
-        UserError: a number is too low, a setting has a mistake, the figures cannot be written.
+        UserError: a number is too low, a setting has a mistake, the engine cannot run the policy,
+            the figures cannot be written.
     """
     from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
 
     check_least(args, episodes=1, demonstrations=1)
-    Recipe.load(plan.recipe, parse_overrides(args.settings))
+    recipe = Recipe.load(plan.recipe, parse_overrides(args.settings))
+    if args.engine or args.dtype:
+        _try_engine(plan, recipe, args)
     check_json(args.json)
+
+
+def _try_engine(plan: Plan, recipe: Recipe, args: argparse.Namespace) -> None:
+    """Have it take the policy, untrained."""
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.engine import build_engine
+    from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+
+    policy = DiffusionPolicy(recipe, Contract.load(plan.contract))
+    build_engine(policy, args.engine or "auto", "auto", args.dtype)
 
 
 def _check_parts() -> None:
@@ -189,7 +208,7 @@ def _milliseconds(text: str | None) -> float:
     return float("nan") if text in (None, "-") else float(text or 0)
 
 
-def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
+def _drive(out: Path, checkpoint: Path, episodes: int, chosen: Mapping[str, str | None]) -> Drive:
     _say(
         4,
         f"driving the arm over DDS, {episodes} unseen episodes in real time",
@@ -197,6 +216,7 @@ def _drive(out: Path, checkpoint: Path, episodes: int) -> Drive:
     )
     # The demo's networks are small: a second thread costs more than it gives beside a simulator.
     node = {"checkpoint": checkpoint, "threads": 1}
+    node |= {name: value for name, value in chosen.items() if value}
     arm = {
         "auto_reset": True,
         "episodes": episodes,

@@ -1,7 +1,10 @@
 """`diffusion-policy demo`: what it refuses before it works for minutes."""
 
+from contextlib import nullcontext
+
 import pytest
 
+from diffusion_policy_ros.cli import demo
 from diffusion_policy_ros.cli.main import main
 
 
@@ -11,6 +14,8 @@ from diffusion_policy_ros.cli.main import main
         (["--episodes", "0"], "episodes must be 1 or more"),
         (["--demonstrations", "-3"], "demonstrations must be 1 or more"),
         (["training.update=5"], "did you mean 'updates'?"),
+        (["--engine", "eagre"], "did you mean 'eager'?"),
+        (["--dtype", "f8"], "dtype: "),
         (["--json", "/dev/null/figures.json"], "cannot be written"),
     ],
 )
@@ -21,3 +26,24 @@ def test_a_mistake_is_found_before_the_first_stage(tmp_path, monkeypatch, words,
     error = capsys.readouterr().err
     assert expected in error and error.count("\n") == 1
     assert not (tmp_path / "demo").exists()
+
+
+def test_engine_and_precision_are_the_nodes(tmp_path, monkeypatch):
+    """What is given goes on to the node; what is not, it chooses itself."""
+    started = []
+
+    def node(name, out, environment, parameters):
+        started.append((name, parameters))
+        return nullcontext()
+
+    monkeypatch.setattr(demo, "_node", node)
+    monkeypatch.setattr(demo, "_listen", lambda *_: demo.Drive())
+    for stage in ("_check_parts", "_record", "_convert", "_finish"):
+        monkeypatch.setattr(demo, stage, lambda *_: None)
+    monkeypatch.setattr(demo, "_train", lambda *_: tmp_path)
+    words = ["demo", "--state", "--out", str(tmp_path)]
+    assert main([*words, "--engine", "eager", "--dtype", "f32"]) == 0
+    assert main(words) == 0
+    told, free = [parameters for name, parameters in started if name == "policy_node"]
+    assert told == {**free, "engine": "eager", "dtype": "f32"}
+    assert free == {"checkpoint": tmp_path, "threads": 1}
