@@ -24,7 +24,17 @@ RULE = (
     "replan_steps / rate"
 )
 HEADS = ("engine", "dtype", "sampler", "K", "p50", "p99", "holds", "rate up to")
-START_HEADS = ("engine", "dtype", "load", "warm-up", "memory", "sampler", "once", "each step")
+START_HEADS = (
+    "engine",
+    "dtype",
+    "load",
+    "warm-up",
+    "memory",
+    "sampler",
+    "once a chunk",
+    "each step",
+)
+STEPS = (1, 2, 4, 10)
 BUSY = 0.3
 """Processes that wait for each core, from which on figures are those of a busy machine."""
 
@@ -47,7 +57,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--engines", metavar="A,B", help="default: every one that is installed")
     parser.add_argument("--samplers", metavar="A,B", help="default: the checkpoint's")
     parser.add_argument(
-        "--steps", metavar="K,K", help="denoising steps (default: 1,2,4,10 and the checkpoint's)"
+        "--steps",
+        metavar="K,K",
+        help="denoising steps (default: 1,2,4,10 and the checkpoint's own)",
     )
     parser.add_argument(
         "--chunks",
@@ -114,11 +126,11 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str]]:
     from diffusion_policy_ros.runtime.verdict import Demand
 
     policy, device = load_policy(args.checkpoint), str(pick_device(args.device))
-    settings, rate = policy.recipe.policy, args.rate or policy.contract.rate_hz
+    settings = policy.recipe.policy
     own = Sampling.of(settings, replan_steps=args.replan_steps)
-    usual = sorted({k for k in (1, 2, 4, 10) if k <= settings.num_train_timesteps})
-    steps = _steps(args.steps) if args.steps else usual
-    steps = sorted({*steps} if args.steps else {*steps, own.num_inference_steps})
+    K = own.num_inference_steps
+    usual = {k for k in STEPS if k <= settings.num_train_timesteps}
+    steps = _steps(args.steps) if args.steps else {*usual, K}
     samplers = _words(args.samplers) if args.samplers else [own.sampler]
     for k in steps:
         for sampler in samplers:
@@ -127,19 +139,10 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str]]:
     for name in engines:
         if name not in ENGINES:
             raise UserError(f"unknown engine '{name}'", "--engines", did_you_mean(name, ENGINES))
-    plan = Plan(
-        find_checkpoint(args.checkpoint),
-        tuple(samplers),
-        tuple(steps),
-        args.replan_steps,
-        device,
-        args.threads,
-        args.chunks,
-    )
-    demand = Demand(
-        rate, own.replan_steps, own.n_action_steps, own.sampler, own.num_inference_steps
-    )
-    return plan, demand, engines
+    where, chosen = find_checkpoint(args.checkpoint), (tuple(samplers), tuple(sorted(steps)))
+    plan = Plan(where, *chosen, own.replan_steps, device, args.threads, args.chunks)
+    rate = args.rate or policy.contract.rate_hz
+    return plan, Demand(rate, own.replan_steps, own.n_action_steps, own.sampler, K), engines
 
 
 def _words(text: str) -> list[str]:
@@ -147,9 +150,9 @@ def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def _steps(text: str) -> list[int]:
+def _steps(text: str) -> set[int]:
     try:
-        return [int(word) for word in _words(text)]
+        return {int(word) for word in _words(text)}
     except ValueError:
         raise UserError("is no list of numbers", f"--steps {text}", "as in 1,2,8") from None
 
@@ -218,10 +221,11 @@ def describe(speeds: Sequence[Speed], missing: Sequence[str], demand: Demand) ->
     yield ""
     yield from table(START_HEADS, [row for speed in speeds for row in _start_rows(speed)])
     yield ""
-    for speed in speeds:
-        if speed.start.convert_s is not None:
-            told = f"{speed.start.convert_s:.1f} s to convert, kept beside the checkpoint"
-            yield f"once      {speed.start.engine} {speed.start.dtype}: {told}"
+    yield "apart     a chunk = once (encoders and what is around) + K * each step (denoiser)"
+    for start in (speed.start for speed in speeds):
+        if start.convert_s is not None:
+            told = f"{start.convert_s:.1f} s the first time; what was converted is kept"
+            yield f"loading   {start.engine} {start.dtype}: {told}"
     yield from (f"missing   {line}" for line in missing)
 
 

@@ -45,7 +45,7 @@ class Plan:
     Attributes:
         checkpoint: a directory.
         samplers, steps: each is combined with each.
-        replan_steps: new frames in the window from one chunk to the next; None: the policy's own.
+        replan_steps: new frames in the window from one chunk to the next.
         device, threads: as in `build_engine`.
         chunks: of each setting; None as many as fit into BUDGET_S.
     """
@@ -53,7 +53,7 @@ class Plan:
     checkpoint: Path
     samplers: tuple[str, ...]
     steps: tuple[int, ...]
-    replan_steps: int | None = None
+    replan_steps: int
     device: str = "auto"
     threads: int | None = None
     chunks: int | None = None
@@ -147,8 +147,10 @@ def _in_process(
     theirs.close()
     try:
         return _listen(ours, engine, show)
-    finally:
+    except KeyboardInterrupt:
         process.terminate()
+        raise
+    finally:
         process.join(END_S)
         process.kill()
 
@@ -177,6 +179,8 @@ def _work(
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures
             result = _measured(plan, engine, dtype, convert_s, connection.send)
         connection.send(result)
+    except BrokenPipeError:
+        pass  # whoever asked is gone
     except UserError as error:
         connection.send(error)
     except RuntimeError as error:  # a library's: out of memory, not finite
