@@ -184,10 +184,12 @@ class _BagReplay:
         return self.waited % self.every == 0
 
     def _sample(self, frame: Frame) -> None:
-        window = self.history.window()
-        assert window is not None, "a frame was just closed"
         number = len(self.found.times_ns) - 1
         how = self.live.how(frame.time_ns) if self.live else None
+        if how and how.stamp_ns == frame.time_ns:
+            self._forget_before(how.oldest_ns)
+        window = self.history.window()
+        assert window is not None, "a frame was just closed"
         policy = self.policy.as_made(how)
         self._renew_joiner(frame, how)
         delay_frames = how.delay_frames if how else 0
@@ -199,6 +201,11 @@ class _BagReplay:
         if picture is not None:
             self.found.pictures[number] = picture
         self.tick()
+
+    def _forget_before(self, oldest_ns: int) -> None:
+        """As the node did where somebody reset it."""
+        while self.history.frames[0].time_ns < oldest_ns:
+            self.history.frames.popleft()
 
     def _renew_joiner(self, frame: Frame, how: Made | None) -> None:
         """Where the node began a new run of chunks; after a gap where that was not recorded."""

@@ -18,6 +18,7 @@ class Made(NamedTuple):
 
     Attributes:
         stamp_ns: of its newest frame.
+        oldest_ns: stamp of the oldest frame of its window, which a reset may have cut short.
         run_ns: stamp of the first chunk of its run: those before it have no part in it.
         delay_frames: that it was expected to take.
         noise_seed: see `runner.noise_generator`.
@@ -25,6 +26,7 @@ class Made(NamedTuple):
     """
 
     stamp_ns: int
+    oldest_ns: int
     run_ns: int
     delay_frames: int
     noise_seed: int
@@ -55,11 +57,14 @@ class NewestMade:
         """The next chunk follows from none before it."""
         self._run_ns = None
 
-    def note(self, stamp_ns: int, delay_frames: int, noise_seed: int, sampling: Any) -> None:
+    def note(
+        self, stamp_ns: int, oldest_ns: int, delay_frames: int, noise_seed: int, sampling: Any
+    ) -> None:
         """A chunk was made, of this sampling (`runner.Sampling`)."""
         self._run_ns = stamp_ns if self._run_ns is None else self._run_ns
         how = (getattr(sampling, name) for name in SAMPLING)
-        self._newest.append(Made(stamp_ns, self._run_ns, delay_frames, noise_seed, *how))
+        told = (stamp_ns, oldest_ns, self._run_ns, delay_frames, noise_seed)
+        self._newest.append(Made(*told, *how))
 
     def __str__(self) -> str:
         """All of them, the oldest first."""

@@ -124,6 +124,7 @@ class Job(NamedTuple):
         epoch: which run of frames it belongs to; chunks of an ended one are dropped.
         arrived_ns: when its anchor came, by a steady clock.
         closed_ns: when it was ready, by that clock.
+        oldest_ns: its oldest frame's time.
     """
 
     time_ns: int
@@ -131,6 +132,7 @@ class Job(NamedTuple):
     epoch: int
     arrived_ns: int
     closed_ns: int
+    oldest_ns: int
 
 
 class NotFiniteError(RuntimeError):
@@ -251,6 +253,8 @@ class Runner:
     Attributes:
         noise_seed: what the noise follows from, see `noise_generator`.
         made: how the newest chunks were made.
+        delay_frames: frames from a chunk's newest one to its publication: the median of late,
+            rounded up.
         on_times: called on the inference thread with when each chunk came to pass.
     """
 
@@ -275,6 +279,7 @@ class Runner:
         self._end_ns: int | None = None
         self._joiner, self.made = Joiner(contract), NewestMade()
         self._delays_ns: deque[int] = deque(maxlen=DELAYS)
+        self.delay_frames = 0
         self._thread: threading.Thread | None = None
         self.on_times: Callable[[ChunkTimes], None] | None = None
 
@@ -310,14 +315,18 @@ class Runner:
             self._joiner = Joiner(self.contract)
             self.made.end_run()
 
-    @property
-    def delay_frames(self) -> int:
-        """Frames from a chunk's newest one to its publication: the median of late, rounded up."""
-        delays = list(self._delays_ns)
-        return max(math.ceil(np.median(delays) / self.contract.period_ns), 0) if delays else 0
+    def _note_delay(self, delay_ns: int) -> None:
+        """After the publication: before it, 0.15 ms more would be a part of the delay."""
+        self._delays_ns.append(delay_ns)
+        frames = float(np.median(self._delays_ns)) / self.contract.period_ns
+        self.delay_frames = max(math.ceil(frames), 0)
 
     def offer(
-        self, time_ns: int, window: Callable[[], Mapping[str, Array]], arrived_ns: int = 0
+        self,
+        time_ns: int,
+        window: Callable[[], Mapping[str, Array]],
+        arrived_ns: int = 0,
+        oldest_ns: int = 0,
     ) -> None:
         """Tell of a new frame; takes HANDOVER_S at most.
 
@@ -325,6 +334,7 @@ class Runner:
             time_ns: the frame's time.
             window: makes the window; called only when a chunk is due.
             arrived_ns: when its anchor came, by ``time.monotonic_ns``; 0: now.
+            oldest_ns: time of the window's oldest frame.
         """
         self.counts.frames += 1
         if self._frames_to_wait > 0:
@@ -334,7 +344,8 @@ class Runner:
         arrays, now_ns = window(), time.monotonic_ns()
         with self._change:
             self.counts.replaced += self._mailbox is not None
-            self._mailbox = Job(time_ns, arrays, self._epoch, arrived_ns or now_ns, now_ns)
+            came_ns = arrived_ns or now_ns
+            self._mailbox = Job(time_ns, arrays, self._epoch, came_ns, now_ns, oldest_ns)
             self._change.notify()
         time.sleep(HANDOVER_S)
 
@@ -380,9 +391,9 @@ class Runner:
             self.counts.deadline_misses += missed
             self._end_ns = chunk.end_ns
             self.counts.chunks += 1
-            self.made.note(job.time_ns, delay_frames, seed, how)
+            self.made.note(job.time_ns, job.oldest_ns, delay_frames, seed, how)
             self._on_chunk(chunk)
-            self._delays_ns.append(self._now_ns() - job.time_ns)
+            self._note_delay(self._now_ns() - job.time_ns)
         if self.on_times is not None:
             steady_ns = (job.arrived_ns, job.closed_ns, begun_ns, ended_ns)
             self.on_times(chunk_times(chunk, steady_ns, self._now_ns(), missed))

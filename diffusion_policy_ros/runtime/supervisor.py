@@ -226,7 +226,8 @@ class Supervisor:
         # Of several frames that close at once, the window is the last one's.
         if events and isinstance(events[-1], Frame) and not self.held and not self.barred:
             self._watch_supply(events[-1].time_ns)
-            self.runner.offer(events[-1].time_ns, self._window, events[-1].arrived_ns)
+            newest, oldest = events[-1], self.history.frames[0]
+            self.runner.offer(newest.time_ns, self._window, newest.arrived_ns, oldest.time_ns)
 
     def _watch_supply(self, time_ns: int) -> None:
         """Hold when what has been sent ended a frame ago, and nothing has come since."""
