@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
-import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -32,18 +30,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from cells import drawn_window, fly, held, run
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import build_engine
-from diffusion_policy_ros.evaluation import Pilot, evaluate, make_simulator
+from diffusion_policy_ros.evaluation import Pilot
 from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.runtime.joining import JOINS, Joiner
 from diffusion_policy_ros.runtime.playback import Chunk, SetPoint
 from diffusion_policy_ros.runtime.runner import Sampling, make_chunk
 from diffusion_policy_ros.sim.arm import SimArm
-
-FIRST_SEED = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Cell:
         checkpoint: directory of a checkpoint, or of a run.
         join: of JOINS.
         delay: frames from a chunk's newest one to its arrival.
-        episodes: how many, from FIRST_SEED on.
+        episodes: how many, from the first evaluation seed on.
         steps: denoising steps; None is the checkpoint's.
     """
 
@@ -110,11 +107,8 @@ def measure(cell: Cell) -> dict[str, Any]:
         n_action_steps=settings.predicted_steps - settings.executed.start,
     )
     engine = build_engine(policy, device="cpu", threads=1)
-    pilot = Pilot(engine, contract, settings.n_obs_steps, sampling, cell.delay)
     watch = Smoothness(contract)
-    with make_simulator("mini_lift", contract) as arm:
-        seeds = range(FIRST_SEED, FIRST_SEED + cell.episodes)
-        result = evaluate(arm, pilot, seeds, on_step=watch)
+    result = fly(engine, sampling, cell.episodes, cell.delay, watch)
     summary = result.summary()
     return {
         **dataclasses.asdict(cell),
@@ -129,36 +123,15 @@ def measure(cell: Cell) -> dict[str, Any]:
     }
 
 
-def held(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, by delay and way."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return sorted(rows, key=lambda row: (row["delay"], JOINS.index(row["join"])))
-
-
-def run(cells: list[Cell], path: Path, jobs: int) -> None:
-    """Measure what the file does not hold yet."""
-    names = [field.name for field in dataclasses.fields(Cell)]
-    done = {Cell(**{name: row[name] for name in names}) for row in held(path)}
-    to_do = [cell for cell in cells if cell not in done]
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool, path.open("a") as out:
-        for row in pool.imap_unordered(measure, to_do):
-            out.write(json.dumps(row) + "\n")
-            out.flush()
-            print(row["join"], row["delay"], describe(row), file=sys.stderr, flush=True)
-
-
 def costs(checkpoint: str, steps: int | None, chunks: int = 100) -> dict[str, float]:
     """Processor time of a chunk on one thread, ms, median, the ways in turns."""
     policy = load_policy(checkpoint)
     engine, settings = build_engine(policy, device="cpu", threads=1), policy.recipe.policy
     contract, times = policy.contract, {join: [] for join in JOINS}
-    window = {
-        key: np.zeros((settings.n_obs_steps, *s.shape), np.uint8 if s.is_image else np.float32)
-        for key, s in contract.observations.items()
-    }
     joiners = {join: Joiner(contract) for join in JOINS}
-    generator = torch.Generator().manual_seed(0)
+    generator, source = torch.Generator().manual_seed(0), np.random.default_rng(0)
     for number in range(chunks):
+        window = drawn_window(policy, source)
         for join in JOINS:
             sampling = Sampling.of(settings, num_inference_steps=steps, chunk_join=join)
             time_ns = number * sampling.replan_steps * contract.period_ns
@@ -183,6 +156,11 @@ def describe(row: dict[str, Any]) -> str:
         f"{row['successes']}/{row['episodes']}, {row['mean_steps']:.0f} steps, "
         f"{row['jump_mm']:.1f} mm, {row['jerk']:.0f} m/s³"
     )
+
+
+def describe_way(row: dict[str, Any]) -> str:
+    """A line of the log."""
+    return f"{row['join']} {row['delay']} {describe(row)}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -241,7 +219,7 @@ def main() -> int:
         for delay in args.delays.split(",")
         for join in args.joins.split(",")
     ]
-    run(cells, args.json, args.jobs)
+    run(cells, measure, describe_way, args.json, args.jobs)
     rows = [row for row in held(args.json) if row["checkpoint"] == args.checkpoint]
     print(table(rows))
     if args.plot:
