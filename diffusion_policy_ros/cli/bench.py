@@ -159,29 +159,33 @@ def _steps(text: str) -> set[int]:
 
 def _measure(plan: Plan, engines: Sequence[str]) -> tuple[list[Speed], list[str]]:
     """What was measured, and a line for each engine that does not run here."""
-    from tqdm import tqdm
-
-    from diffusion_policy_ros.runtime import speed
+    from diffusion_policy_ros.runtime.speed import precisions
 
     found: list[Speed] = []
     missing: list[str] = []
     for engine in engines:
         try:
-            for dtype in speed.precisions(engine):
-                _say(f"{engine} {dtype}: loading")
-                with tqdm(
-                    total=plan.chunks or speed.MOST,
-                    desc=f"{engine} {dtype}",
-                    unit="chunk",
-                    leave=False,
-                    disable=not sys.stderr.isatty(),
-                ) as bar:
-                    found.append(
-                        speed.measure(plan, engine, dtype, lambda done: bar.update(done - bar.n))
-                    )
+            dtypes = precisions(engine)
         except UserError as error:
             missing.append(str(error))
-    return found, missing
+            continue
+        for dtype in dtypes:
+            try:
+                found.append(_measure_one(plan, engine, dtype))
+            except UserError as error:
+                missing.append(str(error))
+    return found, list(dict.fromkeys(missing))
+
+
+def _measure_one(plan: Plan, engine: str, dtype: str) -> Speed:
+    from tqdm import tqdm
+
+    from diffusion_policy_ros.runtime import speed
+
+    _say(f"{engine} {dtype}: loading")
+    total, quiet = plan.chunks or speed.MOST, not sys.stderr.isatty()
+    with tqdm(total=total, desc=f"{engine} {dtype}", leave=False, disable=quiet) as bar:
+        return speed.measure(plan, engine, dtype, lambda done: bar.update(done - bar.n))
 
 
 def _say(text: str) -> None:
@@ -243,8 +247,12 @@ def _row(timing: Timing, demand: Demand) -> tuple[str, ...]:
         f"{timing.p50_ms:.2f} ms",
         f"{timing.p99_ms:.2f} ms",
         "yes" if demand.holds(timing) else "no",
-        f"{demand.highest_rate(timing):.0f} Hz",
+        _hertz(demand.highest_rate(timing)),
     )
+
+
+def _hertz(rate: float) -> str:
+    return f"{rate:.0f} Hz" if rate >= 10 else f"{rate:.1f} Hz"
 
 
 def _start_rows(speed: Speed) -> Iterator[tuple[str, ...]]:

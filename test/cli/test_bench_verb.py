@@ -13,7 +13,6 @@ import pytest
 
 from diffusion_policy_ros.cli.main import EXIT_INTERRUPTED, main
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
@@ -29,15 +28,16 @@ def checkpoint(tmp_path_factory):
     return str(save_checkpoint(tmp_path_factory.mktemp("policies") / "tiny", policy))
 
 
+def _without_openvino(monkeypatch):
+    """As on a machine without the extra."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for name in ("openvino", "compiled"):
+        monkeypatch.delitem(sys.modules, f"diffusion_policy_ros.engine.{name}", raising=False)
+
+
 def test_table_and_figures_agree(checkpoint, tmp_path, capsys, monkeypatch):
     """Every setting stands in both with the same figures; what is not installed is named."""
-
-    def precisions(engine):
-        if engine == "openvino":
-            raise UserError("openvino is not installed", "engine openvino", "pip install openvino")
-        return ["f32"]
-
-    monkeypatch.setattr(speed, "precisions", precisions)
+    _without_openvino(monkeypatch)
     file, plot = tmp_path / "new" / "figures.json", tmp_path / "speed.png"
     words = ["--steps", "1,3", "--samplers", "ddim,ddpm", "--chunks", "4", "--threads", "1"]
     words += ["--engines", "openvino,eager", "--rate", "0.5"]
@@ -98,13 +98,23 @@ def test_a_missing_checkpoint_is_named(tmp_path, capsys):
 
 def test_no_engine_at_all_is_a_mistake(checkpoint, capsys, monkeypatch):
     """There is no verdict without a figure."""
-
-    def precisions(engine):
-        raise UserError("openvino is not installed", "engine openvino", "pip install openvino")
-
-    monkeypatch.setattr(speed, "precisions", precisions)
+    _without_openvino(monkeypatch)
     assert main(["bench", checkpoint, "--engines", "openvino"]) == 2
     assert "error: no engine to measure: " in capsys.readouterr().err
+
+
+def test_one_precision_that_fails_does_not_take_the_others_along(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    """It is named once, and the verdict is of the rest."""
+    monkeypatch.setattr(speed, "precisions", lambda engine: ["f32", "int8"])
+    file = tmp_path / "figures.json"
+    words = ["--engines", "eager", "--steps", "1", "--chunks", "2", "--threads", "1"]
+    assert main(["bench", checkpoint, *words, "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())
+    assert [setting["dtype"] for setting in figures["settings"]] == ["f32"]
+    assert "computes in f32" in figures["missing"][0] and len(figures["missing"]) == 1
+    assert figures["missing"][0] in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_no_file_and_no_traceback(checkpoint, tmp_path):
