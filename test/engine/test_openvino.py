@@ -33,12 +33,15 @@ CASES = [
 ]
 
 
-def make(network="unet1d", name="mini_lift_state", **policy):
+SMALL_CONV = "{name: small_conv, keypoints: 4, features: 0}"
+
+
+def make(network="unet1d", name="mini_lift_state", encoder=SMALL_CONV, **policy):
     """An untrained policy whose output layers are not zero."""
     changes = {"policy.denoiser": NETWORKS[network], "training.batch_shares": "1"}
     changes |= {f"policy.{key}": str(value) for key, value in policy.items()}
     if name == "mini_lift":
-        changes["policy.image_encoder"] = "{name: small_conv, keypoints: 4, features: 0}"
+        changes["policy.image_encoder"] = encoder
     torch.manual_seed(0)
     made = DiffusionPolicy(Recipe.load(name, changes), Contract.load(name)).eval()
     for weight in made.denoiser.parameters():
@@ -121,6 +124,12 @@ def test_frames_are_encoded_once():
     for seen in (first, slid, second, slid):
         expected = policy.sample(seen, noise=noise)
         torch.testing.assert_close(engine.sample(seen, noise=noise), expected, rtol=0, atol=1e-4)
+
+
+def test_the_encoder_of_the_recommended_recipe():
+    """ResNet-18: it once ended the process while it was compiled."""
+    policy = make(name="mini_lift", encoder="{name: resnet18, crop_shape: [76, 76]}")
+    assert relative_error(OpenVinoEngine(policy, CPU), policy, steps=2) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["rtc", "rtc_cheap", "inpaint"])
