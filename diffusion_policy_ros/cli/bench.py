@@ -296,7 +296,7 @@ def advice(speeds: Sequence[Speed], demand: Demand, checkpoint: Path) -> Iterato
             f"note      a chunk has {demand.n_action_steps} actions: the robot waits up to "
             f"{pause:.1f} ms for the next; fewer --replan-steps leave room"
         )
-    if chosen.dtype == "int8" or (chosen.sampler, chosen.steps) != (demand.sampler, demand.steps):
+    if chosen.dtype != "f32" or (chosen.sampler, chosen.steps) != (demand.sampler, demand.steps):
         yield (
             "note      not what the policy was judged with; see how it does: diffusion-policy "
             f"eval {checkpoint} {_eval_words(chosen)}"

@@ -29,7 +29,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
 from diffusion_policy_ros.runtime.runner import Sampling, make_chunk, warm_up
-from diffusion_policy_ros.runtime.verdict import Timing
+from diffusion_policy_ros.runtime.verdict import EXACT, Timing
 
 MOST, FEWEST, BUDGET_S = 200, 5, 10.0
 """Chunks of each setting where no number is asked for: MOST, but no new one after BUDGET_S."""
@@ -98,10 +98,12 @@ Tell = Callable[[Any], None]
 
 
 def precisions(engine: str) -> list[str]:
-    """What an engine computes in here; its module may tell with `capabilities()`.
+    """What an engine computes in here, the most exact first.
+
+    Its module tells with `capabilities()`; without, it is f32.
 
     Raises:
-        UserError: what it needs is not installed.
+        UserError: what it needs is not installed, or not in this machine.
     """
     try:
         module = importlib.import_module(f"diffusion_policy_ros.engine.{engine}")
@@ -109,7 +111,7 @@ def precisions(engine: str) -> list[str]:
         what = f"{error.name} is not installed"
         raise UserError(what, f"engine {engine}", f"pip install {error.name}") from None
     tell = getattr(module, "capabilities", lambda: {"f32"})
-    return sorted(tell(), key=lambda name: (name != "f32", name))
+    return sorted(tell(), key=EXACT.index)
 
 
 def measure(plan: Plan, engine: str, dtype: str, show: Callable[[int], None]) -> Speed:

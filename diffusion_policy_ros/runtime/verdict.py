@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-EXACT = ("f32", "tf32", "bf16", "f16", "int8")
+EXACT = ("f32", "tf32", "fp16", "bf16", "int8")
 """Precisions, the most exact first."""
 
 
@@ -87,7 +87,7 @@ def best(timings: Sequence[Timing], demand: Demand) -> Timing | None:
             timing.sampler != demand.sampler,
             further,
             abs(timing.steps - demand.steps),
-            EXACT.index(timing.dtype) if timing.dtype in EXACT else len(EXACT),
+            EXACT.index(timing.dtype),
             timing.p99_ms,
         )
 

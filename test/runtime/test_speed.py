@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.engine import ENGINES
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.runtime import speed
-from diffusion_policy_ros.runtime.verdict import Timing
+from diffusion_policy_ros.runtime.verdict import EXACT, Timing
 
 
 @pytest.mark.parametrize(("seen", "replan"), [(2, 1), (2, 4), (4, 1), (4, 3), (1, 1)])
@@ -52,3 +53,14 @@ def test_an_engine_that_is_not_installed_is_named_with_the_cure(monkeypatch):
     with pytest.raises(UserError, match="openvino is not installed; pip install openvino"):
         speed.precisions("openvino")
     assert speed.precisions("eager") == ["f32"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_precision_of_an_engine_has_its_rank(engine):
+    """The most exact stands first; one that cannot compute here says why."""
+    try:
+        found = speed.precisions(engine)
+    except UserError as error:
+        assert error.cure
+    else:
+        assert found[0] == "f32" and set(found) <= set(EXACT)
