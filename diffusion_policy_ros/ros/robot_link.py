@@ -117,8 +117,10 @@ class RobotLink:
         )
 
     def close(self) -> None:
-        """Take all down, as far as it has been built."""
+        """Take all down, as far as it has been built; what is being sampled is waited for."""
         self.stop()
+        if not self.pilot.runner.stop():
+            self._node.get_logger().warning("an inference goes on that was begun before")
         self._built.close()
 
     def start(self) -> None:
@@ -150,12 +152,13 @@ class RobotLink:
         return made
 
     def stop(self) -> None:
-        """Tell the robot to hold, and wait until it knows; publishers must still be active."""
+        """Tell the robot to hold, and wait until it knows; publishers must still be active.
+
+        What is being sampled is not waited for: it comes to nothing when it ends.
+        """
         if self.pilot.active:
-            ended = self.pilot.stop()
+            self.pilot.stop(timeout_s=0.0)
             self._chunks.wait_for_all_acked(Duration(seconds=1))
-            if not ended:
-                self._node.get_logger().warning("an inference goes on that was begun before")
         self._timers.close()
 
     def _on_message(self, topic: str, message: Any) -> None:

@@ -281,6 +281,8 @@ class Runner:
         self._delays_ns: deque[int] = deque(maxlen=DELAYS)
         self.delay_frames = 0
         self._thread: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
+        self._engine_is_free = threading.Lock()
         self.on_times: Callable[[ChunkTimes], None] | None = None
 
     def seed(self, seed: int | None) -> None:
@@ -294,15 +296,15 @@ class Runner:
         self._thread.start()
 
     def stop(self, timeout_s: float = STOP_S) -> bool:
-        """End the inference thread after what it is doing; whether it ended in time."""
+        """End the inference thread after what it is doing; whether it has ended, by then."""
         self.cancel()
-        thread, self._thread = self._thread, None
-        if thread is None:
+        self._ending, self._thread = self._thread or self._ending, None
+        if self._ending is None:
             return True
         with self._change:
             self._change.notify_all()
-        thread.join(timeout_s)
-        return not thread.is_alive()
+        self._ending.join(timeout_s)
+        return not self._ending.is_alive()
 
     def cancel(self) -> None:
         """Drop the waiting window and the chunk in the making; the next frame is sampled."""
@@ -364,17 +366,11 @@ class Runner:
     def _infer(self, job: Job, joiner: Joiner) -> None:
         begun_ns, delay_frames = time.monotonic_ns(), self.delay_frames
         seed, how = self.noise_seed, self.sampling
+        noise = noise_generator(seed, job.time_ns)
+        made_of = (job.window, job.time_ns, how, noise, joiner, delay_frames)
         try:
-            chunk = make_chunk(
-                self.engine,
-                self.contract,
-                job.window,
-                job.time_ns,
-                how,
-                noise_generator(seed, job.time_ns),
-                joiner,
-                delay_frames,
-            )
+            with self._engine_is_free:  # a thread that was stopped may still be in it
+                chunk = make_chunk(self.engine, self.contract, *made_of)
         except Exception as error:  # whatever it is: hold, say so, and try the next window
             if job.epoch != self._epoch:
                 return

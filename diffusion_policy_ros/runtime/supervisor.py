@@ -21,7 +21,7 @@ from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.observe.codecs import Array, stamp_ns
 from diffusion_policy_ros.observe.history import GAP, Event, Frame, History, Refused
 from diffusion_policy_ros.runtime.playback import Chunk
-from diffusion_policy_ros.runtime.runner import Runner, Sampling
+from diffusion_policy_ros.runtime.runner import STOP_S, Runner, Sampling
 
 RECENT = 64
 """Messages that a stream's rate is taken over."""
@@ -137,13 +137,16 @@ class Supervisor:
         self.reason = self.barred = ""
         self.hold("waiting for fresh messages")
 
-    def stop(self) -> bool:
-        """Hold, then end the inference thread; whether it ended in time."""
+    def stop(self, timeout_s: float = STOP_S) -> bool:
+        """Hold, then end the inference thread; whether it ended in time.
+
+        What goes on after that is thrown away when it ends.
+        """
         if self.active:
             self.reason = ""
             self.hold("deactivated")
         self.active = False
-        return self.runner.stop()
+        return self.runner.stop(timeout_s)
 
     def push(self, topic: str, msg: Any, arrival_ns: int) -> None:
         """Take a message.

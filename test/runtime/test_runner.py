@@ -113,8 +113,10 @@ def test_a_thread_that_was_left_behind_ends_when_it_can(rig):
     before = rig.runner._thread
     assert not rig.runner.stop(timeout_s=0.0)
     rig.runner.start()
-    rig.engine.may_go.set()
     rig.offer(1)
+    rig.wait(lambda: rig.runner._mailbox is None)
+    assert len(rig.engine.steps) == 1, "an engine is not made for two at once"
+    rig.engine.may_go.set()
     rig.wait(lambda: rig.chunks)
     assert [chunk.stamp_ns // PERIOD for chunk in rig.chunks] == [1]
     before.join(10)

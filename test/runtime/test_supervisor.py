@@ -239,7 +239,7 @@ def test_without_a_clock_it_says_so(robot):
 def test_a_clock_that_lags_a_little_is_none_of_its_business(robot):
     """Half a second: simulated time comes in steps, and clocks differ."""
     robot.tick(shift=500 * MS)
-    robot.chunks(3)
+    robot.chunks(4)  # a hold for what seems a gap of 500 ms, and the chunk
     assert robot.pilot.state == "running"
 
 
@@ -285,3 +285,20 @@ def test_actions_beyond_the_limits_are_counted():
     """Each action once, however much it exceeds."""
     actions = np.array([[0.05, 0, 0], [0.04, 0.04, 0], [0, 0, -9]])
     assert beyond_limits(actions, CONTRACT) == 2
+
+
+def test_stop_need_not_wait_for_an_inference_that_stalls(robot):
+    """It holds at once; what comes of the inference later is published neither then nor later."""
+    robot.network.go.clear()
+    robot.network.begun.clear()
+    robot.tick()
+    assert robot.network.begun.wait(10)
+    count = len(robot.published)
+    assert not robot.pilot.stop(timeout_s=0.0)
+    assert robot.is_holding and len(robot.published) == count + 1
+    robot.pilot.start(robot.now)
+    robot.network.go.set()
+    robot.tick()
+    robot.chunks(count + 3)
+    assert robot.published[-1].stamp_ns == robot.now
+    assert len(robot.published) == count + 3
