@@ -90,7 +90,8 @@ def build_engine(
 
     Args:
         policy: what to run; an engine may move it.
-        name: a key of ENGINES, or "auto" for eager, which needs nothing and runs everywhere.
+        name: a key of ENGINES, or "auto": on a CPU openvino, where it is installed and runs the
+            policy; else eager, which needs nothing and runs everywhere.
         device: where; "auto" is the GPU when there is one, None the policy's own.
         dtype: precision of the computation: f32, bf16 or int8, as far as the engine has it; None
             or empty is its own choice.
@@ -111,6 +112,13 @@ def build_engine(
     if threads:
         torch.set_num_threads(threads)
     where = policy.device if device is None else pick_device(str(device))
+    if name == "auto" and where.type == "cpu":
+        try:
+            return build_engine(policy, "openvino", where, dtype, None, checkpoint, say)
+        except UserError as error:
+            if dtype not in (None, "", "f32"):
+                raise
+            say(f"engine auto takes eager: {error}")
     factory = ENGINES["eager" if name == "auto" else name]
     try:
         return factory(policy, where, dtype or None, checkpoint, say)

@@ -1,7 +1,8 @@
 """Networks compiled by OpenVINO, and where they are kept.
 
 What is kept beside a checkpoint is OpenVINO's form of the networks, before it is fitted to a
-processor: tracing and converting take seconds, fitting does not.
+processor: tracing and converting take seconds, fitting does not. It is kept once a process of its
+own has fitted and run it: a compiler that crashes on a network must not end a robot's node.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 import torch
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -134,15 +138,20 @@ class Store:
     def __init__(
         self, checkpoint: Path | None, content: str, dtype: str, say: Callable[[str], object]
     ) -> None:
-        key = [FORMAT, __version__, openvino.__version__, torch.__version__, content]
+        processor = CORE.get_property("CPU", "FULL_DEVICE_NAME")
+        key = [FORMAT, __version__, openvino.__version__, torch.__version__, processor, content]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        self._kind, self._say = f"{dtype}-", say
+        self._dtype, self._say = dtype, say
         self._folder = (
             None if checkpoint is None else checkpoint / "compiled" / f"{dtype}-{digest}"
         )
 
     def get(self, make: Callable[[], Mapping[str, openvino.Model]]) -> Models:
-        """What is kept, or else what `make` gives, which is then kept."""
+        """What is kept, or else what `make` gives, which is then tried and kept.
+
+        Raises:
+            RuntimeError: the networks cannot be run on this machine.
+        """
         if self._folder is not None and self._folder.is_dir():
             try:
                 return self._read(self._folder)
@@ -152,7 +161,7 @@ class Store:
         if self._folder is not None:
             try:
                 self._write(self._folder, models)
-            except (OSError, RuntimeError) as error:
+            except OSError as error:
                 why = first_line(error)
                 self._say(f"{self._folder}: cannot be written ({why}); goes on without")
         return models
@@ -174,11 +183,52 @@ class Store:
         try:
             part.mkdir(parents=True)
             for name, model in models.items():
-                openvino.save_model(model, part / f"{name}.xml", compress_to_fp16=False)
+                _save(model, part / f"{name}.xml")
+            _try(part, self._dtype)
             digests = {path.name: sha256(path) for path in sorted(part.iterdir())}
             (part / "manifest.json").write_text(json.dumps(digests, indent=1) + "\n")
-            for old in folder.parent.glob(f"{self._kind}*"):
+            for old in folder.parent.glob(f"{self._dtype}-*"):
                 shutil.rmtree(old, ignore_errors=True)
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _save(model: openvino.Model, path: Path) -> None:
+    """Write it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(first_line(error)) from error
+
+
+def _try(folder: Path, dtype: str) -> None:
+    """Fit and run the networks of a folder, in a process of its own.
+
+    Raises:
+        RuntimeError: it failed or crashed.
+    """
+    words = [sys.executable, "-m", __name__, str(folder), dtype, str(torch.get_num_threads())]
+    trial = subprocess.run(words, capture_output=True, text=True, check=False)
+    if trial.returncode:
+        said = trial.stderr.strip().splitlines() or [f"exit status {trial.returncode}"]
+        raise RuntimeError(f"OpenVINO fails on this network: {said[-1]}")
+
+
+def main() -> None:
+    """What _try runs."""
+    folder, dtype, threads = sys.argv[1:]
+    for path in Path(folder).glob("*.xml"):
+        model = CORE.read_model(path)
+        shapes = [[1, *given.partial_shape.get_min_shape()[1:]] for given in model.inputs]
+        types = [given.get_element_type().to_dtype() for given in model.inputs]
+        blank = [np.zeros(shape, kind) for shape, kind in zip(shapes, types, strict=True)]
+        Compiled(model, dtype, int(threads), any_batch=path.stem == "early").fit(1).infer(blank)
+
+
+if __name__ == "__main__":
+    main()

@@ -45,6 +45,7 @@ def quick(kept, monkeypatch):
         return {half: openvino.Core().read_model(folder / f"{half}.xml") for half in halves}
 
     monkeypatch.setattr("diffusion_policy_ros.engine.openvino._converted", converted)
+    monkeypatch.setattr("diffusion_policy_ros.engine.compiled._try", lambda *_: None)
 
 
 def start(folder, **options):
@@ -161,3 +162,29 @@ def test_a_gpu_without_memory_is_one_line(kept, monkeypatch):
     monkeypatch.setattr(DiffusionPolicy, "to", full)
     with pytest.raises(UserError, match="engine eager: .*out of memory.*; use .* device cpu"):
         build_engine(policy, "eager")
+
+
+def test_a_compiler_that_crashes_does_not_end_the_process(checkpoint, monkeypatch, tmp_path):
+    """It is tried in a process of its own first; nothing is kept, and auto goes on with eager."""
+    shutil.rmtree(checkpoint / "compiled")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    with pytest.raises(UserError, match="OpenVINO fails on this network: exit status -11"):
+        start(checkpoint)
+    assert not any((checkpoint / "compiled").iterdir())
+    [line] = start(checkpoint, name="auto")
+    assert line.startswith(
+        "engine auto takes eager: engine openvino: cannot run this policy on cpu"
+    )
+
+
+def test_auto_is_openvino_and_else_eager(checkpoint, monkeypatch):
+    """And says how to get it."""
+    assert build_engine(load_policy(checkpoint), checkpoint=checkpoint).name == "openvino"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    [line] = start(checkpoint, name="auto")
+    assert "openvino is not installed; pip install openvino" in line
+    with pytest.raises(UserError, match="not installed"):
+        start(checkpoint, name="auto", dtype="int8")
