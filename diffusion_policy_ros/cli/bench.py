@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -130,12 +131,12 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str]]:
     own = Sampling.of(settings, replan_steps=args.replan_steps)
     K = own.num_inference_steps
     usual = {k for k in STEPS if k <= settings.num_train_timesteps}
-    steps = _steps(args.steps) if args.steps else {*usual, K}
-    samplers = _words(args.samplers) if args.samplers else [own.sampler]
+    steps = _steps(args.steps) or {*usual, K}
+    samplers = _words("--samplers", args.samplers) or [own.sampler]
     for k in steps:
         for sampler in samplers:
             dataclasses.replace(own, num_inference_steps=k, sampler=sampler).checked(settings)
-    engines = _words(args.engines) if args.engines else list(ENGINES)
+    engines = _words("--engines", args.engines) or list(ENGINES)
     for name in engines:
         if name not in ENGINES:
             raise UserError(f"unknown engine '{name}'", "--engines", did_you_mean(name, ENGINES))
@@ -145,14 +146,19 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str]]:
     return plan, Demand(rate, own.replan_steps, own.n_action_steps, own.sampler, K), engines
 
 
-def _words(text: str) -> list[str]:
-    """'a,b' -> a and b, each once."""
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+def _words(option: str, text: str | None) -> list[str]:
+    """'a,b' -> a and b, each once; none where the option was not given."""
+    if text is None:
+        return []
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise UserError("names nothing", f"{option} {text}", "leave it out, or name some: a,b")
+    return words
 
 
-def _steps(text: str) -> set[int]:
+def _steps(text: str | None) -> set[int]:
     try:
-        return {int(word) for word in _words(text)}
+        return {int(word) for word in _words("--steps", text)}
     except ValueError:
         raise UserError("is no list of numbers", f"--steps {text}", "as in 1,2,8") from None
 
@@ -290,7 +296,7 @@ def advice(speeds: Sequence[Speed], demand: Demand, checkpoint: Path) -> Iterato
     chosen = best(timings, demand)
     if chosen is None:
         return
-    pause = pause_ms(chosen, demand)
+    pause, where = pause_ms(chosen, demand), shlex.quote(str(checkpoint))
     if pause:
         yield (
             f"note      a chunk has {demand.n_action_steps} actions: the robot waits up to "
@@ -298,11 +304,11 @@ def advice(speeds: Sequence[Speed], demand: Demand, checkpoint: Path) -> Iterato
         )
     if chosen.dtype != "f32" or (chosen.sampler, chosen.steps) != (demand.sampler, demand.steps):
         yield (
-            "note      not what the policy was judged with; see how it does: diffusion-policy "
-            f"eval {checkpoint} {_eval_words(chosen)}"
+            "note      not what the policy was judged with; judge it again, as with "
+            f"diffusion-policy eval {where} {_eval_words(chosen)}"
         )
     yield (
-        f"run       policy_node --ros-args -p checkpoint:={checkpoint} -p engine:={chosen.engine} "
+        f"run       policy_node --ros-args -p checkpoint:={where} -p engine:={chosen.engine} "
         f"-p dtype:={chosen.dtype} -p sampler:={chosen.sampler} "
         f"-p num_inference_steps:={chosen.steps} -p replan_steps:={demand.replan_steps}"
     )

@@ -71,6 +71,8 @@ def test_table_and_figures_agree(checkpoint, tmp_path, capsys, monkeypatch):
         (["--steps", "0"], "use 1 to 100"),
         (["--steps", "1,101"], "use 1 to 100"),
         (["--steps", "one"], "as in 1,2,8"),
+        (["--steps", ""], "names nothing"),
+        (["--engines", ","], "names nothing"),
         (["--samplers", "ddim,ddimm"], "did you mean 'ddim'?"),
         (["--engines", "eagre"], "did you mean 'eager'?"),
         (["--replan-steps", "9"], "use 1 to 8"),
