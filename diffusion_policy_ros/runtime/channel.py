@@ -12,6 +12,12 @@ from diffusion_policy_ros.runtime.commander import Commander, Vector
 from diffusion_policy_ros.runtime.limits import FLAT, ROUNDING, TURNS, Limiter, Space
 from diffusion_policy_ros.runtime.playback import EARLY_NS, Knot
 
+LATE_TICKS = 5
+"""A tick that comes later than so many periods is late."""
+CATCH_UP_NS = 200_000_000
+"""So long takes what a late tick missed: done at once, it would be a jump of any size where no
+velocity limit is set."""
+
 
 @dataclass
 class Channel:
@@ -44,7 +50,7 @@ class Channel:
         """Start from here, at rest."""
         self.value = self._aim = value
         self.limiter.last = np.zeros_like(self.space.way(value, value))
-        self._aim_ns = now_ns
+        self._aim_ns = self._caught_up_ns = now_ns
         self._expected: Vector | None = None
 
     def aim(self, knots: Sequence[Knot], now_ns: int, period_ns: int) -> Vector:
@@ -56,15 +62,20 @@ class Channel:
             period_ns: between two actions.
         """
         last, begin, begin_ns = knots[0], self._aim, self._aim_ns
+        tick_ns = round(self.limiter.period_s * 1e9)
+        if now_ns - begin_ns > LATE_TICKS * tick_ns:
+            begin_ns, self._caught_up_ns = now_ns - tick_ns, now_ns + CATCH_UP_NS
+        is_behind = now_ns < self._caught_up_ns
         on_course = self._expected is not None and np.array_equal(self._expected, last.value)
-        if abs(now_ns - last.due_ns) <= EARLY_NS:
+        if not is_behind and abs(now_ns - last.due_ns) <= EARLY_NS:
             begin, begin_ns = last.value, now_ns
-        elif on_course and last.due_ns > begin_ns:
+        elif not is_behind and on_course and last.due_ns > begin_ns:
             begin, begin_ns = last.value, last.due_ns
         # The last action of a chunk is gone to at once if that is the way it was on anyway.
         goal = knots[1] if len(knots) > 1 else Knot(last.due_ns + period_ns, last.value)
         self._expected = goal.value
-        left_ns, way = goal.due_ns - begin_ns, self.space.way(begin, goal.value)
+        left_ns = max(goal.due_ns, self._caught_up_ns) - begin_ns
+        way = self.space.way(begin, goal.value)
         share = min((now_ns - begin_ns) / left_ns, 1.0) if left_ns > 0 else 1.0
         self._aim = begin if share <= 0 or not way.any() else self.space.move(begin, share * way)
         self._aim_ns = now_ns

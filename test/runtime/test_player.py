@@ -71,6 +71,18 @@ def test_ticks_between_the_actions_times_lie_on_the_same_lines():
     assert xs == pytest.approx([1, 1 + 5 * 0.66, 6 + 10 * 0.32, 6 + 10 * 0.98])
 
 
+def test_what_a_late_tick_missed_is_caught_up_smoothly():
+    """An executor that stalls for 0.4 s makes no jump, even without any limit of velocity."""
+    player = Player(Contract.from_text(PLAIN.text.replace("delta_position", "position")), 100)
+    actions = moves(*range(0, 150, 5))  # 1 mm in each 10 ms
+    actions[:, 2] = 0.2
+    player.offer(Chunk(0, actions, PERIOD))
+    times = [*range(0, 300, 10), *range(690, 1000, 10)]
+    xs = streamed(player, times)
+    assert np.diff(xs).max() < 4, "of 40 mm that were missed"
+    assert xs[times.index(900) :] == pytest.approx([t / 10 for t in range(900, 1000, 10)])
+
+
 def test_turns_are_interpolated_on_the_shortest_way():
     """Half the time, half the angle."""
     player = Player(PLAIN, 100)
