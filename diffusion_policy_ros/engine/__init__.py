@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffusion_policy_ros.engine.cuda_graph import cuda_graph_engine
 from diffusion_policy_ros.engine.eager import EagerEngine
 from diffusion_policy_ros.errors import UserError, did_you_mean, first_line
 from diffusion_policy_ros.policy.devices import pick_device
@@ -74,7 +75,11 @@ def _openvino(
     return OpenVinoEngine(policy, device, dtype or "f32", checkpoint, say)
 
 
-ENGINES: dict[str, EngineFactory] = {"eager": EagerEngine, "openvino": _openvino}
+ENGINES: dict[str, EngineFactory] = {
+    "eager": EagerEngine,
+    "openvino": _openvino,
+    "cuda_graph": cuda_graph_engine,
+}
 
 
 def build_engine(

@@ -84,7 +84,7 @@ class DiffusionPolicy(nn.Module):
         self.denoiser = DENOISERS[settings.denoiser.name](self.sizes, settings.denoiser)
         self._drops_out = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules())
         # For callers that give no generator: a source of our own, so that no global one is read.
-        self._generator = torch.Generator().manual_seed(recipe.training.seed)
+        self.generator = torch.Generator().manual_seed(recipe.training.seed)
 
     def _sizes(self) -> Sizes:
         """What the denoiser is built for."""
@@ -186,7 +186,7 @@ class DiffusionPolicy(nn.Module):
         In training mode crops are random and each encoded window is used for `noise_samples`
         draws of noise and step; in eval mode crops are central and each window has one draw.
         """
-        source, settings = generator or self._generator, self.recipe.policy
+        source, settings = generator or self.generator, self.recipe.policy
         device, crops, times = source.device, None, 1
         if self.training:
             places = (windows, len(self.encoder.cameras), 2)
@@ -258,7 +258,7 @@ class DiffusionPolicy(nn.Module):
         *,
         steps: int | None = None,
         sampler: str | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | DrawNoise | None = None,
         noise: Tensor | None = None,
         guidance: float = 1.0,
         follow: Follow | None = None,
@@ -269,7 +269,8 @@ class DiffusionPolicy(nn.Module):
             observation: as in `encode`.
             steps: K, diffusion steps; the recipe's where not given.
             sampler: a key of SAMPLERS; the recipe's where not given.
-            generator: source of noise; the policy's own where not given.
+            generator: source of noise, or a function that draws it; the policy's own where
+                not given.
             noise: the start x_T, standard normal, instead of a drawn one: (B, H, Da), with
                 inpainting (B, H, Da + Do).
             guidance: see `predict`; other than 1 only where trained with observation_dropout.
@@ -296,7 +297,7 @@ class DiffusionPolicy(nn.Module):
         plain = follow is None or not follow.differentiates
         with torch.inference_mode(plain), torch.no_grad():
             condition = self.encode(observation)
-            draw = noise_source(generator or self._generator)
+            draw = noise_source(generator or self.generator)
             start = self._start(noise, condition, draw)
             denoise, predicts = self._denoise(condition, guidance, follow)
             # A sampler treats each number by itself, so it need not know what is given.

@@ -49,7 +49,7 @@ class MaskGenerator:
         Returns:
             (B, H, action_dim + obs_dim), true = given.
         """
-        seen = self._observed_steps(batch, generator).to(device)[:, None, None]
+        seen = self._observed_steps(batch, generator, device)[:, None, None]
         step = torch.arange(horizon, device=device)[None, :, None]
         is_action = torch.arange(self.action_dim + self.obs_dim, device=device) < self.action_dim
         given = (step < seen) & ~is_action
@@ -57,10 +57,12 @@ class MaskGenerator:
             given = given | ((step < seen - 1) & is_action)
         return given
 
-    def _observed_steps(self, batch: int, generator: torch.Generator | None) -> Tensor:
+    def _observed_steps(
+        self, batch: int, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
         if self.fix_obs_steps:
-            return torch.full((batch,), self.max_n_obs_steps)
+            return torch.full((batch,), self.max_n_obs_steps, device=device)
         if generator is None:
             raise ValueError("the observed steps are drawn: give a generator")
-        highest, device = self.max_n_obs_steps + 1, generator.device
-        return torch.randint(1, highest, (batch,), generator=generator, device=device)
+        highest, source = self.max_n_obs_steps + 1, generator.device
+        return torch.randint(1, highest, (batch,), generator=generator, device=source).to(device)

@@ -287,8 +287,13 @@ def find_sampler(name: str, *, eta: float = 0.0, variance: str = "fixed_small") 
     return functools.partial(SAMPLERS[name], **own.get(name, {}))
 
 
-def noise_source(generator: torch.Generator) -> DrawNoise:
-    """Standard normal noise from `generator`, drawn on its device and moved to the sample's."""
+def noise_source(generator: torch.Generator | DrawNoise) -> DrawNoise:
+    """Standard normal noise from `generator`, drawn on its device and moved to the sample's.
+
+    What is a source already stays what it is.
+    """
+    if not isinstance(generator, torch.Generator):
+        return generator
 
     def draw(like: Tensor) -> Tensor:
         noise = torch.randn(like.shape, generator=generator, device=generator.device)

@@ -1,0 +1,224 @@
+"""CUDA graphs: what is around them on any machine, and they themselves where there is a GPU."""
+
+import pytest
+import torch
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.engine import build_engine, cuda_graph
+from diffusion_policy_ros.engine.cuda_graph import CudaGraphEngine
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.following import Follow
+from diffusion_policy_ros.policy.recipe import Recipe
+from diffusion_policy_ros.policy.samplers import SAMPLERS
+
+CPU = torch.device("cpu")
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+DENOISERS = {
+    "unet1d": "{name: unet1d, down_dims: [16, 32], n_groups: 4}",
+    "transformer": "{name: transformer, n_layer: 2, n_emb: 32}",
+    "mlp": "{name: mlp, hidden_size: 32, num_layers: 2}",
+}
+CASES = [
+    ("unet1d", "local"),
+    ("unet1d", "inpainting"),
+    ("transformer", "tokens"),
+    ("mlp", "global"),
+]
+
+
+def make(network="unet1d", conditioning="global", name="mini_lift_state", **settings):
+    """An untrained policy whose output layers are not zero."""
+    changes = {
+        "policy.denoiser": DENOISERS[network],
+        "policy.conditioning": conditioning,
+        "policy.eta": "0.5",
+        "policy.observation_dropout": "0.1",
+        "training.batch_shares": "1",
+    }
+    if name == "mini_lift":
+        changes["policy.image_encoder"] = "{name: small_conv, keypoints: 4, features: 8}"
+    if conditioning == "inpainting":
+        del changes["policy.observation_dropout"]
+    torch.manual_seed(0)
+    made = DiffusionPolicy(Recipe.load(name, changes | settings), Contract.load(name)).eval()
+    for weight in made.denoiser.parameters():
+        torch.nn.init.normal_(weight, std=0.2) if not weight.any() else None
+    return made
+
+
+def window(policy, seed, batch=1):
+    """Random observations."""
+    random = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.randint(0, 256, (batch, 2, *stream.shape), generator=random).byte()
+        if stream.is_image
+        else torch.randn(batch, 2, *stream.shape, generator=random)
+        for key, stream in policy.contract.observations.items()
+    }
+
+
+def errors(engine, policy, calls=3, noise=None, batch=1, **how):
+    """Largest difference of each of some chunks in a row, which share a source of noise."""
+    ours, theirs = (torch.Generator().manual_seed(7) for _ in range(2))
+    found = []
+    for seed in range(calls):
+        seen = window(policy, seed, batch)
+        out = engine.sample(seen, generator=ours, noise=noise, **how)
+        expected = policy.sample(seen, generator=theirs, noise=noise, **how)
+        found.append(float((out - expected).abs().max() / expected.abs().max()))
+    return found
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """A stand-in for the GPU's graphs: does it again, into the same memory; the runs captured."""
+    runs = []
+
+    def record(run):
+        out = run()
+        runs.append(run)
+
+        def replay():
+            out.copy_(run())
+            return out
+
+        return torch.inference_mode()(replay)
+
+    monkeypatch.setattr(cuda_graph, "record", record)
+    return runs
+
+
+@pytest.mark.parametrize(("network", "conditioning"), CASES)
+def test_a_replay_has_the_same_observation_and_noise(recorded, network, conditioning):
+    """The chunks of one seed are eager's, for every sampler, each captured once."""
+    policy = make(network, conditioning)
+    engine = CudaGraphEngine(policy, CPU)
+    for sampler in SAMPLERS:
+        assert max(errors(engine, policy, steps=4, sampler=sampler)) < 1e-6, sampler
+    assert len(recorded) == len(SAMPLERS)
+    assert max(errors(engine, policy, steps=4, sampler="ddim")) < 1e-6
+    assert len(recorded) == len(SAMPLERS)
+
+
+def test_another_way_of_calling_is_another_graph(recorded):
+    """Steps, guidance, batch and a start that is given; those used before are kept."""
+    policy, noise = make(), torch.ones(1, 16, 7)
+    engine = CudaGraphEngine(policy, CPU)
+    ways = [{"steps": 2}, {"steps": 3}, {"guidance": 2.0}, {"batch": 2}, {"noise": noise}]
+    for how in [*ways, *ways]:
+        assert max(errors(engine, policy, **how)) < 1e-6, how
+    assert len(recorded) == len(ways)
+
+
+def test_a_chunk_does_not_change_with_the_next(recorded):
+    """What was handed over is the caller's; the graph's own memory is written again."""
+    policy = make()
+    engine = CudaGraphEngine(policy, CPU)
+    chunks = [engine.sample(window(policy, seed), steps=2) for seed in (0, 1)]
+    before = chunks[1].clone()
+    engine.sample(window(policy, 2), steps=2)
+    torch.testing.assert_close(chunks[1], before, rtol=0, atol=0)
+
+
+def test_graphs_do_not_pile_up(recorded, monkeypatch):
+    """Somebody who turns at the guidance does not fill the GPU."""
+    monkeypatch.setattr(cuda_graph, "MOST", 2)
+    policy = make()
+    engine = CudaGraphEngine(policy, CPU)
+    for guidance in (2.0, 3.0, 4.0, 2.0):
+        assert max(errors(engine, policy, steps=2, guidance=guidance)) < 1e-6
+    assert len(recorded) == 4 and len(engine._graphs) == 2
+
+
+def test_a_chunk_that_follows_another_is_computed_plainly(recorded):
+    """With a derivative or not."""
+    policy = make()
+    engine = CudaGraphEngine(policy, CPU)
+    for kind in ("rtc", "inpaint"):
+        follow = Follow(torch.zeros(1, 16, 7), torch.linspace(1, 0, 16), kind)
+        assert max(errors(engine, policy, steps=2, follow=follow)) < 1e-6
+    assert not recorded
+
+
+def test_what_cannot_be_captured_is_computed_plainly_and_said_once(monkeypatch):
+    """Out of memory, an operation that no graph can hold: the chunks are eager's."""
+
+    def full(run):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory\nand more")
+
+    monkeypatch.setattr(cuda_graph, "record", full)
+    policy, said = make(), []
+    engine = CudaGraphEngine(policy, CPU, say=said.append)
+    assert max(errors(engine, policy, steps=2) + errors(engine, policy, steps=3)) == 0
+    [line] = said
+    assert "cannot capture (CUDA out of memory); the plain modules compute" in line
+
+
+def test_mistakes_are_the_policys_own(recorded):
+    """Before and after a capture, another shape is refused as ever."""
+    policy = make()
+    engine = CudaGraphEngine(policy, CPU)
+    for _ in range(2):
+        with pytest.raises(UserError, match="give all of"):
+            engine.sample({})
+        with pytest.raises(UserError, match="use 1 to"):
+            engine.sample(window(policy, 0), steps=0)
+        with pytest.raises(UserError, match="noise"):
+            engine.sample(window(policy, 0), noise=torch.zeros(1, 1, 7))
+        assert max(errors(engine, policy)) < 1e-6
+
+
+def test_lower_precision_is_near(recorded):
+    """Products in bfloat16; what the sampler and the normaliser compute stays float32."""
+    policy = make(name="mini_lift")
+    engine = CudaGraphEngine(policy, CPU, "bf16")
+    first, *later = errors(engine, policy, steps=4)
+    assert first == 0 and all(0 < error < 0.05 for error in later)
+    assert next(iter(policy.denoiser.parameters())).dtype == torch.float32
+    assert engine.sample(window(policy, 9), steps=4).dtype == torch.float32
+
+
+def test_without_a_gpu_the_eager_engine_computes():
+    """Said once, and an unknown precision is refused all the same."""
+    policy, said = make(), []
+    engine = build_engine(policy, "cuda_graph", "cpu", "bf16", say=said.append)
+    assert engine.name == "eager" and max(errors(engine, policy)) == 0
+    [line] = said
+    assert "needs a GPU" in line and "\n" not in line
+    with pytest.raises(UserError, match="dtype: unknown precision 'f8'"):
+        build_engine(policy, "cuda_graph", "cpu", "f8")
+
+
+class TestOnAGpu:
+    """Graphs themselves."""
+
+    pytestmark = GPU
+
+    @pytest.mark.parametrize(("network", "conditioning"), CASES)
+    def test_the_same_chunk(self, network, conditioning):
+        """Every sampler, captured without a word, within 1e-4 of eager on the CPU."""
+        policy, said = make(network, conditioning), []
+        reference = make(network, conditioning)
+        engine = build_engine(policy, "cuda_graph", "cuda", say=said.append)
+        for sampler in SAMPLERS:
+            ours = [engine.sample(window(policy, seed), **self.how(sampler)) for seed in (0, 1)]
+            for seed, out in enumerate(ours):
+                expected = reference.sample(window(policy, seed), **self.how(sampler))
+                torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-4)
+        assert not said
+
+    @pytest.mark.parametrize("dtype", ["tf32", "bf16", "fp16"])
+    def test_lower_precision_with_cameras(self, dtype):
+        """Near, and captured without a word."""
+        policy, reference, said = make(name="mini_lift"), make(name="mini_lift"), []
+        engine = build_engine(policy, "cuda_graph", "cuda", dtype, say=said.append)
+        for seed in (0, 1, 2):
+            out = engine.sample(window(policy, seed), **self.how("ddim"))
+            expected = reference.sample(window(policy, seed), **self.how("ddim"))
+            assert (out.cpu() - expected).norm() < 0.05 * expected.norm()
+        assert not said
+
+    def how(self, sampler):
+        """Arguments, with the same noise each time."""
+        return {"sampler": sampler, "steps": 4, "generator": torch.Generator().manual_seed(1)}
