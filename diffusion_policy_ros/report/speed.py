@@ -66,20 +66,18 @@ def draw_speed(timings: Sequence[Timing], demand: Demand, machine: str, path: Pa
     _draw_budget(axes, demand)
     chosen = best(timings, demand)
     if chosen is not None:
-        at = {"xy": (chosen.steps, chosen.p99_ms), "xytext": (0, 22), "ha": "center"}
-        arrow = {"arrowstyle": "->", "color": "0.2"}
-        axes.annotate("verdict", textcoords="offset points", arrowprops=arrow, **at)
+        ring = {"markersize": 14, "markerfacecolor": "none", "color": "k", "linestyle": ""}
+        axes.plot([chosen.steps], [chosen.p99_ms], marker="o", label="the verdict", **ring)
     steps = sorted({timing.steps for timing in timings})
     axes.set_xscale("log")
     axes.set_xticks(steps, [str(k) for k in steps], minor=False)
     axes.set_xticks([], minor=True)
-    axes.set(xlabel="K, denoising steps", ylabel="ms a chunk (p99; thin below: median)")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=f"K, denoising steps ({machine})", ylabel="ms a chunk: p99, median (thin)")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="upper left", fontsize="small")
     axes.set_title(_folded(verdict(timings, demand)), fontsize="medium")
-    figure.text(0.995, 0.005, machine, ha="right", va="bottom", fontsize="x-small", color="0.4")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=110, format="png")
 
 

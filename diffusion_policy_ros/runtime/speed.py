@@ -33,7 +33,7 @@ from diffusion_policy_ros.runtime.verdict import EXACT, Timing
 
 MOST, FEWEST, BUDGET_S = 200, 5, 10.0
 """Chunks of each setting where no number is asked for: MOST, but no new one after BUDGET_S."""
-END_S = 10.0
+END_S = 3.0
 """How long a process may take to end by itself."""
 MIB = 2**20
 
