@@ -72,7 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--demonstrations", type=int, help="to record (default: 300, with --state 200)"
     )
     parser.add_argument("--engine", help="what runs the policy, as for the node (default: auto)")
-    parser.add_argument("--dtype", help="its precision: f32, or int8 or bf16 as the engine has it")
+    parser.add_argument("--dtype", help="its precision, as the engine has it: f32, int8, …")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="change the recipe: training.updates=500"
     )

@@ -46,8 +46,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOW",
         help="replace (default), temporal_ensemble, rtc, rtc_cheap or inpaint",
     )
-    parser.add_argument("--engine", default="auto", help="auto (default), eager or openvino")
-    parser.add_argument("--dtype", help="f32, int8 or bf16, as the engine has it")
+    parser.add_argument(
+        "--engine", default="auto", help="auto (default), eager, openvino or cuda_graph"
+    )
+    parser.add_argument("--dtype", help="f32, int8, bf16, tf32 or fp16, as the engine has it")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default: as many as there are cores)"

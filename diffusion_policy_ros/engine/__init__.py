@@ -98,8 +98,8 @@ def build_engine(
         name: a key of ENGINES, or "auto": on a CPU openvino, where it is installed and runs the
             policy; else eager, which needs nothing and runs everywhere.
         device: where; "auto" is the GPU when there is one, None the policy's own.
-        dtype: precision of the computation: f32, bf16 or int8, as far as the engine has it; None
-            or empty is its own choice.
+        dtype: precision of the computation: f32, bf16, int8, tf32 or fp16, as far as the engine
+            has it; None or empty is its own choice.
         threads: of the process' computation on the CPU; None or 0 leaves torch's.
         checkpoint: the policy's directory, where an engine may keep what it has compiled.
         say: told once of whatever it goes on without, in a line.

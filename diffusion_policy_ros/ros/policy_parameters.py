@@ -44,7 +44,7 @@ FIXED = {
     "engine": _Entry("auto", f"What computes: auto, {', '.join(ENGINES)}.", constraint=_WHEN),
     "dtype": _Entry(
         "",
-        "Precision: f32, or int8 or bf16 where the engine has it. Empty: f32.",
+        "Precision: f32, or int8, bf16, tf32, fp16 where the engine has it. Empty: f32.",
         constraint=_WHEN,
     ),
     "threads": _Entry(
