@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.runtime.commander import SetPoint
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.playback import Chunk, held
 from diffusion_policy_ros.runtime.player import Player
 from diffusion_policy_ros.sim.arm import PERIOD_NS, RATE_HZ, SimArm
 from diffusion_policy_ros.sim.expert import OPEN, Expert
@@ -31,6 +31,8 @@ SHOWN_AFTER_SUCCESS = 3
 """Steps that the expert goes on after success, so that the last windows hold its actions, not a
 standstill.
 """
+MOVED_M = 1e-4
+"""A set-point that lies so far from where the arm was reset to begins the episode."""
 LATE_NS = PERIOD_NS // 4
 """A step lasts a whole period: the action is the one of a quarter in, whatever a stamp's jitter.
 """
@@ -129,6 +131,7 @@ class SimulatedRobot:
         self._seed, self._start_ns = seed, time_ns
         self._result, self._holds, self._done_steps = None, 0, 0
         self._chunk: Chunk | None = None
+        self._followed: SetPoint | None = None
         return cut_short
 
     @property
@@ -152,6 +155,14 @@ class SimulatedRobot:
         reason = self.player.offer(chunk)
         self._chunk = self._chunk if reason else chunk
         return reason
+
+    def follow(self, set_point: SetPoint) -> None:
+        """Be told this from now on, in place of chunks, by whoever plays those.
+
+        Args:
+            set_point: with position, quaternion and gripper.
+        """
+        self._followed = set_point
 
     def advance(self, time_ns: int) -> Step:
         """Execute what is due now for one control period, and observe.
@@ -196,6 +207,8 @@ class SimulatedRobot:
 
     def _due(self, time_ns: int) -> tuple[SetPoint, Vector | None]:
         """The set-point, and the action to record where the expert leads."""
+        if self._followed is not None:
+            return self._begun_by(self._followed), None
         if self._expert is None:
             return self.player.at(time_ns + LATE_NS, self.obs), None
         commander = self.playback.commander
@@ -205,6 +218,14 @@ class SimulatedRobot:
             return before, None
         clean, executed = self._expert.act(self.obs, before.position, before.quaternion)
         return commander.apply(executed, self.obs), clean
+
+    def _begun_by(self, told: SetPoint) -> SetPoint:
+        """The same; one that does not yet lead anywhere is a hold until the episode has begun."""
+        assert told.position is not None, "who follows says where"
+        way = told.position - self.obs["robot0_eef_pos"]
+        if self.waiting and np.linalg.norm(way) < MOVED_M:
+            return held(told, "waiting for a set-point elsewhere")
+        return told
 
     def _check_over(self) -> EpisodeResult | None:
         """The result, once: at success (a little later where the expert leads) or after the last

@@ -7,6 +7,9 @@ slower than real time.
 Topics: those of `sim.messages.TOPICS`, `/eef_command` where the expert leads, `~/episode` with one
 line of JSON an episode. Service `~/reset` begins the episode of parameter `seed`. Between two
 episodes it is silent for a quarter of a second: the arm jumps, and no window may span that.
+
+With `follow:=/action_player` it is told what to do by an action player, as a robot's controller
+is; call the player's `~/resume` after each `~/reset`, for it takes the arm where it was before.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -23,7 +28,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock as ClockMessage
-from std_msgs.msg import String
+from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -34,6 +39,7 @@ from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import declare
 from diffusion_policy_ros.ros.processes import run
+from diffusion_policy_ros.runtime.commander import SetPoint
 from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
 from diffusion_policy_ros.sim.grid import FrameGrid
 from diffusion_policy_ros.sim.messages import (
@@ -62,6 +68,7 @@ class Settings:
 
     contract: str
     action_topic: str
+    follow: str
     cameras: bool
     expert: bool
     publish_clock: bool
@@ -81,6 +88,9 @@ def declare_settings(node: Node) -> Settings:
     return Settings(
         contract=add("contract", "", "contract (name or file); empty: mini_lift, or _state"),
         action_topic=add("action_topic", "/policy_node/action_chunk", "chunks to play"),
+        follow=add(
+            "follow", "", "an action player, as /action_player: its set-points in place of chunks"
+        ),
         cameras=add("cameras", True, "render and publish the two cameras"),
         expert=add("expert", False, "let the scripted expert lead and publish its commands"),
         publish_clock=add("publish_clock", False, "be the source of /clock"),
@@ -153,7 +163,11 @@ class SimRobot(Node):
         }
         latched = QoSProfile(depth=EPISODES_KEPT, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._episode = self.create_publisher(String, "~/episode", latched)
-        self.create_subscription(JointTrajectory, self._settings.action_topic, self._on_chunk, 10)
+        if self._settings.follow:
+            self._follow(self._settings.follow)
+        else:
+            topic = self._settings.action_topic
+            self.create_subscription(JointTrajectory, topic, self._on_chunk, 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
     def _offers(self, type_name: str) -> bool:
@@ -237,6 +251,26 @@ class SimRobot(Node):
         reason = self._robot.offer(chunk)
         if reason:
             self.get_logger().warning(f"chunk not played: {reason}", throttle_duration_sec=1.0)
+
+    def _follow(self, player: str) -> None:
+        """Be told what an action player publishes, as a robot's controller is."""
+        self._gripper: float | None = None
+        self.create_subscription(Float64MultiArray, f"{player}/gripper", self._on_gripper, 10)
+        self.create_subscription(PoseStamped, f"{player}/pose", self._on_pose, 10)
+
+    def _on_gripper(self, message: Float64MultiArray) -> None:
+        self._gripper = message.data[0]
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        if self._robot.seed is None:
+            return
+        position, turn = message.pose.position, message.pose.orientation
+        told = SetPoint(
+            position=np.array([position.x, position.y, position.z]),
+            quaternion=np.array([turn.x, turn.y, turn.z, turn.w]),
+            gripper=self._gripper,
+        )
+        self._robot.follow(told)
 
     # -------------------------------------------------------------------------------- episodes
 

@@ -222,3 +222,23 @@ def test_mistakes_are_one_line(domain, parameters, said):
     errors = [line for line in robot.output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and said in errors[0]
     assert "Traceback" not in robot.output
+
+
+def test_it_follows_an_action_player(domain):
+    """As a robot's controller would: chunk to player, set-points to the arm, pose to both."""
+    domain.start("sim_robot", cameras=False, follow="/action_player")
+    domain.start("action_player", contract="mini_lift_state", velocity=0.2)
+    driver = Driver(domain)
+    told = domain.listen(PoseStamped, "/action_player/pose")
+    domain.until(lambda: told, why="the player knows where the arm is")
+    begin = driver.x()
+
+    def moved():
+        driver.send(driver.newest(), drift(8, 0.005))
+        seen = len(driver.poses)
+        domain.until(lambda: len(driver.poses) >= seen + 4, why="the arm goes on")
+        return driver.x() > begin + 0.04
+
+    domain.until(moved, why="the arm is where the chunks lead")
+    far = max(pose.pose.position.x for pose in told) + 0.01
+    assert driver.x() < far, "no farther than the player says"
