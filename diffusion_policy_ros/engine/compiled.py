@@ -2,7 +2,8 @@
 
 What is kept beside a checkpoint is OpenVINO's form of the networks, before it is fitted to a
 processor: tracing and converting take seconds, fitting does not. It is kept once a process of its
-own has fitted and run it: a compiler that crashes on a network must not end a robot's node.
+own has fitted and run it: a compiler that crashes on a network must not end a robot's node. The
+same process finds how many threads are fastest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,12 @@ from diffusion_policy_ros import __version__
 from diffusion_policy_ros.errors import first_line
 from diffusion_policy_ros.policy.checkpoint import sha256
 
-FORMAT = 2
+FORMAT = 3
 """Of what is kept; raise it when networks are converted in another way."""
 HINTS = {"f32": "f32", "int8": "f32", "bf16": "bf16"}  # dtype -> what OpenVINO computes in
 Models = dict[str, openvino.Model]
+WORTH = 0.95
+"""More threads are taken where they need no more than this share of the time of fewer."""
 
 
 class Compiled:
@@ -146,8 +150,12 @@ class Store:
             None if checkpoint is None else checkpoint / "compiled" / f"{dtype}-{digest}"
         )
 
-    def get(self, make: Callable[[], Mapping[str, openvino.Model]]) -> Models:
+    def get(self, make: Callable[[], Mapping[str, openvino.Model]]) -> tuple[Models, int]:
         """What is kept, or else what `make` gives, which is then tried and kept.
+
+        Returns:
+            The networks, and the number of threads to run them with: torch's, or fewer where they
+            are faster.
 
         Raises:
             RuntimeError: the networks cannot be run on this machine.
@@ -155,19 +163,20 @@ class Store:
         if self._folder is not None and self._folder.is_dir():
             try:
                 return self._read(self._folder)
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 self._say(f"{self._folder}: is damaged ({first_line(error)}); it is made anew")
-        models = dict(make())
+        models, threads = dict(make()), torch.get_num_threads()
         if self._folder is not None:
             try:
-                self._write(self._folder, models)
+                threads = min(threads, self._write(self._folder, models))
             except OSError as error:
                 why = first_line(error)
                 self._say(f"{self._folder}: cannot be written ({why}); goes on without")
-        return models
+        return models, threads
 
-    def _read(self, folder: Path) -> Models:
-        digests: Any = json.loads((folder / "manifest.json").read_text())
+    def _read(self, folder: Path) -> tuple[Models, int]:
+        manifest: Any = json.loads((folder / "manifest.json").read_text())
+        digests, threads = manifest["files"], int(manifest["threads"])
         there = {path.name for path in folder.iterdir()} - {"manifest.json"}
         if not isinstance(digests, dict) or not there or there != set(digests):
             raise ValueError("manifest.json does not name what is there")
@@ -175,21 +184,24 @@ class Store:
             if sha256(folder / path) != digest:
                 raise ValueError(f"{path} is not what was written")
         names = {path.split(".")[0] for path in digests}
-        return {name: CORE.read_model(folder / f"{name}.xml") for name in names}
+        models = {name: CORE.read_model(folder / f"{name}.xml") for name in names}
+        return models, min(threads, torch.get_num_threads())
 
-    def _write(self, folder: Path, models: Models) -> None:
+    def _write(self, folder: Path, models: Models) -> int:
         part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
             for name, model in models.items():
                 _save(model, part / f"{name}.xml")
-            _try(part, self._dtype)
+            threads = _try(part, self._dtype)
             digests = {path.name: sha256(path) for path in sorted(part.iterdir())}
-            (part / "manifest.json").write_text(json.dumps(digests, indent=1) + "\n")
+            manifest = {"threads": threads, "files": digests}
+            (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
             for old in folder.parent.glob(f"{self._dtype}-*"):
                 shutil.rmtree(old, ignore_errors=True)
             part.rename(folder)
+            return threads
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -206,28 +218,45 @@ def _save(model: openvino.Model, path: Path) -> None:
         raise OSError(first_line(error)) from error
 
 
-def _try(folder: Path, dtype: str) -> None:
+def _try(folder: Path, dtype: str) -> int:
     """Fit and run the networks of a folder, in a process of its own.
+
+    Returns:
+        The fewest threads that the denoiser is fast with.
 
     Raises:
         RuntimeError: it failed or crashed.
     """
-    words = [sys.executable, "-m", __name__, str(folder), dtype, str(torch.get_num_threads())]
+    words = [sys.executable, "-m", __name__, str(folder), dtype]
     trial = subprocess.run(words, capture_output=True, text=True, check=False)
     if trial.returncode:
         said = trial.stderr.strip().splitlines() or [f"exit status {trial.returncode}"]
         raise RuntimeError(f"OpenVINO fails on this network: {said[-1]}")
+    return int(trial.stdout.split()[-1])
 
 
 def main() -> None:
     """What _try runs."""
-    folder, dtype, threads = sys.argv[1:]
-    for path in Path(folder).glob("*.xml"):
-        model = CORE.read_model(path)
-        shapes = [[1, *given.partial_shape.get_min_shape()[1:]] for given in model.inputs]
-        types = [given.get_element_type().to_dtype() for given in model.inputs]
-        blank = [np.zeros(shape, kind) for shape, kind in zip(shapes, types, strict=True)]
-        Compiled(model, dtype, int(threads), any_batch=path.stem == "early").fit(1).infer(blank)
+    folder, dtype = Path(sys.argv[1]), sys.argv[2]
+    most = torch.get_num_threads()
+    for path in folder.glob("*.xml"):
+        _seconds(path, dtype, most)
+    threads, best = 1, _seconds(folder / "late.xml", dtype, 1)
+    for more in (2**power for power in range(1, most.bit_length())):
+        if (seconds := _seconds(folder / "late.xml", dtype, more)) < WORTH * best:
+            threads, best = more, seconds
+    print(threads)
+
+
+def _seconds(path: Path, dtype: str, threads: int, runs: int = 8) -> float:
+    """Of running a network once, with nothing in it; the best of some."""
+    model = CORE.read_model(path)
+    blank = [
+        np.zeros([1, *given.partial_shape.get_min_shape()[1:]], given.element_type.to_dtype())
+        for given in model.inputs
+    ]
+    request = Compiled(model, dtype, threads, any_batch=path.stem == "early").fit(1)
+    return min(timeit.repeat(lambda: request.infer(blank), number=1, repeat=runs))
 
 
 if __name__ == "__main__":

@@ -75,9 +75,14 @@ class OpenVinoEngine:
         self.dtype = dtype
         folder = None if checkpoint is None else find_checkpoint(checkpoint)
         content = "" if folder is None else checkpoint_hash(folder)
-        models = Store(folder, content, dtype, say).get(lambda: _converted(self.policy, dtype))
-        self._denoiser = CompiledDenoiser(self.policy.denoiser, models, dtype)
-        self._fast = _with_networks(self.policy, self._denoiser, models, dtype)
+        store = Store(folder, content, dtype, say)
+        models, self.threads = store.get(lambda: _converted(self.policy, dtype))
+        networks = {
+            name: Compiled(model, dtype, self.threads, any_batch=name == "early")
+            for name, model in models.items()
+        }
+        self._denoiser = CompiledDenoiser(self.policy.denoiser, networks)
+        self._fast = _with_networks(self.policy, self._denoiser, networks)
 
     @property
     def device(self) -> torch.device:
@@ -109,16 +114,12 @@ class CompiledDenoiser(nn.Module):
 
     Args:
         plain: the network itself.
-        models: its halves, "early" and "late".
-        dtype: see OpenVinoEngine.
+        halves: of it, "early" and "late".
     """
 
-    def __init__(self, plain: nn.Module, models: Models, dtype: str) -> None:
+    def __init__(self, plain: nn.Module, halves: Mapping[str, Compiled]) -> None:
         super().__init__()
-        self.plain = plain
-        threads = torch.get_num_threads()
-        self._early = Compiled(models["early"], dtype, threads, any_batch=True)
-        self._late = Compiled(models["late"], dtype, threads)
+        self.plain, self._early, self._late = plain, halves["early"], halves["late"]
         self._late.fit(1)
         self.to_visit: Sequence[int] = ()
         self._parts: list[Tensor] = []
@@ -221,13 +222,13 @@ class _Frames(nn.Module):
 
 
 def _with_networks(
-    policy: DiffusionPolicy, denoiser: CompiledDenoiser, models: Models, dtype: str
+    policy: DiffusionPolicy, denoiser: CompiledDenoiser, networks: Mapping[str, Compiled]
 ) -> DiffusionPolicy:
     """A copy of the policy, with these networks instead; all else is shared."""
     fast, encoder = _shallow(policy), _shallow(policy.encoder)
-    frames, threads = policy.recipe.policy.n_obs_steps, torch.get_num_threads()
+    frames = policy.recipe.policy.n_obs_steps
     cameras = {
-        name: CompiledCamera(camera, Compiled(models[name], dtype, threads), frames)
+        name: CompiledCamera(camera, networks[name], frames)
         for name, camera in _cameras(policy).items()
     }
     encoder.cameras = nn.ModuleDict(cameras)
