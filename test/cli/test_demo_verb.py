@@ -15,7 +15,7 @@ from diffusion_policy_ros.cli.main import main
         (["--demonstrations", "-3"], "demonstrations must be 1 or more"),
         (["training.update=5"], "did you mean 'updates'?"),
         (["--engine", "eagre"], "did you mean 'eager'?"),
-        (["--dtype", "f8"], "dtype: "),
+        (["--engine", "eager", "--dtype", "f8"], "computes in f32"),
         (["--json", "/dev/null/figures.json"], "cannot be written"),
     ],
 )

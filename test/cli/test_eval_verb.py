@@ -42,6 +42,8 @@ def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
         (["--sim", "mini"], "did you mean 'mini_lift'?"),
         (["--episodes", "0"], "episodes must be 1 or more"),
         (["--device", "gpu"], "no device 'gpu'"),
+        (["--engine", "eagre"], "did you mean 'eager'?"),
+        (["--engine", "eager", "--dtype", "f8"], "computes in f32"),
         (["--seed", "-1"], "seed must be 0 or more"),
         (["--delay", "-1"], "delay must be 0 or more"),
         (["--threads", "-1"], "threads must be 0 or more"),
