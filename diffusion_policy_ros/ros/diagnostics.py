@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from diffusion_policy_ros.runtime.supervisor import Supervisor
+if TYPE_CHECKING:  # the action player says how it is, too, and needs no torch
+    from diffusion_policy_ros.runtime.supervisor import Supervisor
 
 
 def message(
