@@ -131,6 +131,31 @@ def test_it_stays_unconfigured_and_can_be_configured_after_mending(domain, robot
     assert policy.values["num_inference_steps"] == "2", "the checkpoint's own again"
 
 
+def test_an_engine_that_cannot_be_leaves_the_node_alive(domain, copied):
+    """Unknown engines, devices and precisions stand in the diagnostics; mended, it configures.
+
+    What the engine goes on without is a warning of the node's, once.
+    """
+    policy, lifecycle = Policy(domain, copied, autostart=False), Lifecycle(domain)
+    refused = [
+        ("engine", "cuda_grahp", "did you mean 'cuda_graph'?"),
+        ("device", "cuda:99", "no device 'cuda:99' here"),
+        ("dtype", "f8", "unknown precision 'f8'"),
+    ]
+    mended = {"engine": "cuda_graph", "device": "cpu", "dtype": "bf16"}
+    for name, value, why in refused:
+        assert domain.set("policy_node", name, value).successful
+        assert not lifecycle.change(Transition.TRANSITION_CONFIGURE)
+        policy.until_says(why)
+        assert domain.set("policy_node", name, mended[name]).successful
+    assert lifecycle.change(Transition.TRANSITION_CONFIGURE)
+    policy.until_says("inactive")
+    [line] = [line for line in policy.process.output.splitlines() if "needs a GPU" in line]
+    assert "[WARN]" in line and "policy_node" in line
+    assert policy.values["engine"] == "eager"
+    assert "Traceback" not in policy.process.output
+
+
 def used(pid):
     """Threads, open files and resident MiB of a process."""
     status = dict(
