@@ -182,9 +182,9 @@ class History:
         return self._close(now_ns) if self._pending else []
 
     @property
-    def waiting(self) -> bool:
-        """Whether a frame waits for the other streams, so that `poll` is needed."""
-        return bool(self._pending)
+    def settles_ns(self) -> int | None:
+        """When to `poll`, for a frame that waits for the other streams; None where none does."""
+        return self._pending[0].arrival_ns + self._settle if self._pending else None
 
     def window(self) -> dict[str, Array] | None:
         """The last To frames, key → (To, ...); one not yet full repeats its first frame."""

@@ -1,4 +1,4 @@
-"""All that connects a policy with its robot: subscriptions, chunk publisher, services, timers.
+"""All that connects a policy with its robot: subscriptions, chunk publisher, services, clocks.
 
 It lives from configure to cleanup; between `start` and `stop` the robot is told what to do.
 """
@@ -6,12 +6,13 @@ It lives from configure to cleanup; between `start` and `stop` the robot is told
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from nav_msgs.msg import Path
-from rclpy.clock import Clock, ClockType, JumpThreshold, ROSClock, TimeJump
+from rclpy.clock import JumpThreshold, ROSClock, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -22,7 +23,7 @@ from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.ros.chunks import ChunkBytes, hold_msg
 from diffusion_policy_ros.ros.planned_path import path_msg
 from diffusion_policy_ros.ros.qos import publishers
-from diffusion_policy_ros.ros.streams import Streams
+from diffusion_policy_ros.ros.streams_thread import FOREVER_NS, StreamsThread
 from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.runner import Sampling
 from diffusion_policy_ros.runtime.supervisor import Supervisor
@@ -31,12 +32,15 @@ from diffusion_policy_ros.runtime.trace import Trace
 CHUNK_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 SILENT_S = 2.0
 """How long a topic may be silent before its publishers are looked at; discovery takes a second."""
+LAST_CHANCE_NS = 2_000_000
+"""How long a frame that is overdue is waited for: if it was this process that slept, it is just
+coming in."""
 CLOCK_STANDS_S = 1.0
 """Under simulated time: real time without a frame after which its clock stands still, s."""
 
 
 class RobotLink:
-    """Topics, services and timers around a supervisor.
+    """Topics, services and clocks around a supervisor.
 
     Args:
         node: has them.
@@ -71,8 +75,11 @@ class RobotLink:
         self._trace_problem = ""
         self._chunk_bytes = ChunkBytes(self.contract)
         self._jumped_ns = 0
-        self._built, self._timers = contextlib.ExitStack(), contextlib.ExitStack()
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._built, self._started = contextlib.ExitStack(), contextlib.ExitStack()
+        # Whose turn it is to call the supervisor: the messages' thread or the executor's.
+        self._turn = threading.Lock()
+        self._simulated = self._last_chance = False
+        self._wound_ns = self._overdue_ns = self._said_at_ns = -1
         self.pilot = Supervisor(
             engine,
             self.contract,
@@ -98,11 +105,10 @@ class RobotLink:
         self._chunks = self._publisher(JointTrajectory, "~/action_chunk", CHUNK_QOS)
         self._paths = self._publisher(Path, "~/planned_path", QoSProfile(depth=1))
         self._path_due = self._node.create_guard_condition(self._publish_path)
-        self._last_chance = self._node.create_guard_condition(self._on_last_chance)
-        for guard in (self._path_due, self._last_chance):
-            self._built.callback(self._node.destroy_guard_condition, guard)
-        self._streams = Streams(self._node, self.contract, self._on_message)
+        self._built.callback(self._node.destroy_guard_condition, self._path_due)
+        self._streams = StreamsThread(self._node, self.contract, self._on_message, self._on_time)
         self._built.callback(self._streams.destroy)
+        self._streams.start()
         self._service(Trigger, "~/reset", self._serve_reset)
         self._service(SetBool, "~/hold", self._serve_hold)
 
@@ -125,31 +131,23 @@ class RobotLink:
 
     def start(self) -> None:
         """Begin with fresh messages; publishers must be active."""
-        limit_s = self.pilot.limit_ns / 1e9
-        self._settle = self._timer(max(self.contract.settle_s, 1e-3), self._on_settled)
-        self._settle.cancel()
         clock = self._node.get_clock()
-        if (
-            isinstance(clock, ROSClock) and clock.ros_time_is_active
-        ):  # a simulator's seconds are longer or shorter than ours
-            self._watchdogs = [
-                self._timer(limit_s, self._on_overdue, clock),
-                self._timer(CLOCK_STANDS_S, self._on_standing_clock),
-            ]
-            back = JumpThreshold(
-                min_forward=None, min_backward=Duration(nanoseconds=-self.contract.period_ns)
+        self._simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
+        if self._simulated:
+            back = Duration(nanoseconds=-self.contract.period_ns)
+            self._on_jumps(JumpThreshold(min_forward=None, min_backward=back), self._on_jump)
+            on = JumpThreshold(
+                min_forward=Duration(nanoseconds=1), min_backward=None, on_clock_change=False
             )
-            jumps = clock.create_jump_callback(back, post_callback=self._on_jump)
-            self._timers.callback(jumps.unregister)
-        else:
-            self._watchdogs = [self._timer(limit_s, self._on_overdue)]
-        self._heard = clock.now()
-        self.pilot.start(time.monotonic_ns())
+            self._on_jumps(on, self._on_clock)
+        with self._turn:
+            self.pilot.start(time.monotonic_ns())
+            self._said_at_ns = -1
+        self._streams.wake()
 
-    def _timer(self, seconds: float, call: Callable[[], None], clock: Clock | None = None) -> Any:
-        made = self._node.create_timer(seconds, call, clock=clock or self._steady)
-        self._timers.callback(self._node.destroy_timer, made)
-        return made
+    def _on_jumps(self, threshold: JumpThreshold, call: Callable[[TimeJump], None]) -> None:
+        handle = self._node.get_clock().create_jump_callback(threshold, post_callback=call)
+        self._started.callback(handle.unregister)
 
     def stop(self) -> None:
         """Tell the robot to hold, and wait until it knows; publishers must still be active.
@@ -157,56 +155,69 @@ class RobotLink:
         What is being sampled is not waited for: it comes to nothing when it ends.
         """
         if self.pilot.active:
-            self.pilot.stop(timeout_s=0.0)
+            with self._turn:
+                self.pilot.stop(timeout_s=0.0)
             self._chunks.wait_for_all_acked(Duration(seconds=1))
-        self._timers.close()
+        self._started.close()
 
     def _on_message(self, topic: str, message: Any) -> None:
-        heard_ns = self.pilot.heard_ns
-        self.pilot.push(topic, message, time.monotonic_ns())
-        self._wind_timers(heard_ns)
+        with self._turn:
+            self.pilot.push(topic, message, time.monotonic_ns())
 
-    def _on_settled(self) -> None:
-        heard_ns = self.pilot.heard_ns
-        self.pilot.poll(time.monotonic_ns())
-        self._wind_timers(heard_ns)
+    def _on_time(self) -> int:
+        """Do what is due; for how many ns there is nothing more."""
+        with self._turn:
+            if not self.pilot.active:
+                return FOREVER_NS
+            now_ns = time.monotonic_ns()
+            self.pilot.poll(now_ns)
+            if self.pilot.heard_ns != self._wound_ns:
+                self._wound_ns = self.pilot.heard_ns
+                self._wait_from(self._wound_ns)
+            elif now_ns >= self._overdue_ns:
+                self._when_overdue(now_ns)
+            settles_ns = self.pilot.history.settles_ns
+        due_ns = self._overdue_ns if settles_ns is None else min(self._overdue_ns, settles_ns)
+        return min(max(due_ns - now_ns, 0), FOREVER_NS)
 
-    def _wind_timers(self, heard_ns: int) -> None:
-        """Timers run only while there is something to wait for: nothing ticks in between."""
-        if not self.pilot.active:
+    def _wait_from(self, now_ns: int) -> None:
+        """Wait for the next frame as long as it may take."""
+        # A simulator's seconds are longer or shorter than ours: `_on_clock` counts them.
+        limit_ns = round(CLOCK_STANDS_S * 1e9) if self._simulated else self.pilot.limit_ns
+        self._overdue_ns, self._last_chance = now_ns + limit_ns, False
+
+    def _when_overdue(self, now_ns: int) -> None:
+        if not self._last_chance:
+            self._last_chance, self._overdue_ns = True, now_ns + LAST_CHANCE_NS
             return
-        if self.pilot.heard_ns != heard_ns:
-            self._heard = self._node.get_clock().now()
-            for watchdog in self._watchdogs:
-                watchdog.reset()
-        if self.pilot.history.waiting != self._settle.is_canceled():
-            return
-        self._settle.reset() if self.pilot.history.waiting else self._settle.cancel()
+        self._said_at_ns = self._node.get_clock().now().nanoseconds
+        moved_ns = self._said_at_ns - self.pilot.heard_at_ns
+        stands = self._simulated and moved_ns < self.pilot.limit_ns
+        self.pilot.overdue(now_ns, f"/clock moved {moved_ns / 1e9:.3f} s since" if stands else "")
+        self._wait_from(now_ns)
 
-    def _on_overdue(self) -> None:
-        # If it was this process that slept, the frame lies here unread, and comes before this.
-        self._heard_before_ns = self.pilot.heard_ns
-        self._last_chance.trigger()
-
-    def _on_last_chance(self) -> None:
-        if self.pilot.heard_ns == self._heard_before_ns:
-            self.pilot.overdue(time.monotonic_ns())
-
-    def _on_standing_clock(self) -> None:
-        moved_s = (self._node.get_clock().now() - self._heard).nanoseconds / 1e9
-        self.pilot.overdue(time.monotonic_ns(), f"/clock moved {moved_s:.3f} s since")
+    def _on_clock(self, _: TimeJump) -> None:
+        """Simulated time went on."""
+        now_ns, pilot = self._node.get_clock().now().nanoseconds, self.pilot
+        with self._turn:
+            overdue = now_ns - max(pilot.heard_at_ns, self._said_at_ns) >= pilot.limit_ns
+            if not overdue or self._last_chance:
+                return
+            self._overdue_ns = 0
+        self._streams.wake()
 
     def _on_jump(self, jump: TimeJump) -> None:
         """Simulated time ran backwards: it began anew, or two tell it in turn."""
-        self._jumped_ns = time.monotonic_ns()
+        self._jumped_ns, self._said_at_ns = time.monotonic_ns(), -1
         reason, several = (
             f"/clock jumped {-jump.delta.nanoseconds / 1e9:.3f} s back",
             self._clocks(),
         )
-        if several:
-            self.pilot.bar(f"{reason}; {several}")
-        else:
-            self.pilot.hold(reason)
+        with self._turn:
+            if several:
+                self.pilot.bar(f"{reason}; {several}")
+            else:
+                self.pilot.hold(reason)
 
     def _clocks(self) -> str:
         """Who publishes /clock, if more than one does."""
@@ -218,7 +229,8 @@ class RobotLink:
         """Go on once only one tells the time, or all have agreed for a while."""
         agreed_s = (time.monotonic_ns() - self._jumped_ns) / 1e9
         if self.pilot.barred and (agreed_s > CLOCK_STANDS_S or not self._clocks()):
-            self.pilot.bar("")
+            with self._turn:
+                self.pilot.bar("")
 
     def look_after_silent_topics(self) -> None:
         """Find out why topics are silent, and subscribe anew where that helps."""
@@ -250,20 +262,23 @@ class RobotLink:
             self._path_due.trigger()
 
     def _publish_path(self) -> None:
-        frames = self.pilot.history.frames
-        if frames and self._paths.is_activated:
-            self._paths.publish(path_msg(self._newest, self.contract, frames[-1].arrays))
+        with self._turn:
+            newest = list(self.pilot.history.frames)[-1:]
+        if newest and self._paths.is_activated:
+            self._paths.publish(path_msg(self._newest, self.contract, newest[0].arrays))
 
     def _serve_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = self.pilot.active, "node is not active"
         if self.pilot.active:
-            self.pilot.reset(time.monotonic_ns())
+            with self._turn:
+                self.pilot.reset(time.monotonic_ns())
             response.message = self.pilot.state
         return response
 
     def _serve_hold(self, asked: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         response.success, response.message = self.pilot.active, "node is not active"
         if self.pilot.active:
-            self.pilot.set_hold(asked.data)
+            with self._turn:
+                self.pilot.set_hold(asked.data)
             response.message = self.pilot.state
         return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
@@ -20,8 +21,8 @@ from diffusion_policy_ros.ros.qos import matches, publishers, subscription_qos
 IMAGES, VECTORS = 10, 200
 """Messages kept until they are read: half a second of a 20 Hz camera, of a 400 Hz arm."""
 ROUNDS = 20
-"""Messages of each topic that are handed over at once; then timers and services have their turn,
-also where somebody publishes faster than we can take."""
+"""Messages of each topic that are handed over at once; then everything else has its turn, also
+where somebody publishes faster than we can take."""
 
 
 class Streams:
@@ -31,15 +32,20 @@ class Streams:
         node: subscribes.
         contract: names topics and types.
         on_message: called with topic, as the contract names it, and message.
+        group: of the subscriptions; the node's own where not given.
 
     Raises:
         UserError: a message type is not installed.
     """
 
     def __init__(
-        self, node: Node, contract: Contract, on_message: Callable[[str, Any], None]
+        self,
+        node: Node,
+        contract: Contract,
+        on_message: Callable[[str, Any], None],
+        group: CallbackGroup | None = None,
     ) -> None:
-        self._node, self._on_message = node, on_message
+        self._node, self._on_message, self._group = node, on_message, group
         self._types = {topic: streams[0].type for topic, streams in contract.topics.items()}
         self._depths = {
             topic: IMAGES if streams[0].is_image else VECTORS
@@ -70,9 +76,12 @@ class Streams:
             return f"{other.node_name} publishes it as {other.topic_type}, not as {wanted}"
         request = self._subscriptions[topic].qos_profile
         if not any(matches(request, info.qos_profile) for info in same):
-            self._node.destroy_subscription(self._subscriptions.pop(topic))
-            self._subscribe(topic)
+            self._subscribe_anew(topic)
         return ""
+
+    def _subscribe_anew(self, topic: str) -> None:
+        self._node.destroy_subscription(self._subscriptions.pop(topic))
+        self._subscribe(topic)
 
     def _deliver(self, topic: str, message: Any) -> None:
         """Hand over this message and what has come since, on whatever topic.
@@ -81,6 +90,9 @@ class Streams:
         how `rclpy.wait_for_message` takes them, too.
         """
         self._on_message(topic, message)
+        self._drain()
+
+    def _drain(self) -> None:
         for _ in range(ROUNDS):
             # A sum, not any(): one of every topic in each round, so that none is drained first.
             if not sum(self._take(*entry) for entry in list(self._subscriptions.items())):
@@ -99,6 +111,7 @@ class Streams:
             topic,
             lambda message: self._deliver(topic, message),
             subscription_qos(self._node, topic, self._depths[topic]),
+            callback_group=self._group,
             # rclpy's warning of QoS that does not match, which `attend` mends, costs every message
             # some 10 us in the executor.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),

@@ -66,8 +66,8 @@ class Arrivals:
 class Supervisor:
     """Between the messages and the chunks of one robot.
 
-    One thread calls it. `publish` and `on_change` are called by that one or by the inference
-    thread; no chunk that was begun before a fault comes after its hold.
+    One thread at a time calls it. `publish` and `on_change` are called by that one or by the
+    inference thread; no chunk that was begun before a fault comes after its hold.
 
     Args:
         engine: samples the policy.
@@ -91,6 +91,7 @@ class Supervisor:
         arrivals: topic → when its messages came.
         latency_ms: of recent chunks, from the newest frame's stamp to the publication.
         heard_ns: when the last frame came or was refused.
+        heard_at_ns: the same by the clock that messages are stamped by.
         limit_ns: how long after that the next one is overdue.
     """
 
@@ -115,7 +116,7 @@ class Supervisor:
         self.limit_ns = round(GAP * contract.period_ns + contract.settle_s * 1e9)
         self.reason = self.last_hold = self.barred = ""
         self.held = self.active = False
-        self.holds = self.refused = self.late = self.clamped = self.heard_ns = 0
+        self.holds = self.refused = self.late = self.clamped = self.heard_ns = self.heard_at_ns = 0
         self._wrong: dict[str, str] = {}
         self._saying = threading.RLock()
         self._supplied_ns: int | None = None
@@ -133,7 +134,8 @@ class Supervisor:
         self.history.reset()
         self._wrong.clear()
         self.runner.start()
-        self.active, self.held, self.heard_ns = True, False, now_ns
+        self.active, self.held = True, False
+        self.heard_ns, self.heard_at_ns = now_ns, self.now_ns()
         self.reason = self.barred = ""
         self.hold("waiting for fresh messages")
 
@@ -181,7 +183,7 @@ class Supervisor:
 
         One that waits for other streams is there, and closes soon.
         """
-        if self.active and not self.history.waiting:
+        if self.active and self.history.settles_ns is None:
             why = self._why_no_frame(now_ns)
             self.hold(f"{why}; {note}" if note else why)
 
@@ -194,7 +196,7 @@ class Supervisor:
         """Forget what was observed and start anew."""
         self.history.reset()
         self._wrong.clear()
-        self.heard_ns = now_ns
+        self.heard_ns, self.heard_at_ns = now_ns, self.now_ns()
         self.hold("reset; waiting for fresh messages")
 
     def bar(self, reason: str) -> None:
@@ -222,7 +224,7 @@ class Supervisor:
 
     def _take(self, events: list[Event], now_ns: int) -> None:
         for event in events:
-            self.heard_ns = now_ns
+            self.heard_ns, self.heard_at_ns = now_ns, self.now_ns()
             if not isinstance(event, Frame):
                 self.refused += isinstance(event, Refused)
                 self.hold(event.reason)
