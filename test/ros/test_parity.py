@@ -33,6 +33,16 @@ FRAMES = 60
 SHIPPED = Contract.load("mini_lift").text
 # No message may come too late for its frame because this machine is busy: that is not the point.
 CONTRACT = Contract.from_text(SHIPPED.replace("rate_hz: 20", "rate_hz: 20\nsettle_s: 2.0"))
+LATENCIES_S = {"agentview": 0.02, "eye_in_hand": 0.035}
+
+
+def with_latencies(contract):
+    """The same robot, whose cameras are known to stamp late."""
+    text = contract.text
+    for camera, seconds in LATENCIES_S.items():
+        topic = f"topic: /{camera}/image_raw,"
+        text = text.replace(topic, f"{topic} observation_latency_s: {seconds},")
+    return Contract.from_text(text)
 
 
 def record(path):
@@ -90,14 +100,21 @@ def windows_of_dataset(path):
     }
 
 
+@pytest.fixture(params=["as stamped", "with latencies"])
+def contract(request):
+    """The robot, whose stamps are right or are corrected."""
+    return CONTRACT if request.param == "as stamped" else with_latencies(CONTRACT)
+
+
 @pytest.fixture
-def node(domain, tmp_path):
+def node(domain, contract, tmp_path):
     """The policy node, here, in a context of its own."""
-    policy = DiffusionPolicy(Recipe.from_text(TINY), CONTRACT)
+    policy = DiffusionPolicy(Recipe.from_text(TINY), contract)
     checkpoint = save_checkpoint(tmp_path / "policy", policy)
     context = Context()
     rclpy.init(context=context, domain_id=domain.domain)
     arguments = ["--ros-args", "-p", f"checkpoint:={checkpoint}", "-p", "threads:=1"]
+    arguments += ["-p", "engine:=eager"]
     node = PolicyNode(context=context, cli_args=arguments)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
@@ -109,10 +126,13 @@ def node(domain, tmp_path):
     rclpy.try_shutdown(context=context)
 
 
-def test_a_bag_gives_the_node_the_windows_that_training_had(domain, node, tmp_path):
-    """Images bit for bit, poses to 1e-6, and the same frames, over DDS from another process."""
+def test_a_bag_gives_the_node_the_windows_that_training_had(domain, node, contract, tmp_path):
+    """Images bit for bit, poses to 1e-6, and the same frames, over DDS from another process.
+
+    Also where the contract's latencies say that what is seen was so before its stamp.
+    """
     bag = record(tmp_path / "bag")
-    convert([bag], CONTRACT, tmp_path / "dataset", options=Options(keep_idle=True))
+    convert([bag], contract, tmp_path / "dataset", options=Options(keep_idle=True))
     trained = windows_of_dataset(tmp_path / "dataset")
     node, spinning = node
     script = Path(__file__).with_name("play_bag.py")
