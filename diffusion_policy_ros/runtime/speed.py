@@ -233,15 +233,16 @@ def _timings(
     for how in settings:
         warm_up(engine, how)
     for how, took in zip(settings, _rounds(engine, settings, plan.chunks, tell), strict=True):
-        p50, p99 = np.percentile(took, [50, 99])
+        quickest, p50, p99 = map(float, np.percentile(took, [0, 50, 99]))
         yield Timing(
             engine.name,
             dtype,
             how.sampler,
             how.num_inference_steps,
             len(took),
-            float(p50),
-            float(p99),
+            quickest,
+            p50,
+            p99,
         )
 
 
@@ -292,7 +293,8 @@ def _any_array(stream: Stream, random: np.random.Generator) -> Array:
 def parts(timings: Sequence[Timing]) -> tuple[float, float] | None:
     """What a chunk takes once (encoders and the rest), and with each denoising step, in ms.
 
-    From the line through the medians over K: its intercept and its slope.
+    From the line through the quickest chunks over K, which nothing else disturbed: its intercept
+    and its slope.
 
     Args:
         timings: of one engine, precision and sampler.
@@ -303,7 +305,7 @@ def parts(timings: Sequence[Timing]) -> tuple[float, float] | None:
     steps = [timing.steps for timing in timings]
     if len(set(steps)) < 2:
         return None
-    slope, once = np.polyfit(steps, [timing.p50_ms for timing in timings], 1)
+    slope, once = np.polyfit(steps, [timing.min_ms for timing in timings], 1)
     return max(0.0, float(once)), max(0.0, float(slope))
 
 

@@ -22,7 +22,7 @@ class Timing:
         engine, dtype, sampler: names.
         steps: K, denoising steps.
         chunks: how many were measured.
-        p50_ms, p99_ms: of a chunk.
+        min_ms, p50_ms, p99_ms: of a chunk.
     """
 
     engine: str
@@ -30,6 +30,7 @@ class Timing:
     sampler: str
     steps: int
     chunks: int
+    min_ms: float
     p50_ms: float
     p99_ms: float
 
