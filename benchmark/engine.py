@@ -125,7 +125,10 @@ class Peer:
 
     def __init__(self, policy: DiffusionPolicy, denoiser: Callable[..., Tensor]) -> None:
         self.policy = copy.copy(policy)
-        self.policy.__dict__["_modules"] = {**policy._modules, "denoiser": Called(denoiser)}
+        self.policy.__dict__["_modules"] = {
+            **policy._modules,
+            "denoiser": Called(policy, denoiser),
+        }
 
     def sample(self, observation: Any, **options: Any) -> Tensor:
         """See DiffusionPolicy.sample."""
@@ -133,11 +136,11 @@ class Peer:
 
 
 class Called(nn.Module):
-    """A function as a module."""
+    """A function in the denoiser's place."""
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, policy: DiffusionPolicy, function: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.function = function
+        self.plain, self.function = policy.denoiser, function
 
     def forward(self, *given: Any) -> Tensor:
         """Call it."""
