@@ -122,6 +122,7 @@ def node(domain, contract, tmp_path):
     yield node, thread
     executor.shutdown()
     thread.join(10)
+    node.trigger_shutdown()  # or its thread is there when the interpreter ends
     node.destroy_node()
     rclpy.try_shutdown(context=context)
 
