@@ -169,7 +169,7 @@ def plot(rows: list[Row], path: Path) -> None:
         axes.set(title=policy, xscale="log", xlabel="processor time of a chunk, ms")
         axes.grid(alpha=0.3)
         axes.legend()
-    panels[0].set_ylabel("episodes that succeeded, %")
+    panels[0].set(ylabel="episodes that succeeded, %", ylim=(0, 104))
     figure.savefig(path, dpi=110)
 
 
