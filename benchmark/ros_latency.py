@@ -67,6 +67,8 @@ def serve(kind: str, inference: str, checkpoint: Path, times: Path) -> int:
         policy_node.build_engine = build_elsewhere
     arguments = ["-p", f"checkpoint:={checkpoint}", "-p", "replan_steps:=1", "-p", "seed:=0"]
     arguments += ["-p", f"threads:={os.environ.get(THREADS, 0)}"]
+    if kind == "noop" or inference == "process":
+        arguments += ["-p", "engine:=eager"]
     code = policy_node.main([sys.argv[0], "--ros-args", *arguments])
     times.write_text(json.dumps(took))
     return code
@@ -203,6 +205,8 @@ def save_policy(folder: Path) -> None:
 
 def main() -> int:
     """Measure both and print them."""
+    from diffusion_policy_ros.ros.domains import free_domain
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--chunks", type=int, default=1000, help="of each measurement (1000)")
@@ -224,8 +228,8 @@ def main() -> int:
         return serve(kind, inference, Path(checkpoint), Path(times))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ[THREADS] = str(args.threads)
-    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 99)  # 99: above, ports are anybody's
-    with tempfile.TemporaryDirectory() as folder:
+    with free_domain() as domain, tempfile.TemporaryDirectory() as folder:
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
         save_policy(Path(folder) / "policy")
         kinds = [args.only] if args.only else ["noop", "policy"]
         with busy_cores(args.load):
