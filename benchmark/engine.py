@@ -191,6 +191,8 @@ def onnx_denoiser(policy: DiffusionPolicy) -> Callable[..., Tensor]:
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Else its threads go on turning for a while, in the next one's turn.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
 
     def run(sample: Tensor, step: Tensor, condition: Condition) -> Tensor:

@@ -32,7 +32,7 @@ from diffusion_policy_ros import __version__
 from diffusion_policy_ros.errors import first_line
 from diffusion_policy_ros.policy.checkpoint import sha256
 
-FORMAT = 3
+FORMAT = 4
 """Of what is kept; raise it when networks are converted in another way."""
 HINTS = {"f32": "f32", "int8": "f32", "bf16": "bf16"}  # dtype -> what OpenVINO computes in
 Models = dict[str, openvino.Model]
@@ -138,7 +138,7 @@ class Store:
         checkpoint: its directory; None keeps nothing.
         content: what names the checkpoint's content.
         dtype: of the networks.
-        say: told once of what could not be read or written.
+        say: told once of what takes long, or could not be read or written.
     """
 
     def __init__(
@@ -167,6 +167,8 @@ class Store:
                 return self._read(self._folder)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 self._say(f"{self._folder}: is damaged ({first_line(error)}); it is made anew")
+        elif self._folder is not None:
+            self._say(f"{self._folder}: networks are compiled for this processor, once; wait")
         models, threads = dict(make()), torch.get_num_threads()
         if self._folder is not None:
             try:

@@ -25,7 +25,7 @@ from diffusion_policy_ros.engine.compiled import (
     trace,
 )
 from diffusion_policy_ros.engine.stages import split
-from diffusion_policy_ros.engine.weights import compress
+from diffusion_policy_ros.engine.weights import compress, unroll
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, find_checkpoint
 from diffusion_policy_ros.policy.denoisers import Condition
@@ -251,9 +251,8 @@ def _converted(policy: DiffusionPolicy, dtype: str) -> Models:
     """All its networks in OpenVINO's form."""
     stages = split(_traced_denoiser(policy))
     halves = {"early": stages.early, "late": stages.late}
-    if dtype == "int8":
-        halves = {name: compress(half) for name, half in halves.items()}
-    models = {name: convert(half) for name, half in halves.items()}
+    rewrite = compress if dtype == "int8" else unroll
+    models = {name: convert(rewrite(half)) for name, half in halves.items()}
     for name, camera in _cameras(policy).items():
         height, width = camera.crop
         channels = next(camera.backbone.parameters()).shape[1]

@@ -82,6 +82,8 @@ class Live:
         """
         module = ["-m", f"diffusion_policy_ros.ros.{node}"] if isinstance(node, str) else [node]
         command = [sys.executable, *module, *map(str, words), "--ros-args"]
+        if node == "policy_node":  # compiling takes seconds; what engines do is tested elsewhere
+            parameters = {"engine": "eager", **parameters}
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else value
             command += ["-p", f"{name}:={text}"]
