@@ -109,6 +109,7 @@ def checks() -> Iterator[Check]:
         check_python,
         check_libraries,
         check_torch,
+        check_engine,
         check_opengl,
         check_discovery,
         check_profile,
@@ -144,6 +145,15 @@ def check_torch() -> Iterator[Check]:
         yield Check("torch", "fail", error, "install it: pip install torch, or make setup")
     else:
         yield Check("torch", "ok", output)
+
+
+def check_engine() -> Iterator[Check]:
+    """What runs a policy on a CPU."""
+    if version := installed_version("openvino"):
+        yield Check("engine", "ok", f"openvino {version}")
+    else:
+        cure = "pip install openvino; with a GPU it is not needed"
+        yield Check("engine", "warn", "no openvino: policies run several times slower", cure)
 
 
 def check_opengl() -> Iterator[Check]:

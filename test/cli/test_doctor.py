@@ -172,6 +172,13 @@ def test_an_interpreter_that_is_gone_is_told(tmp_path):
     assert "No such file" in error
 
 
+def test_without_openvino_the_cure_is_told(monkeypatch):
+    """A robot without a GPU would run its policy several times slower and never know."""
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "")
+    check = only(doctor.check_engine())
+    assert check.level == "warn" and check.cure.startswith("pip install openvino")
+
+
 def test_this_environment_has_no_failure_without_dds(monkeypatch):
     """Python, libraries, torch, buffers and scripts are fine where the tests run."""
     groups = (
