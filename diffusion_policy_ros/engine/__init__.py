@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -82,6 +83,11 @@ ENGINES: dict[str, EngineFactory] = {
 }
 
 
+def _to_stderr(line: str) -> None:
+    """Standard output is for what a verb found."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def build_engine(
     policy: DiffusionPolicy,
     name: str = "auto",
@@ -89,7 +95,7 @@ def build_engine(
     dtype: str | None = None,
     threads: int | None = None,
     checkpoint: Path | None = None,
-    say: Say = print,
+    say: Say = _to_stderr,
 ) -> Engine:
     """The engine `name` for `policy`.
 
