@@ -175,7 +175,7 @@ def test_a_compiler_that_crashes_does_not_end_the_process(checkpoint, monkeypatc
     with pytest.raises(UserError, match="OpenVINO fails on this network: exit status -11"):
         start(checkpoint)
     assert not any((checkpoint / "compiled").iterdir())
-    [line] = start(checkpoint, name="auto")
+    _, line = start(checkpoint, name="auto")
     assert line.startswith(
         "engine auto takes eager: engine openvino: cannot run this policy on cpu"
     )
