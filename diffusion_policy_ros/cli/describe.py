@@ -180,7 +180,7 @@ def speed(policy: DiffusionPolicy, chunks: int, device: str) -> Iterator[str]:
 
     from diffusion_policy_ros.engine import build_engine
 
-    engine, window = build_engine(policy, device=device), blank(policy)
+    engine, window = build_engine(policy, "eager", device), blank(policy)
     times: list[float] = []
     engine.sample(window, steps=1)  # what happens only once
     begin = time.perf_counter()

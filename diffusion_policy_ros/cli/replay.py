@@ -95,7 +95,8 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
         "chunk_join": args.chunk_join,
     }
     sampling = Sampling.of(settings, **given)
-    engine = build_engine(loaded, device=args.device, threads=args.threads)
+    # The same on every machine, whatever is installed there.
+    engine = build_engine(loaded, "eager", args.device, threads=args.threads)
     given["noise_seed"] = args.seed
     names = frozenset(name for name, value in given.items() if value is not None)
     whole = to_horizon(sampling, settings.predicted_steps)
