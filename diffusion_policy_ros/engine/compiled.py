@@ -35,6 +35,8 @@ from diffusion_policy_ros.policy.checkpoint import sha256
 FORMAT = 4
 """Of what is kept; raise it when networks are converted in another way."""
 HINTS = {"f32": "f32", "int8": "f32", "bf16": "bf16"}  # dtype -> what OpenVINO computes in
+TRIAL_S = 900
+"""The largest U-Net of Chi et al. takes half a minute on two cores."""
 Models = dict[str, openvino.Model]
 WORTH = 0.95
 """More threads are taken where they need no more than this share of the time of fewer."""
@@ -232,7 +234,10 @@ def _try(folder: Path, dtype: str) -> int:
         RuntimeError: it failed or crashed.
     """
     words = [sys.executable, "-m", __name__, str(folder), dtype]
-    trial = subprocess.run(words, capture_output=True, text=True, check=False)
+    try:
+        trial = subprocess.run(words, capture_output=True, text=True, check=False, timeout=TRIAL_S)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"OpenVINO has not compiled this network in {TRIAL_S} s") from None
     if trial.returncode:
         said = trial.stderr.strip().splitlines() or [f"exit status {trial.returncode}"]
         raise RuntimeError(f"OpenVINO fails on this network: {said[-1]}")
