@@ -153,6 +153,7 @@ def table(rows: list[Row]) -> str:
 def plot(rows: list[Row], path: Path) -> None:
     """Success over milliseconds: a panel a policy, a curve a way, a point a number of steps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator
 
     policies = sorted({row["policy"] for row in rows}, reverse=True)
     figure = Figure(figsize=(6 * len(policies), 5), layout="constrained")
@@ -167,9 +168,13 @@ def plot(rows: list[Row], path: Path) -> None:
             for x, y, row in zip(ms, success, own, strict=True):
                 axes.annotate(str(row["steps"]), (x, y), (0, -13), textcoords="offset points")
         axes.set(title=policy, xscale="log", xlabel="processor time of a chunk, ms")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_locator(LogLocator(subs=()))
         axes.grid(alpha=0.3)
         axes.legend()
-    panels[0].set(ylabel="episodes that succeeded, %", ylim=(0, 104))
+    worst = min(100 * row["successes"] / row["episodes"] for row in rows)
+    panels[0].set(ylabel="episodes that succeeded, %", ylim=(max(0, worst - 8), 101))
     figure.savefig(path, dpi=110)
 
 
