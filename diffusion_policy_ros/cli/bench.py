@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.contract import table
-from diffusion_policy_ros.cli.figures import check_json, check_least, write_json
+from diffusion_policy_ros.cli.figures import check_file, check_json, check_least, write_json
 from diffusion_policy_ros.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.plot is not None:
         from diffusion_policy_ros.report.speed import check_plot
 
-        check_plot(args.plot)
+        check_plot()
+        check_file(args.plot, "--plot")
 
 
 def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str]]:

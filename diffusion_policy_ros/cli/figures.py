@@ -26,8 +26,8 @@ def check_least(args: argparse.Namespace, **lowest: int) -> None:
             raise UserError(f"{name} must be {least} or more", f"--{name} {value}", "mend it")
 
 
-def check_json(path: Path | None) -> None:
-    """Make the file's folder; None is no file.
+def check_file(path: Path | None, option: str) -> None:
+    """Make the folder of an option's file; None is no file.
 
     Raises:
         UserError: there is a folder of that name, or nothing can be made there.
@@ -35,7 +35,7 @@ def check_json(path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise UserError("is a folder", str(path), "give --json a file's name")
+        raise UserError("is a folder", str(path), f"give {option} a file's name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
@@ -44,7 +44,12 @@ def check_json(path: Path | None) -> None:
             path.unlink()
     except OSError as error:
         why = f"cannot be written ({error.strerror})"
-        raise UserError(why, str(path), "choose another file for --json") from None
+        raise UserError(why, str(path), f"choose another file for {option}") from None
+
+
+def check_json(path: Path | None) -> None:
+    """The same for --json."""
+    check_file(path, "--json")
 
 
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:

@@ -25,7 +25,7 @@ import torch
 
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.engine import Engine, build_engine
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.errors import UserError, first_line
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
 from diffusion_policy_ros.runtime.runner import Sampling, make_chunk, warm_up
@@ -186,8 +186,7 @@ def _work(
     except UserError as error:
         connection.send(error)
     except RuntimeError as error:  # a library's: out of memory, not finite
-        what = str(error).strip() or type(error).__name__
-        connection.send(UserError(what.splitlines()[0], f"engine {engine} {dtype}"))
+        connection.send(UserError(first_line(error), f"engine {engine} {dtype}"))
 
 
 def _measured(
