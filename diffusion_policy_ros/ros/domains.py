@@ -12,7 +12,9 @@ from diffusion_policy_ros.errors import UserError
 DOMAINS = range(1, 100)
 """Their ports end below 32768, where Linux begins to give ports to whoever asks for any."""
 FIRST_PORT, PORTS = 7400, 250  # of domain 0, and of each domain: DDSI-RTPS 2.3, section 9.6.1
-FIRST_PARTICIPANT, LAST = 10, 249  # a domain with anybody in it uses the one, and none the other
+FOR_ALL, FIRST_PARTICIPANT, EACH, LAST = 0, 10, 2, 249
+"""A domain's ports: for all, of the first participant, so far to the next one's; nobody uses the
+last."""
 
 
 @contextmanager
@@ -36,11 +38,20 @@ def free_domain() -> Iterator[int]:
 
 def _taken(held: socket.socket, domain: int) -> bool:
     """Whether somebody has or uses it; if not, `held` keeps it."""
-    ports = FIRST_PORT + PORTS * domain
+    first = FIRST_PORT + PORTS * domain
+    # The first participant may have left while others stay; they would be met.
+    used = (FOR_ALL, *range(FIRST_PARTICIPANT, LAST, EACH))
+    return not _bound(held, first + LAST) or any(_in_use(first + port) for port in used)
+
+
+def _in_use(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            held.bind(("", ports + LAST))
-            probe.bind(("", ports + FIRST_PARTICIPANT))
-        except OSError:
-            return True
-    return False
+        return not _bound(probe, port)
+
+
+def _bound(to: socket.socket, port: int) -> bool:
+    try:
+        to.bind(("", port))
+    except OSError:
+        return False
+    return True

@@ -34,11 +34,12 @@ def test_two_never_have_the_same_domain(monkeypatch, ports):
         assert again in (1, 2)
 
 
-def test_a_domain_with_somebody_in_it_is_left_alone(monkeypatch, ports):
-    """Whoever speaks DDS there has its first port."""
+@pytest.mark.parametrize("port", [0, FIRST, FIRST + 2, LAST - 2])
+def test_a_domain_with_somebody_in_it_is_left_alone(monkeypatch, ports, port):
+    """Also where whoever came first has gone: the later ones keep their ports."""
     monkeypatch.setattr(domains, "DOMAINS", range(1, 3))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
-        participant.bind(("", ports + PORTS * 1 + FIRST))
+        participant.bind(("", ports + PORTS * 1 + port))
         with free_domain() as found:
             assert found == 2
 
