@@ -23,11 +23,11 @@ import yaml
 import zstandard
 
 from diffusion_policy_ros import __version__
-from diffusion_policy_ros.data import cdr
 from diffusion_policy_ros.data.mcap_file import McapFile, Schema
-from diffusion_policy_ros.data.recorded import RecordedMessage, StampedMessage
 from diffusion_policy_ros.data.sqlite_file import SqliteFile
 from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.observe import cdr
+from diffusion_policy_ros.observe.serialized import SerializedMessage, StampedMessage
 
 METADATA_FILE = "metadata.yaml"
 METADATA_VERSION = 8
@@ -61,7 +61,7 @@ class Message(NamedTuple):
 
     topic: str
     log_ns: int
-    msg: RecordedMessage
+    msg: SerializedMessage
 
 
 class _Storage(Protocol):
@@ -135,7 +135,7 @@ def _store_for(type_name: str, definition: Schema) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], RecordedMessage]:
+def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], SerializedMessage]:
     """What wraps the bytes of a type."""
     from rosbags.serde import SerdeError
     from rosbags.typesys import TypesysError
@@ -152,7 +152,7 @@ def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], Recorde
             what = f"{len(raw)} bytes are no {type_name} ({error})"
             raise UserError(what, "", "the bag is damaged") from None
 
-    kind = StampedMessage if _is_stamped(type_name, definition) else RecordedMessage
+    kind = StampedMessage if _is_stamped(type_name, definition) else SerializedMessage
     return functools.partial(kind, decode)
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_policy_ros.data.bags import BagWriter
-from diffusion_policy_ros.data.recorded import StampedMessage
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.serialized import StampedMessage
 
 GAP = 1.5
 """Median intervals without a message that count as a gap."""

@@ -150,11 +150,11 @@ class Measured:
 
     def take(self, topic: str, message: Any, now_ns: int) -> None:
         """Read a message."""
-        stamp = stamp_ns(message)
         for key, stream in self.streams.items():
             if stream.topic != topic:
                 continue
             try:
+                stamp = stamp_ns(message)
                 self.arrays[key] = decode(stream, message)
             except UserError as error:
                 self.problem = str(error)

@@ -15,7 +15,7 @@ except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.ros.message_types import message_class
+from diffusion_policy_ros.ros.message_types import message_class, reader
 from diffusion_policy_ros.ros.qos import matches, publishers, subscription_qos
 
 IMAGES, VECTORS = 10, 200
@@ -83,14 +83,17 @@ class Streams:
         self._node.destroy_subscription(self._subscriptions.pop(topic))
         self._subscribe(topic)
 
-    def _deliver(self, topic: str, message: Any) -> None:
+    def _deliver(self, topic: str, data: bytes) -> None:
         """Hand over this message and what has come since, on whatever topic.
 
         The executor takes 0.3 ms for each message, and a frame needs one of every topic. This is
         how `rclpy.wait_for_message` takes them, too.
         """
-        self._on_message(topic, message)
+        self._hand_over(topic, data)
         self._drain()
+
+    def _hand_over(self, topic: str, data: bytes) -> None:
+        self._on_message(topic, reader(self._types[topic])(memoryview(data)))
 
     def _drain(self) -> None:
         for _ in range(ROUNDS):
@@ -100,18 +103,19 @@ class Streams:
 
     def _take(self, topic: str, subscription: Subscription) -> bool:
         with subscription.handle:
-            taken = subscription.handle.take_message(subscription.msg_type, False)
+            taken = subscription.handle.take_message(subscription.msg_type, True)
         if taken is not None:
-            self._on_message(topic, taken[0])
+            self._hand_over(topic, taken[0])
         return taken is not None
 
     def _subscribe(self, topic: str) -> None:
         self._subscriptions[topic] = self._node.create_subscription(
             message_class(self._types[topic]),
             topic,
-            lambda message: self._deliver(topic, message),
+            lambda data: self._deliver(topic, data),
             subscription_qos(self._node, topic, self._depths[topic]),
             callback_group=self._group,
+            raw=True,
             # rclpy's warning of QoS that does not match, which `attend` mends, costs every message
             # some 10 us in the executor.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, stamp_ns
 from diffusion_policy_ros.observe.history import GAP, Event, Frame, History, Refused
 from diffusion_policy_ros.runtime.playback import Chunk
@@ -158,13 +159,13 @@ class Supervisor:
             msg: of the contracted type.
             arrival_ns: now, by a clock that never stands still.
         """
-        received_ns, stamp = self.now_ns(), stamp_ns(msg)
+        received_ns = self.now_ns()
+        stamp, wrong = _stamp(msg, received_ns)
         delay_ns = None if stamp is None else received_ns - stamp
         self.arrivals[topic].note(arrival_ns, delay_ns)
         if not self.active:
             return
         self._wrong.pop(topic, None)
-        wrong = "" if stamp is None else _why_impossible(stamp, received_ns)
         if wrong:
             name = self.contract.topics[topic][0].name
             self._wrong[topic] = f"{name} ({topic}): {wrong}"
@@ -280,6 +281,15 @@ class Supervisor:
 
     def _on_fault(self, reason: str) -> None:
         self.hold(f"policy: {reason}")
+
+
+def _stamp(msg: Any, now_ns: int) -> tuple[int | None, str]:
+    """A message's stamp, if it has one, and what is wrong with it."""
+    try:
+        stamp = stamp_ns(msg)
+    except UserError as error:
+        return None, str(error)
+    return stamp, "" if stamp is None else _why_impossible(stamp, now_ns)
 
 
 def _why_impossible(stamp: int, now_ns: int) -> str:

@@ -15,8 +15,8 @@ from test_lags import motion
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, message_types, open_bag, serialize
-from diffusion_policy_ros.data.recorded import ENCAPSULATION
 from diffusion_policy_ros.observe.codecs import stamp_ns
+from diffusion_policy_ros.observe.serialized import ENCAPSULATION
 from diffusion_policy_ros.runtime.trace import ChunkTimes, Trace
 
 ACTUATION_S, CAMERA_S, FRAMES = 0.12, 0.07, 400

@@ -6,8 +6,8 @@ from hypothesis import given, settings, strategies as st
 from made_bags import IMAGE, JOINTS, POSE, TRAJECTORY, header
 from rosbags.typesys import Stores, get_typestore
 
-from diffusion_policy_ros.data import cdr
 from diffusion_policy_ros.data.bags import message_types
+from diffusion_policy_ros.observe import cdr
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)

@@ -14,6 +14,7 @@ from conftest import PERIOD_NS  # noqa: E402
 from live import live  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.parameter_client import AsyncParameterClient  # noqa: E402
+from rclpy.serialization import serialize_message  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from stepped import SteppedPolicy, SteppedRobot  # noqa: E402
 
@@ -112,6 +113,18 @@ def a_stamp_that_runs_backwards(message):
     return message
 
 
+@on(POSE)
+def half_a_message(message):
+    """Its publisher was built with another definition of the type."""
+    return serialize_message(message)[:40]
+
+
+@on(HAND)
+def hardly_a_message(message):
+    """So short that there is no stamp."""
+    return serialize_message(message)[:8]
+
+
 MESSAGES = [
     (nan_in_a_pose, "robot0_eef_pos (/eef_pose): not finite"),
     (
@@ -124,6 +137,11 @@ MESSAGES = [
     (
         a_stamp_that_runs_backwards,  # and then it is too old
         "stamps of /eye_in_hand/image_raw ran 99.950 s backwards|newest message is 100.0",
+    ),
+    (half_a_message, "robot0_eef_pos (/eef_pose): 40 bytes are no geometry_msgs/msg/PoseStamped"),
+    (
+        hardly_a_message,
+        "robot0_eye_in_hand_image (/eye_in_hand/image_raw): a message of 8 bytes has no header",
     ),
 ]
 

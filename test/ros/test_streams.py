@@ -8,8 +8,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from geometry_msgs.msg import PoseStamped  # noqa: E402
-
 from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.ros.streams import ROUNDS, Streams  # noqa: E402
 
@@ -26,7 +24,7 @@ class Queue(contextlib.nullcontext):
 
     def take_message(self, *_):
         self.count -= 1
-        return (PoseStamped(), None) if self.count >= 0 else None
+        return (b"", None) if self.count >= 0 else None
 
 
 class FakeNode:
@@ -51,7 +49,7 @@ def delivered(counts):
     came = Counter()
     node = FakeNode(counts)
     Streams(node, CONTRACT, lambda topic, _: came.update([topic]))
-    node.callbacks["/eef_pose"](PoseStamped())
+    node.callbacks["/eef_pose"](b"")
     return came
 
 

@@ -1,4 +1,4 @@
-"""A recorded message that is decoded only when somebody looks into it.
+"""A message that is decoded only when somebody looks into it, recorded or just come.
 
 A camera at 30 Hz and a pose at 500 Hz make 530 messages a second, of which 20 Hz frames use 40.
 What the frame rule needs of all the others is the stamp, and that stands in a fixed place of the
@@ -19,7 +19,7 @@ ENCAPSULATION = 4
 """Bytes of the CDR encapsulation; the second says whether what follows is little-endian."""
 
 
-class RecordedMessage:
+class SerializedMessage:
     """Serialized bytes that look like the message; decoded at the first look at an attribute.
 
     Args:
@@ -43,7 +43,7 @@ class RecordedMessage:
         return fields[name]
 
 
-class StampedMessage(RecordedMessage):
+class StampedMessage(SerializedMessage):
     """A type that begins with a ``std_msgs/Header``: its stamp is read without decoding."""
 
     @property
@@ -54,7 +54,7 @@ class StampedMessage(RecordedMessage):
             sec, nanosec = (_LITTLE if raw[1] & 1 else _BIG).unpack_from(raw, ENCAPSULATION)
         except (struct.error, IndexError):
             raise UserError(
-                f"a message of {len(raw)} bytes has no header", "", "the bag is damaged"
+                f"a message of {len(raw)} bytes has no header", "", "it is damaged"
             ) from None
         return Header(sec, nanosec, raw)
 
