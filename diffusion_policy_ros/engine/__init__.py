@@ -103,7 +103,8 @@ def build_engine(
         policy: what to run; an engine may move it.
         name: a key of ENGINES, or "auto": on a CPU openvino, where it is installed and runs the
             policy; else eager, which needs nothing and runs everywhere.
-        device: where; "auto" is the GPU when there is one, None the policy's own.
+        device: where; "auto" is the GPU when there is one and the engine computes there, None the
+            policy's own.
         dtype: precision of the computation: f32, bf16, int8, tf32 or fp16, as far as the engine
             has it; None or empty is its own choice.
         threads: of the process' computation on the CPU; None or 0 leaves torch's.
@@ -122,6 +123,8 @@ def build_engine(
         raise UserError(f"{threads} threads", "threads", "give 1 or more; 0 leaves torch's choice")
     if threads:
         torch.set_num_threads(threads)
+    if device == "auto" and name == "openvino":
+        device = "cpu"
     where = policy.device if device is None else pick_device(str(device))
     if name == "auto" and where.type == "cpu":
         try:

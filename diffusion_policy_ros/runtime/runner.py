@@ -23,7 +23,7 @@ import torch
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
-from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.errors import UserError, did_you_mean, first_line
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.following import KINDS
 from diffusion_policy_ros.policy.recipe import PolicySettings
@@ -202,7 +202,7 @@ def warm_up(engine: Engine, sampling: Sampling) -> None:
     """Sample some times from a window of zeros: the first times take longer than all later ones.
 
     Raises:
-        UserError: the network's output is not finite.
+        UserError: the network's output is not finite, or the GPU's memory is too small.
     """
     contract, n_obs_steps = engine.policy.contract, engine.policy.recipe.policy.n_obs_steps
     window = {
@@ -215,6 +215,9 @@ def warm_up(engine: Engine, sampling: Sampling) -> None:
             make_chunk(engine, contract, window, 0, sampling, generator, joiner)
     except NotFiniteError as error:
         raise UserError(str(error), "checkpoint", "train again") from None
+    except torch.cuda.OutOfMemoryError as error:
+        cure = "end what else uses the GPU, or use device cpu"
+        raise UserError(first_line(error), f"engine {engine.name}", cure) from error
 
 
 @dataclass

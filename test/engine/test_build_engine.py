@@ -61,3 +61,13 @@ def test_auto_is_the_gpu_when_there_is_one(monkeypatch):
     assert pick_device("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("cuda")
+
+
+def test_an_engine_for_the_cpu_is_there_although_there_is_a_gpu(policy, monkeypatch):
+    """Who asks for it by name need not name the device as well."""
+    pytest.importorskip("openvino", reason="needs openvino: pip install -e '.[openvino]'")
+    there = {"auto": "cuda"}  # a machine that has one: torch itself must not believe it
+    monkeypatch.setattr(
+        "diffusion_policy_ros.engine.pick_device", lambda name: torch.device(there.get(name, name))
+    )
+    assert build_engine(policy, "openvino", "auto").device == torch.device("cpu")

@@ -13,6 +13,7 @@ from diffusion_policy_ros.errors import UserError  # noqa: E402
 from diffusion_policy_ros.policy.checkpoint import load_policy, save_checkpoint  # noqa: E402
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy  # noqa: E402
 from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
+from diffusion_policy_ros.runtime.runner import Sampling, warm_up  # noqa: E402
 
 SMALL = {"policy.denoiser": "{name: mlp, hidden_size: 8, num_layers: 1}"}
 NOISE = torch.randn(1, 16, 7, generator=torch.Generator().manual_seed(0))
@@ -163,6 +164,18 @@ def test_a_gpu_without_memory_is_one_line(kept, monkeypatch):
     monkeypatch.setattr(DiffusionPolicy, "to", full)
     with pytest.raises(UserError, match="engine eager: .*out of memory.*; use .* device cpu"):
         build_engine(policy, "eager")
+
+
+def test_a_gpu_that_is_full_at_the_first_chunk_is_one_line(kept, monkeypatch):
+    """The weights had room, what is computed has not."""
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB\nand more")
+
+    engine = build_engine(load_policy(kept), "eager")
+    monkeypatch.setattr(DiffusionPolicy, "sample", full)
+    with pytest.raises(UserError, match="engine eager: .* 20 MiB; end what else uses the GPU"):
+        warm_up(engine, Sampling.of(engine.policy.recipe.policy))
 
 
 def test_a_compiler_that_crashes_does_not_end_the_process(checkpoint, monkeypatch, tmp_path):
