@@ -113,6 +113,8 @@ class CudaGraphEngine:
         self.policy = policy.to(device).eval().requires_grad_(False)
         self._dtype, self._say = dtype, say
         self._fast = lowered(self.policy, DTYPES[dtype])
+        # Tensor cores want images so.
+        self._fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._graphs: dict[Hashable, Captured | None] = {}  # None: cannot be captured
 
     @property

@@ -17,7 +17,7 @@ def test_every_checkpoint_of_a_run_is_a_line(tmp_path, capsys):
     for name in ("update_000010", "update_000020"):
         save_checkpoint(tmp_path / "run" / "checkpoints" / name, policy)
     file = tmp_path / "figures.json"
-    words = ["--episodes", "1", "--steps", "1", "--threads", "1", "--json", str(file)]
+    words = ["--episodes", "1", "--steps", "1", "--engine", "eager", "--json", str(file)]
     assert main(["eval", str(tmp_path / "run"), "--all", *words]) == 0
     head, first, second, best = capsys.readouterr().out.strip().splitlines()
     assert head.split()[:2] == ["checkpoint", "success"]
