@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +37,10 @@ KINDS = {
         Kind("mcap", bags.make_mcaps, bags.damage_bag, bags.read_bag),
         Kind("sqlite", bags.make_sqlites, bags.damage_bag, bags.read_bag),
         Kind("zstd", bags.make_zstds, bags.damage_bag, bags.read_bag),
-        Kind("message", messages.make_messages, messages.damage_message, messages.read_message),
+        Kind("message", messages.make_messages, messages.damage_message, messages.read_recorded),
         Kind("dataset", files.make_dataset, files.damage_dataset, files.read_dataset),
         Kind("figures", files.make_figures, files.damage_figures, load_expected),
+        Kind("live", messages.make_messages, messages.damage_message, messages.read_live),
     )
+    if kind.name != "live" or importlib.util.find_spec("rclpy")
 }

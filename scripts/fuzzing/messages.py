@@ -1,4 +1,4 @@
-"""Single messages: of each type that a contract may name, damaged, as bag and stream read them."""
+"""Single messages: of each type that a contract may name, damaged, as bags and nodes read them."""
 
 from __future__ import annotations
 
@@ -56,10 +56,22 @@ def damage_message(
     return kind, damaged(data, source), source
 
 
-def read_message(given: tuple[str, bytes, Source]) -> Any:
-    """As a bag's message and as a stream's, whatever the contract says of it."""
+def read_recorded(given: tuple[str, bytes, Source]) -> Any:
+    """As a bag's message."""
     kind, data, source = given
-    message = _maker(kind, Schema("", "", ""))(memoryview(data))
+    return _seen(kind, _maker(kind, Schema("", "", ""))(memoryview(data)), source)
+
+
+def read_live(given: tuple[str, bytes, Source]) -> Any:
+    """As a node's message; needs rclpy."""
+    from diffusion_policy_ros.ros.message_types import reader
+
+    kind, data, source = given
+    return _seen(kind, reader(kind)(memoryview(data)), source)
+
+
+def _seen(kind: str, message: Any, source: Source) -> Any:
+    """Through the stream that it is a message of, whatever the contract says of it."""
     stamp = stamp_ns(message)
     about = MESSAGE_TYPES[kind]
     field = source.choice(list(about.fields))
