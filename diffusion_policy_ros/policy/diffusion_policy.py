@@ -110,8 +110,9 @@ class DiffusionPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where it computes."""
+        # Not of the first weight, which is searched for through all modules.
+        return self.normalizer[ACTION].center.device
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Take over a dataset's statistics, see Normalizer.fit."""

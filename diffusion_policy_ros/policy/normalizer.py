@@ -135,8 +135,7 @@ class KeyNormalizer(nn.Module):
 
     def normalize(self, value: Tensor) -> Tensor:
         """(..., D) physical units -> normalised; constants are only centred."""
-        divisor = torch.where(self.spread > 0, self.spread, torch.ones_like(self.spread))
-        return (value - self.center) / divisor
+        return (value - self.center) / (self.spread + (self.spread == 0))
 
     def unnormalize(self, value: Tensor) -> Tensor:
         """(..., D) normalised -> physical units; constants come out as they were in the data."""

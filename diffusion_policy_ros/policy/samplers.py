@@ -63,15 +63,9 @@ def inference_timesteps(
 class _Step:
     """Constants of one step, from t to the next one visited, as Python floats."""
 
-    def __init__(self, schedule: NoiseSchedule, now: int, following: int | None) -> None:
-        self.now = now
-        self.is_last = following is None
-        self.signal = float(schedule.sqrt_alphas_cumprod[now])
-        self.spread = float(schedule.sqrt_one_minus_alphas_cumprod[now])
-        self.next_signal, self.next_spread = 1.0, 0.0
-        if following is not None:
-            self.next_signal = float(schedule.sqrt_alphas_cumprod[following])
-            self.next_spread = float(schedule.sqrt_one_minus_alphas_cumprod[following])
+    def __init__(self, now: int, levels: Sequence[tuple[float, float]], is_last: bool) -> None:
+        self.now, self.is_last = now, is_last
+        (self.signal, self.spread), (self.next_signal, self.next_spread) = levels
 
     @property
     def alpha(self) -> float:
@@ -95,8 +89,11 @@ class _Step:
 
 
 def _walk(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[_Step]:
+    # Whole tables at once: a tensor's single numbers take longer than a step's arithmetic.
+    tables = schedule.sqrt_alphas_cumprod.tolist(), schedule.sqrt_one_minus_alphas_cumprod.tolist()
+    levels = [(tables[0][t], tables[1][t]) for t in timesteps] + [(1.0, 0.0)]
     for i, now in enumerate(timesteps):
-        yield _Step(schedule, now, timesteps[i + 1] if i + 1 < len(timesteps) else None)
+        yield _Step(now, levels[i : i + 2], is_last=i + 1 == len(timesteps))
 
 
 def clean_and_noise(
