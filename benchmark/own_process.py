@@ -39,7 +39,7 @@ class OwnProcessEngine:
 
     def sample(
         self,
-        observation: dict[str, torch.Tensor],
+        observation: dict[str, np.ndarray],
         *,
         steps: int,
         sampler: str,
@@ -50,7 +50,7 @@ class OwnProcessEngine:
         """As `DiffusionPolicy.sample`, for one window."""
         seed = generator.initial_seed() % 2**64
         head = REQUEST.pack(steps, guidance, seed, sampler.encode())
-        arrays = (observation[key].numpy() for key in self.policy.contract.observations)
+        arrays = (observation[key] for key in self.policy.contract.observations)
         self._pipe.send_bytes(b"".join([head, *(array.tobytes() for array in arrays)]))
         actions = np.frombuffer(self._pipe.recv_bytes(), np.float32)
         return torch.from_numpy(actions.copy()).view(1, -1, self.policy.contract.action_dim)
@@ -83,12 +83,12 @@ def serve(pipe: Connection, checkpoint: str, threads: int, noop: bool) -> None:
         pipe.send_bytes(actions.numpy().tobytes())
 
 
-def _observation(request: bytes, policy: Any) -> dict[str, torch.Tensor]:
+def _observation(request: bytes, policy: Any) -> dict[str, np.ndarray]:
     at, found, frames = REQUEST.size, {}, policy.recipe.policy.n_obs_steps
     for key, stream in policy.contract.observations.items():
         kind = np.uint8 if stream.is_image else np.float32
         count = frames * stream.size
         values = np.frombuffer(request, kind, count, at).reshape(1, frames, *stream.shape)
-        found[key] = torch.from_numpy(values.copy())
+        found[key] = values.copy()
         at += values.nbytes
     return found

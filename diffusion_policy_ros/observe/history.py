@@ -193,7 +193,7 @@ class History:
         missing = (self.frames.maxlen or 1) - len(self.frames)
         frames = [self.frames[0]] * missing + list(self.frames)
         return {
-            key: np.stack([frame.arrays[key] for frame in frames])
+            key: np.array([frame.arrays[key] for frame in frames])
             for key in self.contract.observations
         }
 

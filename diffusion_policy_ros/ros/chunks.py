@@ -63,18 +63,19 @@ class ChunkBytes:
         if shape != self._shape:
             self._lay_out(*shape)
         STAMP.pack_into(self._data, STAMP_AT, *divmod(max(chunk.stamp_ns, 0), SECOND_NS))
-        for place, action in zip(self._places, chunk.actions, strict=True):
-            numbers = action.astype(np.float64).tobytes()
-            self._data[place : place + len(numbers)] = numbers
+        self._numbers[:] = chunk.actions
         return bytes(self._data)
 
     def _lay_out(self, n: int, period_ns: int) -> None:
-        """A message of this shape, and where its actions are: each is found by its numbers."""
+        """A message of this shape, and a view of its actions: they are found by their numbers."""
         actions = np.pi + np.arange(n * self._contract.action_dim, dtype=np.float64)
         actions = actions.reshape(n, -1)
         message = chunk_msg(Chunk(0, actions, period_ns), self._contract)
         self._data = bytearray(serialize_message(message))
-        self._places = [self._data.index(action.tobytes()) for action in actions]
+        places = [self._data.index(action.tobytes()) for action in actions]
+        step = places[-1] - places[-2] if n > 1 else 0  # all points are as long
+        strides = (step, actions.itemsize)
+        self._numbers = np.ndarray(actions.shape, np.float64, self._data, places[0], strides)
         self._shape = (n, period_ns)
 
 

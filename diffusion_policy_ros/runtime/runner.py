@@ -165,7 +165,7 @@ def make_chunk(
         NotFiniteError: the network's output is not finite.
     """
     joiner, join = joiner or Joiner(contract), sampling.chunk_join
-    observation = {key: torch.from_numpy(array)[None] for key, array in window.items()}
+    observation = {key: array[None] for key, array in window.items()}
     seen, first = len(next(iter(window.values()))), sampling.first_action
     first = seen - 1 if first is None else first
     actions = engine.sample(
