@@ -4,7 +4,8 @@ This process publishes two 84x84 cameras, a pose and a gripper at 20 Hz and rece
 the policy node runs in another one and replans at every frame. Once `policy.sample` is replaced
 by one that does nothing, once it is the demo's, untrained. `outside_share` is the part of the
 second's time that is not spent in `policy.sample`. With `--load` a busy process runs on each core,
-with `--inference process` the policy samples in a process of its own instead of a thread.
+with `--inference process` the policy samples in a process of its own instead of a thread. With
+`--only echo` a node answers that looks at nothing but the stamps: what DDS and rclpy take.
 """
 
 from __future__ import annotations
@@ -72,6 +73,34 @@ def serve(kind: str, inference: str, checkpoint: Path, times: Path) -> int:
     code = policy_node.main([sys.argv[0], "--ros-args", *arguments])
     times.write_text(json.dumps(took))
     return code
+
+
+def serve_echo() -> int:
+    """A node without policy: the same answer as soon as every topic has shown something."""
+    import rclpy
+    from trajectory_msgs.msg import JointTrajectory
+
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.observe.codecs import stamp_ns
+    from diffusion_policy_ros.ros.chunks import ChunkBytes
+    from diffusion_policy_ros.ros.streams_thread import FOREVER_NS, StreamsThread
+    from diffusion_policy_ros.runtime.playback import Chunk
+
+    def on_message(topic: str, message: Any) -> None:
+        seen.add(topic)
+        if len(seen) == len(contract.topics):
+            seen.clear()
+            answers.publish(chunks.of(Chunk(stamp_ns(message), actions, contract.period_ns)))
+
+    contract, seen = Contract.load(CONTRACT), set[str]()
+    chunks, actions = ChunkBytes(contract), np.zeros((8, contract.action_dim))
+    rclpy.init()
+    node = rclpy.create_node("policy_node")
+    answers = node.create_publisher(JointTrajectory, "~/action_chunk", 5)
+    StreamsThread(node, contract, on_message, lambda: FOREVER_NS).start()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    rclpy.spin(node)
+    return 0
 
 
 class Robot:
@@ -210,7 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--chunks", type=int, default=1000, help="of each measurement (1000)")
-    parser.add_argument("--only", choices=["noop", "policy"], help="one of the two")
+    parser.add_argument("--only", choices=["noop", "policy", "echo"], help="one of them")
     parser.add_argument("--load", action="store_true", help="one busy process a core beside it")
     parser.add_argument("--threads", type=int, default=0, help="of the computation (all cores)")
     where = ["thread", "process"]
@@ -225,6 +254,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.serve:
         kind, inference, checkpoint, times = args.serve
+        if kind == "echo":
+            return serve_echo()
         return serve(kind, inference, Path(checkpoint), Path(times))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ[THREADS] = str(args.threads)
