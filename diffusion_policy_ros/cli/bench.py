@@ -241,7 +241,10 @@ def describe(speeds: Sequence[Speed], missing: Sequence[str], demand: Demand) ->
 
 
 def _rule(demand: Demand) -> str:
-    return f"{demand.replan_steps} (replan_steps) / {demand.rate_hz:g} Hz"
+    frames = "replan_steps"
+    if demand.spare_frames < demand.replan_steps:  # else the old one has run out before it
+        frames = "n_action_steps - replan_steps"
+    return f"{demand.spare_frames} ({frames}) / {demand.rate_hz:g} Hz"
 
 
 def _row(timing: Timing, demand: Demand) -> tuple[str, ...]:
@@ -290,19 +293,14 @@ def _parts(speed: Speed) -> dict[str, tuple[float, float] | None]:
 
 def advice(speeds: Sequence[Speed], demand: Demand, checkpoint: Path) -> Iterator[str]:
     """Yield the verdict, what to mind with it, and the command that runs the setting."""
-    from diffusion_policy_ros.runtime.verdict import best, pause_ms, verdict
+    from diffusion_policy_ros.runtime.verdict import best, verdict
 
     timings = _timings(speeds)
     yield f"verdict   {verdict(timings, demand)}"
     chosen = best(timings, demand)
     if chosen is None:
         return
-    pause, where = pause_ms(chosen, demand), shlex.quote(str(checkpoint))
-    if pause:
-        yield (
-            f"note      a chunk has {demand.n_action_steps} actions: the robot waits up to "
-            f"{pause:.1f} ms for the next; fewer --replan-steps leave room"
-        )
+    where = shlex.quote(str(checkpoint))
     if chosen.dtype != "f32" or (chosen.sampler, chosen.steps) != (demand.sampler, demand.steps):
         yield (
             "note      not what the policy was judged with; judge it again, as with "

@@ -74,7 +74,8 @@ class PolicySettings:
         n_obs_steps: To, observed frames.
         horizon: H, predicted actions, the first at the oldest observed frame.
         n_action_steps: Ta, executed actions, the first at the newest observed frame.
-        replan_steps: frames between inferences; n_action_steps where not given.
+        replan_steps: frames between inferences; half of n_action_steps where not given, so that
+            a chunk lasts until the next one has been computed.
         prediction_type: what the denoiser predicts.
         schedule: a key of SCHEDULES.
         num_train_timesteps: T, diffusion steps of training.
@@ -171,7 +172,8 @@ class PolicySettings:
     @property
     def frames_between_inferences(self) -> int:
         """replan_steps, or its default."""
-        return self.n_action_steps if self.replan_steps is None else self.replan_steps
+        half = max(1, self.n_action_steps // 2)
+        return half if self.replan_steps is None else self.replan_steps
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them that types cannot show."""

@@ -237,16 +237,16 @@ class Supervisor:
 
     def _watch_supply(self, time_ns: int) -> None:
         """Hold when what has been sent ended a frame ago, and nothing has come since."""
-        lasts_ns = self.runner.sampling.n_action_steps * self.contract.period_ns
+        sampling, period_ns = self.runner.sampling, self.contract.period_ns
+        lasts_ns = sampling.n_action_steps * period_ns
         with self._saying:
             if self._supplied_ns is None:
                 self._supplied_ns = time_ns + lasts_ns
             over_ns = time_ns - self._supplied_ns
-            if over_ns > self.contract.period_ns / 2:
-                waited_s = (over_ns + lasts_ns) / 1e9
-                self._say_hold(
-                    f"policy: no chunk for {waited_s:.3f} s, and one lasts {lasts_ns / 1e9:.3f} s"
-                )
+            if over_ns > period_ns / 2:
+                waited_s, lasts_s = (over_ns + lasts_ns) / 1e9, lasts_ns / 1e9
+                why = f"policy: no chunk for {waited_s:.3f} s, and one lasts {lasts_s:.3f} s"
+                self._say_hold(why + _sooner(sampling))
 
     def _window(self) -> dict[str, Array]:
         window = self.history.window()
@@ -281,6 +281,12 @@ class Supervisor:
 
     def _on_fault(self, reason: str) -> None:
         self.hold(f"policy: {reason}")
+
+
+def _sooner(sampling: Sampling) -> str:
+    """The cure where chunks cannot but end before the next one is there."""
+    whole = sampling.replan_steps == sampling.n_action_steps > 1
+    return f"; set replan_steps to {sampling.n_action_steps // 2}" if whole else ""
 
 
 def _stamp(msg: Any, now_ns: int) -> tuple[int | None, str]:

@@ -1,7 +1,8 @@
 """Whether a setting is fast enough for a rate: the rule, and which setting to take.
 
-The rule: a chunk holds a rate when the slowest of a hundred (p99) is computed in the time until
-the next one is due, ``replan_steps / rate``.
+The rule: a setting holds a rate when the slowest of a hundred chunks (p99) is computed before the
+next one is begun, ``replan_steps / rate``, and before the one that is executed has run out,
+``(n_action_steps - replan_steps) / rate``.
 """
 
 from __future__ import annotations
@@ -57,9 +58,14 @@ class Demand:
     steps: int
 
     @property
+    def spare_frames(self) -> int:
+        """How many a chunk may take."""
+        return min(self.replan_steps, self.n_action_steps - self.replan_steps)
+
+    @property
     def budget_ms(self) -> float:
-        """Time until the next chunk is due."""
-        return 1e3 * self.replan_steps / self.rate_hz
+        """How long a chunk may take."""
+        return 1e3 * self.spare_frames / self.rate_hz
 
     def holds(self, timing: Timing) -> bool:
         """The rule."""
@@ -67,12 +73,12 @@ class Demand:
 
     def highest_rate(self, timing: Timing) -> float:
         """Hz, at this number of frames between chunks."""
-        return 1e3 * self.replan_steps / timing.p99_ms
+        return 1e3 * self.spare_frames / timing.p99_ms
 
     def fewest_frames(self, timing: Timing) -> int | None:
         """Frames between chunks that it holds at this rate; None where a chunk is too short."""
         frames = max(1, math.ceil(timing.p99_ms * self.rate_hz / 1e3))
-        return frames if frames <= self.n_action_steps else None
+        return frames if 2 * frames <= self.n_action_steps else None
 
 
 def best(timings: Sequence[Timing], demand: Demand) -> Timing | None:
@@ -103,18 +109,12 @@ def verdict(timings: Sequence[Timing], demand: Demand) -> str:
         spent = f"{chosen.p99_ms:.1f} of {demand.budget_ms:.1f} ms"
         return f"{asked}: yes, with {chosen} (p99 {spent})"
     quickest = min(timings, key=lambda timing: timing.p99_ms)
-    instead = f"{demand.highest_rate(quickest):.3g} Hz"
     frames = demand.fewest_frames(quickest)
-    if frames is not None:
-        instead += f", or a new chunk {every(frames)}"
+    holds = [f"{demand.highest_rate(quickest):.3g} Hz"] if demand.spare_frames else []
+    holds += [f"a new chunk {every(frames)}"] if frames is not None else []
     spent = f"{quickest.p99_ms:.1f} of {demand.budget_ms:.1f} ms"
-    return f"{asked}: no; the quickest, {quickest}, takes {spent} (p99) and holds {instead}"
-
-
-def pause_ms(timing: Timing, demand: Demand) -> float:
-    """How long the robot waits between two chunks: the old one is used up, the new one is late."""
-    left_ms = 1e3 * (demand.n_action_steps - demand.replan_steps) / demand.rate_hz
-    return max(0.0, timing.p99_ms - left_ms)
+    instead = f" and holds {', or '.join(holds)}" if holds else ""
+    return f"{asked}: no; the quickest, {quickest}, takes {spent} (p99){instead}"
 
 
 def every(frames: int) -> str:

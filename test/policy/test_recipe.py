@@ -132,8 +132,10 @@ def test_words_that_are_no_settings_are_refused():
         Recipe.load("recomended")
 
 
-def test_frames_between_inferences_are_the_executed_actions_unless_given():
-    """replan_steps has n_action_steps as its default."""
-    assert Recipe().policy.frames_between_inferences == 8
+def test_frames_between_inferences_are_half_a_chunk_unless_given():
+    """The other half is executed while the next one is computed."""
+    assert Recipe().policy.frames_between_inferences == 4
+    single = Recipe.from_text("policy: {n_action_steps: 1}")
+    assert single.policy.frames_between_inferences == 1
     recipe = Recipe.from_text("policy: {replan_steps: 3}")
     assert recipe.policy.frames_between_inferences == 3
