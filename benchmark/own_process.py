@@ -30,6 +30,7 @@ class OwnProcessEngine:
 
     def __init__(self, engine: Any, checkpoint: str, threads: int, noop: bool) -> None:
         self.policy, self.device, self.name = engine.policy, engine.device, "own process"
+        self.dtype = engine.dtype
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         arguments = (theirs, checkpoint, threads, noop)

@@ -30,6 +30,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def dtype(self) -> str:
+        """The precision that it computes in: f32, bf16, int8, ..."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         ...

@@ -111,7 +111,7 @@ class CudaGraphEngine:
         say: Callable[[str], object] = print,
     ) -> None:
         self.policy = policy.to(device).eval().requires_grad_(False)
-        self._dtype, self._say = dtype, say
+        self.dtype, self._say = dtype, say
         self._fast = lowered(self.policy, DTYPES[dtype])
         # Tensor cores want images so.
         self._fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -158,7 +158,7 @@ class CudaGraphEngine:
         """A graph for such a call; None, and that is said once, where there can be none."""
         if len(self._graphs) >= MOST:
             del self._graphs[next(iter(self._graphs))]
-        lower = DTYPES[self._dtype]
+        lower = DTYPES[self.dtype]
 
         def run() -> Tensor:
             later = iter(graph.noise[1:])
@@ -170,7 +170,7 @@ class CudaGraphEngine:
             there = {key: torch.empty_like(x, device=self.device) for key, x in given.items()}
             graph = Captured(there, torch.empty_like(noise), run)
             graph.fill(given, noise)
-            with _tf32(self._dtype == "tf32"), torch.cuda.device_of(noise):  # type: ignore[no-untyped-call]
+            with _tf32(self.dtype == "tf32"), torch.cuda.device_of(noise):  # type: ignore[no-untyped-call]
                 return graph._replace(replay=record(run))
         except RuntimeError as error:  # out of memory is one, too
             why, say, self._say = first_line(error), self._say, lambda _: None

@@ -27,7 +27,7 @@ class EagerEngine:
         UserError: for another precision.
     """
 
-    name = "eager"
+    name, dtype = "eager", "f32"
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ the reason, it tells the robot to hold.
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -37,6 +39,10 @@ from diffusion_policy_ros.ros.robot_link import RobotLink
 from diffusion_policy_ros.runtime.runner import warm_up
 
 REPORT_S = 0.5
+LOG_S = 1.0
+"""At most one line of log about holding and running in so long."""
+NUMBERS = re.compile(r"[\d.]+")
+"""In a reason they count on while it stays the same."""
 EXIT_USER_ERROR = 2
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -53,6 +59,7 @@ class PolicyNode(LifecycleNode):
         self.link: RobotLink | None = None
         self._facts: dict[str, object] = {}
         self._failure = self._logged = ""
+        self._log_again_s = 0.0
         policy_parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -86,7 +93,11 @@ class PolicyNode(LifecycleNode):
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Tell the robot to hold, then let go of it."""
+        """Tell the robot to hold and everybody that it is so, then let go of it."""
+        if self.link is not None:
+            self.link.stop()
+        self._report()
+        self._diagnostics.wait_for_all_acked(Duration(seconds=1))
         self._tear_down()
         return SUCCESS
 
@@ -149,6 +160,7 @@ class PolicyNode(LifecycleNode):
             "contract_hash": policy.contract.hash,
             "device": engine.device,
             "engine": engine.name,
+            "dtype": engine.dtype,
         }
         self.get_logger().info(", ".join(f"{name} {fact}" for name, fact in self._facts.items()))
         return engine
@@ -194,7 +206,7 @@ class PolicyNode(LifecycleNode):
         values, level = dict(self._facts), DiagnosticStatus.OK
         message, robot = self._failure or "unconfigured", ""
         if self.link is not None:
-            self.link.look_after_silent_topics()
+            self.link.look_after_topics()
             self.link.look_after_the_clock()
             pilot = self.link.pilot
             message, level, robot = pilot.state, diagnostics.level(pilot), pilot.contract.name
@@ -209,13 +221,15 @@ class PolicyNode(LifecycleNode):
 
     def _log(self, state: str) -> None:
         """Who looks at the terminal alone sees when it begins to hold, why, and when it ends."""
-        before, self._logged = self._logged, state.partition(":")[0]
-        if self._logged == before:
+        kind, now_s = NUMBERS.sub("", state), time.monotonic()
+        # What lasts is said in the end, however much there was to say before it.
+        if kind == self._logged or now_s < self._log_again_s:
             return
-        if self._logged == "holding":
-            self.get_logger().warning(state, throttle_duration_sec=1.0)
-        elif self._logged == "running":
-            self.get_logger().info(state, throttle_duration_sec=1.0)
+        self._logged, self._log_again_s = kind, now_s + LOG_S
+        if state.startswith("holding"):
+            self.get_logger().warning(state)
+        elif state == "running":
+            self.get_logger().info(state)
 
 
 def main(args: list[str] | None = None) -> int:

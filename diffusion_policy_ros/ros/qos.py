@@ -45,6 +45,13 @@ def publishers(node: Node, topic: str) -> list:
     return node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
 
 
+def crowd(node: Node, topic: str) -> str:
+    """Who publishes a topic, if more than one does: what they say in turn contradicts itself."""
+    names = sorted(info.node_name for info in publishers(node, topic))
+    listed = f"{len(names)} nodes publish it: {', '.join(names)}; end all but one"
+    return listed if len(names) > 1 else ""
+
+
 def matches(request: QoSProfile, offer: QoSProfile) -> bool:
     """Whether a subscription with this request receives from a publisher with this offer."""
     unreliable = (

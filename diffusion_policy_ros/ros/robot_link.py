@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.ros.chunks import ChunkBytes, hold_msg
 from diffusion_policy_ros.ros.planned_path import path_msg
-from diffusion_policy_ros.ros.qos import publishers
+from diffusion_policy_ros.ros.qos import crowd
 from diffusion_policy_ros.ros.streams_thread import FOREVER_NS, StreamsThread
 from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.runner import Sampling
@@ -209,36 +209,29 @@ class RobotLink:
     def _on_jump(self, jump: TimeJump) -> None:
         """Simulated time ran backwards: it began anew, or two tell it in turn."""
         self._jumped_ns, self._said_at_ns = time.monotonic_ns(), -1
-        reason, several = (
-            f"/clock jumped {-jump.delta.nanoseconds / 1e9:.3f} s back",
-            self._clocks(),
-        )
+        reason = f"/clock jumped {-jump.delta.nanoseconds / 1e9:.3f} s back"
+        several = crowd(self._node, "/clock")
         with self._turn:
             if several:
                 self.pilot.bar(f"{reason}; {several}")
             else:
                 self.pilot.hold(reason)
 
-    def _clocks(self) -> str:
-        """Who publishes /clock, if more than one does."""
-        names = sorted(info.node_name for info in publishers(self._node, "/clock"))
-        listed = f"{len(names)} nodes publish it: {', '.join(names)}; end all but one"
-        return listed if len(names) > 1 else ""
-
     def look_after_the_clock(self) -> None:
         """Go on once only one tells the time, or all have agreed for a while."""
         agreed_s = (time.monotonic_ns() - self._jumped_ns) / 1e9
-        if self.pilot.barred and (agreed_s > CLOCK_STANDS_S or not self._clocks()):
+        if self.pilot.barred and (agreed_s > CLOCK_STANDS_S or not crowd(self._node, "/clock")):
             with self._turn:
                 self.pilot.bar("")
 
-    def look_after_silent_topics(self) -> None:
-        """Find out why topics are silent, and subscribe anew where that helps."""
+    def look_after_topics(self) -> None:
+        """Find out why topics are silent, or of two minds; subscribe anew where that helps."""
         now_ns = time.monotonic_ns()
         for topic, arrivals in self.pilot.arrivals.items():
             age_s = arrivals.age_s(now_ns)
             waited_s = (now_ns - self._built_ns) / 1e9 if age_s is None else age_s
-            problem = self._streams.attend(topic) if waited_s > SILENT_S else ""
+            silent = waited_s > SILENT_S
+            problem = self._streams.attend(topic) if silent else crowd(self._node, topic)
             if problem and problem != self.problems.get(topic):
                 self._node.get_logger().warning(f"{topic}: {problem}")
             self.problems[topic] = problem

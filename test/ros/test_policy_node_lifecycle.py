@@ -25,9 +25,26 @@ def test_it_says_hold_before_it_ends(domain, robot, policy, number):
     policy.until_running()
     policy.process.signal(number)
     policy.until_holds()
+    policy.until_says("inactive")
+    assert policy.values["last_hold"] == "deactivated"
     assert policy.process.wait(20) == 0
     assert not policy.outputs[-1].points
     assert "Traceback" not in policy.process.output
+
+
+def test_a_hold_that_lasts_is_in_the_log(domain, robot, policy):
+    """However soon it comes after what was logged before."""
+    for _ in range(2):
+        robot.resume()
+        policy.until_running()
+        robot.silence()
+        policy.until_holds()
+
+    def last():
+        lines = policy.process.output.splitlines()
+        return next(line for line in reversed(lines) if "running" in line or "holding" in line)
+
+    domain.until(lambda: "agentview_image (/agentview/image_raw): no message for" in last())
 
 
 class Lifecycle:
@@ -199,6 +216,19 @@ def test_a_topic_without_publisher_or_of_another_type_is_reported(domain, policy
     nobody = "/agentview/image_raw: nobody publishes it"
     assert policy.values["agentview_image.problem"] == nobody
     assert nobody in policy.process.output
+
+
+def test_two_publishers_of_a_topic_are_reported(domain, robot, policy):
+    """A simulator that was left running beside the robot: they contradict each other."""
+    from geometry_msgs.msg import PoseStamped
+
+    policy.until_running()
+    left = domain.node.create_publisher(PoseStamped, "/eef_pose", 10)
+    both = "/eef_pose: 2 nodes publish it: test, test; end all but one"
+    domain.until(lambda: policy.values.get("robot0_eef_pos.problem") == both, why=both)
+    assert both in policy.process.output
+    domain.node.destroy_publisher(left)
+    domain.until(lambda: "robot0_eef_pos.problem" not in policy.values, why="it is alone again")
 
 
 def test_a_clock_that_stands_still_is_reported(domain, robot, checkpoint):

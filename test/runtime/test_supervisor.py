@@ -1,5 +1,6 @@
 """Who holds when and why, message by message, without ROS."""
 
+import dataclasses
 import threading
 from types import SimpleNamespace
 
@@ -256,6 +257,17 @@ def test_it_says_hold_when_no_chunk_has_come_in_time(robot):
     robot.chunks(4)
     assert robot.published[3].stamp_ns == robot.now and robot.pilot.late == 1
     assert robot.pilot.state == "running"
+
+
+def test_chunks_that_end_before_the_next_is_begun_name_the_cure(robot):
+    """The setting is to blame, however quick the inference."""
+    whole = dataclasses.replace(robot.pilot.runner.sampling, replan_steps=8)
+    robot.pilot.runner.sampling = whole
+    robot.network.go.clear()
+    for _ in range(9):
+        robot.tick()
+    assert robot.pilot.state.endswith("lasts 0.400 s; set replan_steps to 4")
+    robot.network.go.set()
 
 
 def test_barred_it_holds_whatever_comes(robot):
