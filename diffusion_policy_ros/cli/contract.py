@@ -6,25 +6,13 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from diffusion_policy_ros.report.limits import limit_lines
+
 if TYPE_CHECKING:
     from diffusion_policy_ros.contract import Contract, Stream
 
 STREAM_HEADS = ("key", "array", "topic", "type", "field", "max age")
 ACTION_HEADS = ("component", "kind", "frame", "state")
-UNITS = {
-    "translation": "m",
-    "rotation": "rad",
-    "lead": "m",
-    "lead_rotation": "rad",
-    "velocity": "m/s",
-    "acceleration": "m/s²",
-    "angular_velocity": "rad/s",
-    "angular_acceleration": "rad/s²",
-    "jump": "m",
-    "jump_rotation": "rad",
-    "chunk_timeout_s": "s",
-    "observation_timeout_s": "s",
-}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,7 +52,7 @@ def describe(contract: Contract) -> Iterator[str]:
     yield from table(ACTION_HEADS, list(component_rows(contract)))
     yield ""
     yield from describe_record(contract)
-    yield from describe_limits(contract)
+    yield from (f"limit {line}" for line in limit_lines(contract.action.limits))
 
 
 def stream_row(stream: Stream) -> tuple[str, ...]:
@@ -98,23 +86,6 @@ def describe_record(contract: Contract) -> Iterator[str]:
         yield "training derives actions from the state one frame later"
     for stream in commands:
         yield f"training takes actions from {stream.topic} ({stream.type}, {stream.field})"
-
-
-def describe_limits(contract: Contract) -> Iterator[str]:
-    """Yield the limits that are set, with their units."""
-    limits = contract.action.limits
-    for name, value in vars(limits).items():
-        if value is not None and value != ():
-            yield f"limit {name}: {format_value(value)} {UNITS.get(name, '')}".rstrip()
-
-
-def format_value(value: str | float | Sequence[float]) -> str:
-    """Return a word, a number, or several in brackets, without trailing zeros."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float):
-        return f"{value:g}"
-    return "[" + ", ".join(f"{number:g}" for number in value) + "]"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

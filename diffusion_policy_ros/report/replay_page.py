@@ -12,6 +12,7 @@ from diffusion_policy_ros.replay.recording import Replayed
 from diffusion_policy_ros.replay.summary import overall
 from diffusion_policy_ros.report import replay_plots
 from diffusion_policy_ros.report.html import Page
+from diffusion_policy_ros.report.limits import limit_lines
 
 SHOWN = 3
 """Recordings whose actions are drawn."""
@@ -150,7 +151,7 @@ def _limits(page: Page, contract: Contract, found: Mapping[str, Any]) -> None:
     page.table(("limit", "actions that it clamps"), shares)
     page.paragraph(
         "A limit that clamps often either is too tight for the task, or the policy was trained on "
-        f"other units. The contract's limits: {contract.action.limits}"
+        f"other units. The contract's limits: {', '.join(limit_lines(contract.action.limits))}."
     )
 
 
