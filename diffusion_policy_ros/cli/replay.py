@@ -46,6 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--steps", type=int, help="denoising steps (default: the policy's)")
     parser.add_argument("--sampler", help="ddpm, ddim, ... (default: the policy's)")
     parser.add_argument("--chunk-join", help="as the node's parameter (default: replace)")
+    # Not auto: the same on every machine, whatever is installed there.
+    parser.add_argument(
+        "--engine", default="eager", help="as the node's parameter (default eager)"
+    )
+    parser.add_argument("--dtype", help="f32, int8, ... (default: the engine's own)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
     parser.set_defaults(run=run)
@@ -95,8 +100,8 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
         "chunk_join": args.chunk_join,
     }
     sampling = Sampling.of(settings, **given)
-    # The same on every machine, whatever is installed there.
-    engine = build_engine(loaded, "eager", args.device, threads=args.threads)
+    where = Path(args.checkpoint)
+    engine = build_engine(loaded, args.engine, args.device, args.dtype, args.threads, where)
     given["noise_seed"] = args.seed
     names = frozenset(name for name, value in given.items() if value is not None)
     whole = to_horizon(sampling, settings.predicted_steps)
@@ -159,4 +164,7 @@ def _told(found: dict[str, Any], replayed: list[Replayed]) -> list[str]:
             f"live chunks: {live['same']} of {live['compared']} the same, largest difference "
             f"{live['largest_difference']:.3g}"
         )
+        if live["engine"] and not found["engine"].startswith(live["engine"]):
+            ours = found["engine"]
+            lines.append(f"note    the node ran {live['engine']}, this {ours}: --engine, --dtype")
     return lines

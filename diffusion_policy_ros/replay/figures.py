@@ -251,6 +251,7 @@ def against_live(replayed: Sequence[Replayed]) -> dict[str, Any] | None:
     differences = [d for one in live for d in _differences(one)]
     recorded = sum(len(one.live.chunks) for one in live if one.live)
     delays = [d * 1e3 for one in live if one.live for d in one.live.delays_s]
+    told = live[-1].live.values if live[-1].live else {}
     return {
         "chunks": recorded,
         "compared": len(differences),
@@ -259,6 +260,7 @@ def against_live(replayed: Sequence[Replayed]) -> dict[str, Any] | None:
         "holds": sum(one.live.holds for one in live if one.live),
         "delay_ms_p50": _rounded(np.quantile(delays, 0.5)),
         "delay_ms_p99": _rounded(np.quantile(delays, 0.99)),
+        "engine": " ".join(told[key] for key in ("engine", "dtype") if key in told),
         "player": live[-1].live.player if live[-1].live else {},
         "said": dict(sum((one.live.said for one in live if one.live), Counter[str]())),
     }

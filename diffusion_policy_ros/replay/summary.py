@@ -42,7 +42,7 @@ def summary(
         "checkpoint": checkpoint,
         "contract": contract.hash,
         "recordings": [one.name for one in replayed],
-        "engine": f"{policy.engine.name} on {policy.engine.device}",
+        "engine": f"{policy.engine.name} {policy.engine.dtype} on {policy.engine.device}",
         "sampler": policy.sampling.sampler,
         "num_inference_steps": policy.sampling.num_inference_steps,
         "chunk_join": policy.sampling.chunk_join,

@@ -207,9 +207,10 @@ def _live(page: Page, found: Mapping[str, Any]) -> None:
     )
     if live["same"] < live["compared"]:
         page.paragraph(
-            "What may make them differ: another seed (--seed; the node's diagnostics say it as "
-            "noise_seed), sampler, steps or way of joining chunks, or messages that reached the "
-            "node and the recorder in another order."
+            "What may make them differ: another engine or precision (the node ran "
+            f"{live['engine'] or 'what it did not say'}; --engine, --dtype), another seed "
+            "(--seed; the node's diagnostics say it as noise_seed), sampler, steps or way of "
+            "joining chunks, or messages that reached the node and the recorder in another order."
         )
     if live["player"]:
         page.table(("the action player counted", ""), list(live["player"].items()))

@@ -81,10 +81,11 @@ def test_live_chunks_are_compared_from_the_first_whole_window_on():
     one = recording(every=1)
     one.live = LiveRun("/chunks", {s.stamp_ns: s.actions[:4] for s in one.chunks.values()})
     one.live.delays_s = [0.02] * FRAMES
+    one.live.values = {"engine": "openvino", "dtype": "int8", "frames": "9"}
     one.live.chunks[0] = one.live.chunks[0] + 1
     one.live.chunks[5 * PERIOD] = one.live.chunks[5 * PERIOD] + 2e-5
     one.whole = set(range(1, FRAMES))
     found = figures.against_live([one])
     assert (found["chunks"], found["compared"], found["same"]) == (20, 19, 18)
     assert found["largest_difference"] == pytest.approx(2e-5)
-    assert found["delay_ms_p50"] == 20
+    assert found["delay_ms_p50"] == 20 and found["engine"] == "openvino int8"

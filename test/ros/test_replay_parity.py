@@ -82,6 +82,7 @@ def test_a_recorded_run_replays_to_the_same_chunks(domain, tmp_path):
     replayed = replay_bag(tmp_path / "bags" / "episode_0000", replaying)
     found = against_live([replayed])
     assert found["same"] == found["compared"] >= 20, found
+    assert found["engine"] == "eager f32"
     made = [replayed.live.made[replayed.times_ns[frame]] for frame in replayed.whole]
     assert {one.chunk_join for one in made} == {"replace", "rtc"}
     joined = [one for one in made if one.chunk_join == "rtc"]
