@@ -255,7 +255,10 @@ def _run(done: Future) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        if policy_parameters.value(node, "autostart") and not node.bring_up():
+        if not policy_parameters.value(node, "autostart"):
+            name = node.get_fully_qualified_name()
+            node.get_logger().info(f"unconfigured; ros2 lifecycle set {name} configure")
+        elif not node.bring_up():
             return EXIT_USER_ERROR
         executor.spin_until_future_complete(done)
         return 0
