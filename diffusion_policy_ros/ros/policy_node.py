@@ -9,8 +9,10 @@ the reason, it tells the robot to hold.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
+import signal
 import sys
 import time
 import traceback
@@ -24,6 +26,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -71,6 +74,13 @@ class PolicyNode(LifecycleNode):
     def bring_up(self) -> bool:
         """Configure and activate; whether both went well."""
         return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
+
+    def end(self) -> None:
+        """Tell the robot to hold and be no more, also in the midst of a transition."""
+        with contextlib.suppress(rclpy_implementation.RCLError):
+            self.trigger_shutdown()
+        self._tear_down()
+        self.destroy_node()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm up the policy, connect to the robot."""
@@ -236,13 +246,15 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 2 when it was to bring itself up and could not."""
     if told_of(__doc__, policy_parameters.declare, args):
         return 0
-    done: Future = Future()
-    on_stop_signal(lambda: done.set_result(None))
+    # Until it has been brought up, which may take a minute, either ends it at once.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # So long has the inference thread to wait for the other one's Python at most, not 5 ms.
     sys.setswitchinterval(0.0001)
     try:
         start(args, signal_handler_options=SignalHandlerOptions.NO)
-        return _run(done)
+        return _run()
+    except KeyboardInterrupt:
+        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -250,8 +262,9 @@ def main(args: list[str] | None = None) -> int:
         rclpy.try_shutdown()
 
 
-def _run(done: Future) -> int:
+def _run() -> int:
     node = PolicyNode()
+    done: Future = Future()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
@@ -260,11 +273,11 @@ def _run(done: Future) -> int:
             node.get_logger().info(f"unconfigured; ros2 lifecycle set {name} configure")
         elif not node.bring_up():
             return EXIT_USER_ERROR
+        on_stop_signal(lambda: done.set_result(None))
         executor.spin_until_future_complete(done)
         return 0
     finally:
-        node.trigger_shutdown()
-        node.destroy_node()
+        node.end()
         executor.shutdown()
 
 

@@ -176,6 +176,20 @@ def test_it_says_hold_before_it_ends_although_the_inference_stalls(tmp_path, che
     assert not policy.outputs[-1].points and "Traceback" not in policy.process.output
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_while_it_is_brought_up(tmp_path, checkpoint, number):
+    """What takes long then, as compiling a large network, need not be waited for."""
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    (faults / "stall").touch()
+    with live(tmp_path) as domain:
+        policy = Stalling(domain, checkpoint, faults)
+        domain.until(lambda: "checkpoint" in policy.process.output, why="it warms up")
+        policy.process.signal(number)
+        assert policy.process.wait() == 0
+    assert not policy.outputs and "Traceback" not in policy.process.output
+
+
 class Stalling(Policy):
     """With the faults of `faulty_policy.py`."""
 
