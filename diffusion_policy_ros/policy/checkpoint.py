@@ -27,6 +27,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from diffusion_policy_ros import __version__
 from diffusion_policy_ros.contract import Contract
@@ -193,9 +194,23 @@ def load_policy(
     ours = Contract.from_text(_text(directory / CONTRACT), str(directory / CONTRACT))
     check_contract(ours, contract, str(directory))
     recipe = Recipe.from_text(_text(directory / CONFIG), str(directory / CONFIG))
-    policy = DiffusionPolicy(recipe, ours)
+    with _Blank():
+        policy = DiffusionPolicy(recipe, ours)
     load_exactly(policy, _read_tensors(directory / WEIGHTS), str(directory / WEIGHTS))
     return policy.to(device).eval()
+
+
+class _Blank(TorchFunctionMode):
+    """Leaves weights undrawn that are about to be loaded: seconds, for a large network."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        draws = getattr(func, "__module__", "") == torch.nn.init.__name__
+        if draws or func in (Tensor.uniform_, Tensor.normal_):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def load_training_state(directory: Path) -> TrainingState:
