@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffusion_policy_ros import strict_yaml
-from diffusion_policy_ros.errors import did_you_mean
+from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
 
@@ -257,6 +257,28 @@ class ActionField:
 TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 """What ROS takes for a topic's name."""
 JOINT_LIMITS = ("joint_lead", "joint_velocity", "joint_acceleration", "joint_jump")
+LIMITS_OF: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("delta_position", "position"): (
+        "velocity",
+        "translation",
+        "acceleration",
+        "lead",
+        "jump",
+        "workspace_min",
+        "workspace_max",
+    ),
+    ROTATION_KINDS: (
+        "angular_velocity",
+        "rotation",
+        "angular_acceleration",
+        "lead_rotation",
+        "jump_rotation",
+    ),
+    ("joint_position",): ("joint_velocity", *JOINT_LIMITS, "joint_min", "joint_max"),
+}
+"""Kinds of action fields → the limits that act on them, that of their speed first."""
+SPEED_LIMITS = ("velocity", "translation", "angular_velocity", "rotation", "joint_velocity")
+"""Limits of speed: a step of one action takes as long as an action."""
 
 
 @dataclass(frozen=True)
@@ -372,6 +394,33 @@ class Action:
         """The first field of one of these kinds."""
         return next((part for part in self.fields if part.kind in kinds), None)
 
+    @property
+    def acting_limits(self) -> list[str]:
+        """Names of the limits that there is something for in this action; time-outs aside."""
+        acting = [names for kinds, names in LIMITS_OF.items() if self.of_kind(*kinds)]
+        return list(dict.fromkeys(name for names in acting for name in names))
+
+    @property
+    def unlimited(self) -> list[str]:
+        """The limits that would keep slow what is now as fast as the policy says."""
+        given = [name for name in SPEED_LIMITS if getattr(self.limits, name) not in (None, ())]
+        return [
+            names[0]
+            for kinds, names in LIMITS_OF.items()
+            if self.of_kind(*kinds) and not set(names) & set(given)
+        ]
+
+    def cure_of_idle(self, limit: str) -> str:
+        """What to do about a limit of what this action does not command; empty if it acts.
+
+        Args:
+            limit: its name.
+        """
+        acting = self.acting_limits
+        if limit in acting or not any(limit in names for names in LIMITS_OF.values()):
+            return ""
+        return did_you_mean(limit, acting) if acting else "remove it"
+
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
         names = [part.name for part in self.fields]
@@ -445,9 +494,20 @@ class Contract:
         """Read a contract from a file, or a shipped one by its name.
 
         Raises:
-            UserError: there is no such file, or it has mistakes.
+            UserError: there is no such file, or it has mistakes; also limits that cannot act,
+                with which what was recorded and trained stays readable.
         """
-        return cls.from_text(*read_config("contracts", name))
+        text, where = read_config("contracts", name)
+        contract = cls.from_text(text, where)
+        limits, idle = contract.action.limits, list[UserError]()
+        for limit, value in vars(limits).items():
+            cure = contract.action.cure_of_idle(limit)
+            if cure and value not in (None, ()):
+                what = f"action.limits.{limit}: the action commands nothing that it limits"
+                idle.append(UserError(what, where, cure))
+        if idle:
+            raise UserErrors(idle)
+        return contract
 
     @property
     def period_ns(self) -> int:
@@ -571,17 +631,24 @@ class Contract:
         needed = 3 if part.kind in ("delta_position", "position") else needed
         shape = stream.resolved("").shape
         if part.kind != "binary" and shape and shape != (needed,):
-            yield Problem(
-                key,
-                f"'{part.state}' does not have {needed} values",
-                "name a pose's position or orientation",
-            )
+            yield _misfit(i, part, shape, needed)
         if part.kind == "binary" and part.threshold is None and self.action.record == "next_state":
             yield Problem(
                 f"action.fields.{i}.threshold",
                 "is missing",
                 "say below which state the gripper is closed",
             )
+
+
+def _misfit(i: int, part: ActionField, shape: tuple[int, ...], needed: int) -> Problem:
+    """A state that does not have as many values as the action's field."""
+    has = "is an image" if len(shape) > 1 else f"has {shape[0]} values"
+    what = f"'{part.state}' {has}, {part.name} needs {needed}"
+    if part.kind != "joint_position":
+        return Problem(f"action.fields.{i}.state", what, "name a pose's position or orientation")
+    if len(shape) > 1:
+        return Problem(f"action.fields.{i}.state", what, "name the joints' positions")
+    return Problem(f"action.fields.{i}.size", what, f"set size: {shape[0]}")
 
 
 def _meaning(value: Any) -> Any:

@@ -76,7 +76,7 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
         ("shape: [7]", "shape: [6]", "gives 6 values, the fields need 7"),
         ("kind: binary", "kind: boolean", "not a valid choice"),
         ("topic: /eef_command", "topic: /eef_pose", "is geometry_msgs/msg/PoseStamped elsewhere"),
-        ("state: robot0_eef_quat", "state: robot0_eef_pos", "does not have 4 values"),
+        ("state: robot0_eef_quat", "state: robot0_eef_pos", "has 3 values, rotation needs 4"),
         ("kind: delta_axis_angle", "kind: rotation_6D", "did you mean 'rotation_6d'?"),
         ("kind: delta_axis_angle", "kind: rotation_6d", "gives 7 values, the fields need 10"),
         (

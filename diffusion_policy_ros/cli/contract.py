@@ -53,6 +53,10 @@ def describe(contract: Contract) -> Iterator[str]:
     yield ""
     yield from describe_record(contract)
     yield from (f"limit {line}" for line in limit_lines(contract.action.limits))
+    for name in contract.action.unlimited:
+        yield (
+            f"note: no {name} limit: set-points go as fast as the policy says; give limits.{name}"
+        )
 
 
 def stream_row(stream: Stream) -> tuple[str, ...]:

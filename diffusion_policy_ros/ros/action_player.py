@@ -33,12 +33,12 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract import JOINT_LIMITS, Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, decode, stamp_ns
 from diffusion_policy_ros.ros import diagnostics, set_points
 from diffusion_policy_ros.ros.chunks import SECOND_NS, chunk_of
-from diffusion_policy_ros.ros.parameters import declare
+from diffusion_policy_ros.ros.parameters import check_overrides, declare
 from diffusion_policy_ros.ros.processes import run
 from diffusion_policy_ros.ros.streams import Streams
 from diffusion_policy_ros.runtime.commander import SetPoint
@@ -48,14 +48,18 @@ REPORT_S = 0.5
 BRAKING_S = 1.0
 """At the end it brakes for so long at most."""
 LIMITS = {
-    "velocity": ("of the set-point, m/s", 10.0),
-    "acceleration": ("of the set-point, m/s2", 100.0),
-    "angular_velocity": ("of the set-point, rad/s", 50.0),
-    "angular_acceleration": ("of the set-point, rad/s2", 500.0),
-    "lead": ("of the set-point over the measured position, m", 1.0),
-    "lead_rotation": ("of the set-point over the measured orientation, rad", 3.14),
-    "jump": ("from the measured position to a chunk's first, m", 1.0),
-    "jump_rotation": ("from the measured orientation to a chunk's first, rad", 3.14),
+    "velocity": ("speed of the set-point, m/s", 10.0),
+    "acceleration": ("acceleration of the set-point, m/s2", 100.0),
+    "angular_velocity": ("turning speed of the set-point, rad/s", 50.0),
+    "angular_acceleration": ("turning acceleration of the set-point, rad/s2", 500.0),
+    "joint_velocity": ("speed of every joint, rad/s or m/s", 50.0),
+    "joint_acceleration": ("acceleration of every joint, rad/s2 or m/s2", 500.0),
+    "lead": ("distance of the set-point from the measured position, m", 1.0),
+    "lead_rotation": ("angle of the set-point to the measured orientation, rad", 3.14),
+    "joint_lead": ("distance of every joint's set-point from the measured joint, rad or m", 3.14),
+    "jump": ("distance of a chunk's first action from the measured position, m", 1.0),
+    "jump_rotation": ("angle of a chunk's first action to the measured orientation, rad", 3.14),
+    "joint_jump": ("distance of a chunk's first joints from the measured ones, rad or m", 3.14),
     "chunk_timeout_s": ("age of the newest chunk, s", 60.0),
     "observation_timeout_s": ("age of the measured state, s", 60.0),
 }
@@ -74,7 +78,7 @@ class Settings:
     gripper_open: float
     gripper_closed: float
     on_stale: str
-    limits: dict[str, float]
+    limits: dict[str, Any]
 
 
 def declare_settings(node: Node) -> Settings:
@@ -97,7 +101,12 @@ def declare_settings(node: Node) -> Settings:
             "gripper_closed", 1.0, "closed gripper, likewise", low=-10.0, high=10.0
         ),
         on_stale=add("on_stale", "", "after a time-out: hold or stop; empty: the contract's"),
-        limits={name: value for name, value in limits.items() if value},
+        limits={
+            # A joint limit of the contract is a list: one for all joints, or one for each.
+            name: (value,) if name in JOINT_LIMITS else value
+            for name, value in limits.items()
+            if value
+        },
     )
 
 
@@ -116,6 +125,11 @@ def playable(settings: Settings) -> Contract:
     if settings.on_stale:
         changes["on_stale"] = settings.on_stale
     action = contract.action
+    for name in settings.limits:
+        cure = action.cure_of_idle(name)
+        if cure:
+            what = f"the action of {contract.name} commands nothing that it limits"
+            raise UserError(what, f"parameter {name}", cure)
     for part in action.fields:
         if part.kind != "binary" and not part.state:
             cure = "name the observation that measures it as its state"
@@ -188,6 +202,7 @@ class ActionPlayer(Node):
         super().__init__("action_player")
         self.finished: Future[bool] = Future()
         settings = self._settings = declare_settings(self)
+        check_overrides(self)
         self._contract = playable(settings)
         self._player = Player(self._contract, settings.rate_hz)
         self._measured = Measured(self._contract)
@@ -207,6 +222,11 @@ class ActionPlayer(Node):
         self.create_timer(REPORT_S, self._report, clock=steady)
         where = ", ".join(publisher.topic_name for publisher in self._outputs.values())
         self.get_logger().info(f"player of {self._contract.name}: {where}")
+        for name in self._contract.action.unlimited:
+            self.get_logger().warning(
+                f"no {name} limit: set-points go as fast as the policy says; "
+                f"give limits.{name} or -p {name}:=..."
+            )
 
     def _advertise(self) -> None:
         """Publishers of what the contract's action commands."""

@@ -30,7 +30,7 @@ from diffusion_policy_ros.contract import MESSAGE_TYPES, Contract
 from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.message_types import message_class
-from diffusion_policy_ros.ros.parameters import declare
+from diffusion_policy_ros.ros.parameters import check_overrides, declare
 from diffusion_policy_ros.ros.processes import run
 from diffusion_policy_ros.ros.qos import publishers, subscription_qos
 
@@ -80,6 +80,7 @@ class EpisodeRecorder(Node):
         super().__init__("episode_recorder")
         self.finished: Future[bool] = Future()
         settings = declare_settings(self)
+        check_overrides(self)
         self._out = Path(settings.out)
         if not settings.contract:
             raise UserError(

@@ -1,7 +1,8 @@
-"""Declare parameters with a description and a range, in one line each; tell of them."""
+"""Declare parameters with description and range, in one line each; tell of them; find misspelt."""
 
 from __future__ import annotations
 
+import difflib
 import textwrap
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -13,6 +14,17 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from diffusion_policy_ros.errors import UserError
+
+NEAR = 0.7
+"""Likeness of two names from which on one is taken for the other, misspelt. Of our own nodes'
+parameters, `seed` and `speed` alone are more alike."""
+KINDS = {
+    Parameter.Type.BOOL: "true or false",
+    Parameter.Type.INTEGER: "a whole number",
+    Parameter.Type.DOUBLE: "a number",
+    Parameter.Type.STRING: "text",
+    Parameter.Type.STRING_ARRAY: "a list as ['/a', '/b']",
+}
 
 
 def declare(
@@ -47,10 +59,64 @@ def declare(
         else:
             floats = FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
             descriptor.floating_point_range = [floats]
+    return declare_described(node, name, default, descriptor)
+
+
+def declare_described(node: Node, name: str, default: Any, descriptor: ParameterDescriptor) -> Any:
+    """Declare a parameter with a descriptor of its own and return its value.
+
+    Args:
+        node: the node.
+        name: of the parameter.
+        default: its default, whose type it keeps; or only a type.
+        descriptor: its description and range.
+
+    Raises:
+        UserError: it was set to another type, or out of its range.
+    """
+    overrides: dict[str, Parameter] = getattr(node, "_parameter_overrides", {})
+    given, kind = overrides.get(name), _kind(default)
+    # A whole number is a number, too; YAML and rclpy tell 1 from 1.0.
+    if given and (given.type_, kind) == (Parameter.Type.INTEGER, Parameter.Type.DOUBLE):
+        overrides[name] = given = Parameter(name, kind, float(given.value))
     try:
         return node.declare_parameter(name, default, descriptor).value
-    except ParameterException as error:
-        raise UserError(str(error), f"parameter {name}", f"give {description}") from None
+    except ParameterException:
+        value = default if given is None else given.value
+        about = f"give {_wanted(kind, descriptor)} ({descriptor.description.rstrip('.')})"
+        raise UserError(f"it is {value!r}", f"parameter {name}", about) from None
+
+
+def _kind(default: Any) -> Parameter.Type:
+    unset = isinstance(default, Parameter.Type)
+    return default if unset else Parameter.Type.from_parameter_value(default)
+
+
+def _wanted(kind: Parameter.Type, descriptor: ParameterDescriptor) -> str:
+    """What may be given, in words."""
+    span = [*descriptor.integer_range, *descriptor.floating_point_range]
+    within = f" from {span[0].from_value:g} to {span[0].to_value:g}" if span else ""
+    return KINDS.get(kind, kind.name.lower()) + within
+
+
+def check_overrides(node: Node) -> None:
+    """Refuse parameters that nobody reads because their names are misspelt.
+
+    To be called when all are declared. A name that is like none of them is logged only: a file
+    for all nodes (``/**``) holds others' parameters, too.
+
+    Raises:
+        UserError: a parameter that is not declared is called nearly as one that is.
+    """
+    for name in getattr(node, "_parameter_overrides", {}):
+        if node.has_parameter(name) or name.startswith("qos_overrides."):
+            continue
+        near = difflib.get_close_matches(name, node._parameters, n=1, cutoff=NEAR)
+        if near:
+            raise UserError(
+                f"no parameter '{name}'", node.get_name(), f"did you mean '{near[0]}'?"
+            )
+        node.get_logger().warning(f"no parameter '{name}': what is given for it does nothing")
 
 
 def help_text(about: str, declare_all: Callable[[Any], object]) -> str:

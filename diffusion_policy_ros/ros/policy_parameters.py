@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -19,6 +18,7 @@ from diffusion_policy_ros.engine import ENGINES
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.samplers import SAMPLERS
+from diffusion_policy_ros.ros.parameters import check_overrides, declare_described
 from diffusion_policy_ros.runtime.joining import JOINS
 from diffusion_policy_ros.runtime.runner import Runner, Sampling
 
@@ -96,14 +96,11 @@ def declare(node: Node) -> None:
     """Declare all; values of command line and parameter files are taken over.
 
     Raises:
-        UserError: one of those is of another type, or out of its range.
+        UserError: one of those is of another type, out of its range, or misspelt.
     """
     for name, entry in {**FIXED, **LIVE}.items():
-        try:
-            node.declare_parameter(name, entry.default, _descriptor(entry))
-        except ParameterException as error:
-            cure = f"give {entry.description}"
-            raise UserError(str(error), f"parameter {name}", cure) from None
+        declare_described(node, name, entry.default, _descriptor(entry))
+    check_overrides(node)
 
 
 def forget(node: Node) -> None:
@@ -149,9 +146,10 @@ def check_types(node: Node, parameters: Sequence[Parameter]) -> None:
             span = f" from {limits[0].from_value:g} to {limits[0].to_value:g}" if limits else ""
             got = parameter.type_.name.lower()
             what = f"{parameter.value!r} is of type {got}"
-            raise UserError(
-                what, f"parameter {parameter.name}", f"give one of type {wanted}{span}"
-            )
+            cure = f"give one of type {wanted}{span}"
+            if (wanted, got) == ("double", "integer"):
+                cure = f"write {float(parameter.value)}"
+            raise UserError(what, f"parameter {parameter.name}", cure)
 
 
 def apply(runner: Runner, parameters: Sequence[Parameter]) -> None:

@@ -37,7 +37,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.report.gif import RolloutGif
 from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class
-from diffusion_policy_ros.ros.parameters import declare
+from diffusion_policy_ros.ros.parameters import check_overrides, declare
 from diffusion_policy_ros.ros.processes import run
 from diffusion_policy_ros.runtime.commander import SetPoint
 from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
@@ -119,6 +119,7 @@ class SimRobot(Node):
     def __init__(self) -> None:
         super().__init__("sim_robot")
         settings = self._settings = declare_settings(self)
+        check_overrides(self)
         if settings.speed != 1.0 and not settings.publish_clock:
             cure = "set publish_clock:=true, or leave the speed at 1"
             raise UserError(f"speed {settings.speed:g} without a clock", self.get_name(), cure)

@@ -54,3 +54,36 @@ def test_an_unknown_name_lists_the_shipped_ones(capsys):
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert "mini_lift" in err
+
+
+JOINTS = """
+name: joints
+rate_hz: 20
+anchor: q
+observations:
+  q: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [a, b]}
+action:
+  fields: [{name: arm, kind: joint_position, size: 2, state: q}]
+  record: next_state
+"""
+
+
+def test_limits_of_what_is_not_commanded_are_refused(tmp_path, capsys):
+    """A limit that looks as if it acted is worse than none; each is named, with the one to use."""
+    path = tmp_path / "arm.yaml"
+    path.write_text(f"{JOINTS}  limits: {{velocity: 0.5, lead: 0.05, joint_velocity: [0.5]}}\n")
+    assert main(["contract", "check", str(path)]) == 2
+    lines = sorted(capsys.readouterr().err.splitlines(), reverse=True)
+    assert len(lines) == 2
+    assert "action.limits.velocity" in lines[0] and "'joint_velocity'" in lines[0]
+    assert "action.limits.lead" in lines[1] and "joint_lead" in lines[1]
+    assert Contract.from_text(path.read_text()).action.limits.velocity == 0.5  # as it was trained
+
+
+@pytest.mark.parametrize(("limits", "noted"), [("{}", True), ("{joint_velocity: [0.5]}", False)])
+def test_a_robot_without_a_limit_of_speed_is_noted(tmp_path, capsys, limits, noted):
+    """One line, with the limit to give."""
+    path = tmp_path / "arm.yaml"
+    path.write_text(f"{JOINTS}  limits: {limits}\n")
+    assert main(["contract", "check", str(path)]) == 0
+    assert ("note: no joint_velocity limit" in capsys.readouterr().out) is noted

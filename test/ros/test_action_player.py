@@ -215,7 +215,12 @@ def test_joints_by_name_and_an_end_in_order(domain, arm, tmp_path, number):
         ({}, "action_player: no contract; give -p contract:=FILE"),
         ({"contract": "mini_lift", "rate_hz": 5.0}, "parameter rate_hz"),
         ({"contract": "mini_lift", "on_stale": "wait"}, "parameter on_stale: 'wait'"),
-        ({"contract": "mini_lift", "velocity": -1.0}, "parameter velocity"),
+        ({"contract": "mini_lift", "velocity": -1.0}, "parameter velocity: it is -1.0"),
+        ({"contract": "mini_lift", "velocty": 0.03}, "no parameter 'velocty'; did you mean 'vel"),
+        (
+            {"contract": "mini_lift", "joint_velocity": 0.5},
+            "parameter joint_velocity: the action of mini_lift commands nothing that it limits",
+        ),
     ],
 )
 def test_parameters_that_do_not_fit(domain, parameters, said):
