@@ -43,14 +43,19 @@ def introduction(
         where += f", {settings.batch_shares} x {torch.get_num_threads()} threads"
     where += f", in {processes} processes" if processes > 1 else ""
     yield f"dataset   {training.dataset.path}, contract {policy.contract.name}"
-    yield f"          {len(training.episodes)} episodes, {len(training)} windows; {held} held out"
+    count = len(training.episodes)
+    episodes = f"{count} episode{'' if count == 1 else 's'}"
+    yield f"          {episodes}, {len(training)} windows; {held} held out"
     yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"
     yield f"training  {settings.updates} updates of {settings.batch_size} windows on {where}"
     yield f"          every window about {epochs:.1f} times"
     for warning in policy.normalizer.warnings():
         yield f"warning   {warning}"
     if validation is None:
-        yield "warning   no episode is held out, so there is no validation"
+        cure = "set training.validation_fraction=0.02"
+        if settings.validation_fraction:
+            cure = "there is only one: convert two or more"
+        yield f"warning   no episode is held out, so there is no validation; {cure}"
 
 
 def farewell(
@@ -172,6 +177,8 @@ class Watcher:
             UserError: the loss is not finite, so there is nothing worth saving.
         """
         loss = self._mean_of_recent() if self.recent else self.loss
+        if not math.isfinite(self.val_loss):
+            return f"- Loss {loss:.4f}; on held-out episodes it was not measured\n"
         return (
             f"- Loss {loss:.4f}; on held-out episodes {self.val_loss:.4f}, "
             f"action error {self.action_error:.4f} (normalised)\n"

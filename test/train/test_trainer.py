@@ -149,6 +149,15 @@ def test_what_it_says_and_leaves_behind(dataset, changed, tmp_path):
     load_policy(tmp_path / "runs" / "latest")
 
 
+def test_without_held_out_episodes_it_says_how_to_hold_some_out(dataset, changed, tmp_path):
+    """The cure in one line; and the card has no nan."""
+    recipe = changed(validation_fraction=0, updates=2)
+    checkpoint, said = quietly(dataset, recipe, tmp_path / "run")
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "no episode is held out" in warning and "training.validation_fraction=0.02" in warning
+    assert "nan" not in (checkpoint / "card.md").read_text()
+
+
 def test_the_table_has_losses_and_validations(dataset, recipe, tmp_path):
     """A row every log_every updates, a validation in those that have one; no row twice."""
     quietly(dataset, recipe, tmp_path / "run", stop_after=7)
