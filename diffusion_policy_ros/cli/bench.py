@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.contract import table
-from diffusion_policy_ros.cli.figures import check_file, check_json, check_least, write_json
+from diffusion_policy_ros.cli.figures import (
+    check_json,
+    check_least,
+    check_picture,
+    check_threads,
+    write_json,
+)
 from diffusion_policy_ros.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -84,13 +90,13 @@ def run(args: argparse.Namespace) -> int:
         UserError: a mistake of the command line, or no engine runs here.
     """
     _check(args)
-    plan, demand, engines = _plan(args)
+    plan, demand, engines, own_rate = _plan(args)
     _warn_if_busy()
     speeds, missing = _measure(plan, engines)
     if not speeds:
         raise UserError("; ".join(missing) or "none", "no engine to measure")
     print("\n".join(describe(speeds, missing, demand)))
-    print("\n".join(advice(speeds, demand, args.checkpoint)))
+    print("\n".join(advice(speeds, demand, args.checkpoint, own_rate)))
     figures = json_figures(speeds, missing, demand, args.checkpoint)
     if args.plot:
         from diffusion_policy_ros.report.speed import draw_speed
@@ -104,18 +110,20 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Refuse at once what would fail after a minute of measuring."""
     check_least(args, chunks=1, threads=0)
+    check_threads(args.threads)
     if args.rate is not None and not 0 < args.rate < float("inf"):
-        raise UserError("rate must be more than 0", f"--rate {args.rate:g}", "mend it")
+        cure = "rate must be more than 0, in Hz"
+        raise UserError("is out of range", f"--rate {args.rate:g}", cure)
     check_json(args.json)
     if args.plot is not None:
         from diffusion_policy_ros.report.speed import check_plot
 
         check_plot()
-        check_file(args.plot, "--plot")
+        check_picture(args.plot)
 
 
-def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str]]:
-    """What to measure, what is asked for, and with which engines.
+def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str], float]:
+    """What to measure, what is asked for, with which engines, and the contract's rate.
 
     Raises:
         UserError: no checkpoint, or a setting that the policy cannot be sampled with.
@@ -143,8 +151,10 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str]]:
             raise UserError(f"unknown engine '{name}'", "--engines", did_you_mean(name, ENGINES))
     where, chosen = find_checkpoint(args.checkpoint), (tuple(samplers), tuple(sorted(steps)))
     plan = Plan(where, *chosen, own.replan_steps, device, args.threads, args.chunks)
-    rate = args.rate or policy.contract.rate_hz
-    return plan, Demand(rate, own.replan_steps, own.n_action_steps, own.sampler, K), engines
+    own_rate = policy.contract.rate_hz
+    rate = args.rate or own_rate
+    demand = Demand(rate, own.replan_steps, own.n_action_steps, own.sampler, K)
+    return plan, demand, engines, own_rate
 
 
 def _words(option: str, text: str | None) -> list[str]:
@@ -291,12 +301,26 @@ def _parts(speed: Speed) -> dict[str, tuple[float, float] | None]:
     return {s: parts([t for t in speed.timings if t.sampler == s]) for s in samplers}
 
 
-def advice(speeds: Sequence[Speed], demand: Demand, checkpoint: Path) -> Iterator[str]:
-    """Yield the verdict, what to mind with it, and the command that runs the setting."""
+def advice(
+    speeds: Sequence[Speed], demand: Demand, checkpoint: Path, own_rate: float
+) -> Iterator[str]:
+    """Yield the verdict, what to mind with it, and the command that runs the setting.
+
+    Args:
+        speeds: what was measured.
+        demand: what is asked for.
+        checkpoint: as it was given.
+        own_rate: of its contract, Hz: the only one that it runs at.
+    """
     from diffusion_policy_ros.runtime.verdict import best, verdict
 
     timings = _timings(speeds)
     yield f"verdict   {verdict(timings, demand)}"
+    if demand.rate_hz != own_rate:
+        yield (
+            f"note      this checkpoint runs at {own_rate:g} Hz, its contract's; for "
+            f"{demand.rate_hz:g} Hz change rate_hz there, convert and train anew"
+        )
     chosen = best(timings, demand)
     if chosen is None:
         return
@@ -306,6 +330,8 @@ def advice(speeds: Sequence[Speed], demand: Demand, checkpoint: Path) -> Iterato
             "note      not what the policy was judged with; judge it again, as with "
             f"diffusion-policy eval {where} {_eval_words(chosen)}"
         )
+    if demand.rate_hz != own_rate:
+        return
     yield (
         f"run       policy_node --ros-args -p checkpoint:={where} -p engine:={chosen.engine} "
         f"-p dtype:={chosen.dtype} -p sampler:={chosen.sampler} "

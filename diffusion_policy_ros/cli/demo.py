@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.figures import check_json, check_least, write_json
+from diffusion_policy_ros.cli.figures import check_json, check_least, counted, write_json
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.domains import free_domain
 
@@ -172,7 +172,7 @@ def _convert(plan: Plan, out: Path) -> None:
     _say(2, f"converting the bags into {out / 'dataset'}", "a few seconds")
     contract, jobs = Contract.load(plan.contract), os.cpu_count() or 1
     report = convert([out / "bags"], contract, out / "dataset", jobs=jobs)
-    print(f"      {report.episodes} episodes, {report.frames} frames")
+    print(f"      {counted(report.episodes, 'episode')}, {counted(report.frames, 'frame')}")
 
 
 def _train(plan: Plan, out: Path, settings: list[str]) -> Path:
@@ -211,7 +211,7 @@ def _milliseconds(text: str | None) -> float:
 def _drive(out: Path, checkpoint: Path, episodes: int, chosen: Mapping[str, str | None]) -> Drive:
     _say(
         4,
-        f"driving the arm over DDS, {episodes} unseen episodes in real time",
+        f"driving the arm over DDS, {counted(episodes, 'unseen episode')} in real time",
         "about 4 seconds each",
     )
     # The demo's networks are small: a second thread costs more than it gives beside a simulator.
@@ -296,7 +296,7 @@ def _show(drive: Drive, episodes: int) -> None:
     outcome = "lifted" if last["success"] else "not lifted"
     print(
         f"      episode {len(drive.episodes)}/{episodes} (seed {last['seed']}): {outcome} after "
-        f"{last['steps']} steps; {won} successes",
+        f"{counted(last['steps'], 'step')}; {won} succeeded",
         flush=True,
     )
 
@@ -319,10 +319,12 @@ def _finish(out: Path, figures: dict[str, Any], drive: Drive) -> None:
     page.code(f"diffusion-policy eval {figures['checkpoint']} --episodes 100")
     page.code(f"policy_node --ros-args -p checkpoint:={figures['checkpoint']}")
     page.save(out / "report.html")
+    episodes = counted(figures["episodes"], "episode")
+    missed = counted(figures["deadline_misses"], "missed deadline")
     print(
-        f"\nsuccess {figures['success_rate']:.0%} of {figures['episodes']} episodes, chunk p50 "
+        f"\nsuccess {figures['success_rate']:.0%} of {episodes}, chunk p50 "
         f"{figures['chunk_ms_p50']:.1f} ms, p99 {figures['chunk_ms_p99']:.1f} ms, "
-        f"{figures['deadline_misses']} deadline misses, {figures['seconds_total']:.0f} s in all\n"
+        f"{missed}, {figures['seconds_total']:.0f} s in all\n"
         f"rollout:    {out / 'rollout.gif'}\nloss curve: {out / 'run' / 'loss.png'}\n"
         f"report:     {out / 'report.html'}\ncheckpoint: {figures['checkpoint']}"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion_policy_ros.cli.contract import table
+from diffusion_policy_ros.cli.figures import check_least
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: recipe, checkpoint or contract cannot be read, or do not fit each other.
     """
+    check_least(args, chunks=0)
     policy = build(args.policy, args.contract, weights=args.chunks > 0)
     print("\n".join(describe(policy)), flush=True)
     if args.chunks > 0:
@@ -191,6 +193,7 @@ def speed(policy: DiffusionPolicy, chunks: int, device: str) -> Iterator[str]:
     middle = statistics.median(times)
     where = f"{engine.device}, {torch.get_num_threads()} threads, engine {engine.name}"
     yield f"speed     {middle:.1f} ms a chunk, median of {len(times)} ({where})"
+    yield "          the other engines with a checkpoint: diffusion-policy bench"
 
 
 def millions(count: int) -> str:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.figures import check_json, check_least, write_json
+from diffusion_policy_ros.cli.figures import (
+    check_json,
+    check_least,
+    check_threads,
+    counted,
+    write_json,
+)
 from diffusion_policy_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusion_policy_ros.engine import Engine
+    from diffusion_policy_ros.runtime.runner import Sampling
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--seed", type=int, default=10000, help="of the first; unseen from 10000 (default)"
     )
     parser.add_argument("--steps", type=int, help="denoising steps (default: the checkpoint's)")
-    parser.add_argument("--sampler", help="ddpm or ddim (default: the checkpoint's)")
+    parser.add_argument("--sampler", help="ddim, ddpm or dpmpp_2m (default: the checkpoint's)")
     parser.add_argument(
         "--replan-steps", type=int, help="frames between chunks (default: the checkpoint's)"
     )
@@ -38,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--delay",
         type=int,
         default=0,
-        help="artificial latency of every chunk, frames (default: 0)",
+        help="artificial latency of every chunk, frames, fewer than it has actions (default: 0)",
     )
     parser.add_argument(
         "--chunk-join",
@@ -77,11 +88,11 @@ def _run_all(args: argparse.Namespace) -> int:
     if not found:
         cure = "give a run, as `diffusion-policy train --out RUN` writes it"
         raise UserError("there are no checkpoints of a run here", str(args.checkpoint), cure)
-    rows: list[dict[str, float | str]] = []
+    rows: list[dict[str, Any]] = []
     print(f"{'checkpoint':<16}{'success':>9}{'mean steps':>12}{'ms a chunk':>12}")
     for checkpoint in found:
         summary, _ = _evaluate(args, checkpoint)
-        rows.append({"checkpoint": checkpoint.name, **summary})
+        rows.append({**summary, "checkpoint": checkpoint.name})
         print(
             f"{checkpoint.name:<16}{summary['success_rate']:>9.1%}"
             f"{summary['mean_steps']:>12.1f}{summary['ms_per_chunk']:>12.1f}",
@@ -93,21 +104,19 @@ def _run_all(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, float], str]:
+def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, Any], str]:
     """The figures of a checkpoint, and what to say of them."""
     from tqdm import tqdm
 
     from diffusion_policy_ros import evaluation
     from diffusion_policy_ros.engine import build_engine
-    from diffusion_policy_ros.policy.checkpoint import load_policy
+    from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
     from diffusion_policy_ros.runtime.runner import Sampling
 
-    policy = load_policy(checkpoint)
-    arm = evaluation.make_simulator(args.sim, policy.contract)
-    engine = build_engine(
-        policy, args.engine, args.device, args.dtype, args.threads, Path(checkpoint)
-    )
+    policy, where = load_policy(checkpoint), find_checkpoint(checkpoint)
     settings = policy.recipe.policy
+    _check_delay(args.delay, settings.n_action_steps)
+    arm = evaluation.make_simulator(args.sim, policy.contract)
     sampling = Sampling.of(
         settings,
         num_inference_steps=args.steps,
@@ -115,6 +124,7 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, flo
         replan_steps=args.replan_steps,
         chunk_join=args.chunk_join,
     )
+    engine = build_engine(policy, args.engine, args.device, args.dtype, args.threads, where)
     pilot = evaluation.Pilot(engine, policy.contract, settings.n_obs_steps, sampling, args.delay)
     seeds = range(args.seed, args.seed + args.episodes)
     with arm, tqdm(total=args.episodes, unit="episode", disable=not sys.stderr.isatty()) as bar:
@@ -123,18 +133,55 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, flo
         def show(episode: evaluation.Episode) -> None:
             nonlocal won
             won += episode.success
-            bar.set_postfix_str(f"{won} successes")
+            bar.set_postfix_str(f"{won} succeeded")
             bar.update()
 
         result = evaluation.evaluate(arm, pilot, seeds, show)
-    summary = result.summary()
-    text = (
-        f"{won} of {args.episodes} episodes succeeded ({summary['success_rate']:.1%}), "
-        f"{summary['mean_steps']:.1f} steps on average\n{summary['ms_per_chunk']:.1f} ms a chunk "
-        f"({engine.name} on {engine.device}, {sampling.sampler}, "
-        f"K={sampling.num_inference_steps}), {args.delay} frames latency, {sampling.chunk_join}"
+    summary = {
+        **result.summary(),
+        "checkpoint": str(where),
+        **_setting(engine, sampling),
+        "first_seed": args.seed,
+        "delay_frames": args.delay,
+    }
+    return summary, _told(summary)
+
+
+def _setting(engine: Engine, sampling: Sampling) -> dict[str, Any]:
+    """What computed the chunks, and how."""
+    return {
+        "engine": engine.name,
+        "dtype": engine.dtype,
+        "device": str(engine.device),
+        "sampler": sampling.sampler,
+        "num_inference_steps": sampling.num_inference_steps,
+        "replan_steps": sampling.replan_steps,
+        "chunk_join": sampling.chunk_join,
+    }
+
+
+def _told(summary: dict[str, Any]) -> str:
+    """What a person reads."""
+    episodes = counted(summary["episodes"], "episode")
+    latency = f"latency {counted(summary['delay_frames'], 'frame')}"
+    return (
+        f"{summary['success_rate'] * summary['episodes']:.0f} of {episodes} succeeded "
+        f"({summary['success_rate']:.1%}), {summary['mean_steps']:.1f} steps on average\n"
+        f"{summary['ms_per_chunk']:.1f} ms a chunk ({summary['engine']} {summary['dtype']} on "
+        f"{summary['device']}, {summary['sampler']}, K={summary['num_inference_steps']}), "
+        f"{latency}, {summary['chunk_join']}"
     )
-    return summary, text
+
+
+def _check_delay(delay: int, actions: int) -> None:
+    """Refuse chunks that are over before they arrive.
+
+    Raises:
+        UserError: they are.
+    """
+    if delay >= actions:
+        what = f"a chunk has {actions} actions, so each would arrive when it is over"
+        raise UserError(what, f"--delay {delay}", f"use 0 to {actions - 1}")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -144,4 +191,5 @@ def _check(args: argparse.Namespace) -> None:
         UserError: a number is out of its range, or the figures cannot be written.
     """
     check_least(args, episodes=1, seed=0, delay=0, threads=0)
+    check_threads(args.threads)
     check_json(args.json)

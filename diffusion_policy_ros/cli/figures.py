@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,20 @@ def check_least(args: argparse.Namespace, **lowest: int) -> None:
     for name, least in lowest.items():
         value = getattr(args, name)
         if value is not None and value < least:
-            raise UserError(f"{name} must be {least} or more", f"--{name} {value}", "mend it")
+            cure = f"{name} must be {least} or more"
+            raise UserError("is out of range", f"--{name} {value}", cure)
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse more threads than cores; None and 0 leave the choice to torch.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    cores = os.cpu_count() or 1
+    if threads is not None and not 0 <= threads <= cores:
+        cure = f"use 1 to {cores}, the cores that there are; 0 leaves the choice to torch"
+        raise UserError("is out of range", f"--threads {threads}", cure)
 
 
 def check_file(path: Path | None, option: str) -> None:
@@ -47,9 +61,25 @@ def check_file(path: Path | None, option: str) -> None:
         raise UserError(why, str(path), f"choose another file for {option}") from None
 
 
+def check_picture(path: Path | None) -> None:
+    """The same for --plot, which draws a PNG.
+
+    Raises:
+        UserError: as `check_file`, or the name is of another kind of file.
+    """
+    if path is not None and path.suffix.lower() != ".png" and not path.is_dir():
+        raise UserError("the picture is a PNG", f"--plot {path}", "end the name in .png")
+    check_file(path, "--plot")
+
+
 def check_json(path: Path | None) -> None:
     """The same for --json."""
     check_file(path, "--json")
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 episode', '2 episodes'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion_policy_ros.cli.contract import table
+from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.data.bags import Bag
@@ -45,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
     if (path / INDEX).exists():
         print("\n".join(describe_dataset(WindowDataset(path, n_obs_steps=1, horizon=1))))
         return 0
+    if not path.exists():
+        cure = "give a rosbag2 directory, an .mcap or a .db3 file, or a dataset's folder"
+        raise UserError("no such bag or dataset", str(path), cure)
     if args.draft:
         refuse_existing(Path(args.draft))
     bag = open_bag(path)
@@ -67,8 +71,6 @@ def refuse_existing(path: Path) -> None:
     Raises:
         UserError: the file exists, or its directory does not.
     """
-    from diffusion_policy_ros.errors import UserError
-
     if path.exists():
         raise UserError("the file exists", str(path), "choose another name for --draft")
     if not path.absolute().parent.is_dir():

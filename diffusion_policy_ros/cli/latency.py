@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.contract import table
-from diffusion_policy_ros.cli.figures import check_json, write_json
+from diffusion_policy_ros.cli.figures import check_json, check_picture, write_json
 from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "paths", nargs="+", type=Path, metavar="BAG|TRACE", help="bags, or a trace"
     )
     parser.add_argument("--contract", help="of the robot (default: the one in the bag)")
-    parser.add_argument("--plot", type=Path, help="the picture (default: beside the first path)")
+    parser.add_argument("--plot", type=Path, help="the picture, a PNG (default: in this folder)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.set_defaults(run=run)
 
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     if traces and len(args.paths) > 1:
         raise UserError("a trace is shown alone", str(traces[0]), "give one trace, or bags")
     first = args.paths[0]
-    plot = args.plot or first.absolute().with_name(f"{first.absolute().stem}.latency.png")
+    plot = args.plot or Path(f"{first.absolute().stem}.latency.png")
+    check_picture(plot)
     figures = _of_trace(first, plot) if traces else _of_bags(args.paths, args.contract, plot)
     print(f"picture   {plot}")
     write_json(args.json, figures)
@@ -179,6 +180,8 @@ def _contract_lines(found: Latencies, contract: Contract) -> Iterator[str]:
         f"observations.{stream.name}: observation_latency_s: {_rounded(topic.observation_s)}"
         for topic in found.topics
         if topic.observation_s is not None
+        # The reference's own zero is an assumption.
+        and (topic.stream != found.reference or _rounded(topic.observation_s) > 0)
         for stream in contract.topics[topic.topic]
     ]
     lines += [

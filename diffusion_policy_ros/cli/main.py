@@ -16,6 +16,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from diffusion_policy_ros import __version__
 from diffusion_policy_ros.errors import UserError
@@ -55,9 +56,17 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
+class Parser(argparse.ArgumentParser):
+    """Says a mistake of the command line as any other mistake: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the line and the exit code of a user's mistake."""
+        self.exit(EXIT_USER_ERROR, f"error: {message}; see {self.prog} --help\n")
+
+
 def build_parser(verbs: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser that knows these verbs; only their modules are imported."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="diffusion-policy",
         description="Record, convert, train and run a Diffusion Policy on a ROS 2 arm.",
         epilog="diffusion-policy VERB --help explains one verb.",

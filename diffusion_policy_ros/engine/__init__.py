@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffusion_policy_ros.engine.cuda_graph import cuda_graph_engine
+from diffusion_policy_ros.engine.cuda_graph import DTYPES as CUDA_DTYPES, cuda_graph_engine
 from diffusion_policy_ros.engine.eager import EagerEngine
 from diffusion_policy_ros.errors import UserError, did_you_mean, first_line
 from diffusion_policy_ros.policy.devices import pick_device
@@ -88,6 +88,9 @@ ENGINES: dict[str, EngineFactory] = {
 }
 
 
+PRECISIONS = {"int8", *CUDA_DTYPES}
+
+
 def _to_stderr(line: str) -> None:
     """Standard output is for what a verb found."""
     print(line, file=sys.stderr, flush=True)
@@ -121,9 +124,10 @@ def build_engine(
             negative number of threads, or a policy that the engine cannot run here.
     """
     if name != "auto" and name not in ENGINES:
-        raise UserError(
-            f"unknown engine '{name}'", "engine", did_you_mean(name, ["auto", *ENGINES])
-        )
+        cure = did_you_mean(name, ["auto", *ENGINES])
+        if name in PRECISIONS:
+            cure = f"it is a precision: give it as dtype, as in --dtype {name}"
+        raise UserError(f"unknown engine '{name}'", "engine", cure)
     if threads is not None and threads < 0:
         raise UserError(f"{threads} threads", "threads", "give 1 or more; 0 leaves torch's choice")
     if threads:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from diffusion_policy_ros.engine.compiled import (
+    HINTS,
     Compiled,
     Models,
     Store,
@@ -67,8 +68,10 @@ class OpenVinoEngine:
     ) -> None:
         if device.type != "cpu":
             raise UserError(f"{device}", "device", "the openvino engine computes on the cpu")
+        known = ", ".join(sorted(capabilities()))
+        if dtype not in HINTS:
+            raise UserError(f"unknown precision '{dtype}'", "dtype", f"use one of: {known}")
         if dtype not in capabilities():
-            known = ", ".join(sorted(capabilities()))
             raise UserError(f"this processor has no {dtype}", "dtype", f"use one of: {known}")
         # Where a chunk follows another, only the derivative by its sample is wanted.
         self.policy = policy.to(device).eval().requires_grad_(False)

@@ -44,6 +44,8 @@ def draw_speed(timings: Sequence[Timing], demand: Demand, machine: str, path: Pa
         path: of a PNG.
     """
     figure = _figure()
+    from matplotlib.ticker import LogLocator
+
     axes = figure.subplots()
     lines = list(dict.fromkeys((t.engine, t.dtype, t.sampler) for t in timings))
     computed = list(dict.fromkeys(line[:2] for line in lines))
@@ -62,7 +64,9 @@ def draw_speed(timings: Sequence[Timing], demand: Demand, machine: str, path: Pa
     axes.set_xticks(steps, [str(k) for k in steps], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set(xlabel=f"K, denoising steps ({machine})", ylabel="ms a chunk: p99, median (thin)")
     axes.grid(alpha=0.3, which="both")
     axes.set_title(_folded(verdict(timings, demand)), fontsize="medium")

@@ -58,6 +58,8 @@ def test_table_and_figures_agree(checkpoint, tmp_path, capsys, monkeypatch):
     ]
     assert figures["missing"][0] in out and figures["verdict"]["text"] in out
     assert figures["verdict"]["text"].startswith("0.5 Hz with a new chunk every 4 frames: yes")
+    assert "runs at 20 Hz, its contract's; for 0.5 Hz change rate_hz there" in out
+    assert "\nrun " not in out  # the command would run at 20 Hz
     (engine,) = figures["engines"]
     assert engine["load_s"] > 0 and engine["warm_up_s"] > 0 and engine["memory_mib"] > 0
     assert engine["threads"] == 1 and [p["sampler"] for p in engine["parts"]] == ["ddim", "ddpm"]
@@ -77,11 +79,13 @@ def test_table_and_figures_agree(checkpoint, tmp_path, capsys, monkeypatch):
         (["--replan-steps", "9"], "use 1 to 8"),
         (["--chunks", "0"], "chunks must be 1 or more"),
         (["--threads", "-1"], "threads must be 0 or more"),
+        (["--threads", "100000"], "the cores that there are"),
         (["--rate", "0"], "rate must be more than 0"),
         (["--rate", "nan"], "rate must be more than 0"),
         (["--device", "gpu"], "no device 'gpu'"),
         (["--json", "/"], "is a folder"),
         (["--plot", "/dev/null/speed.png"], "cannot be written"),
+        (["--plot", "speed.jpg"], "end the name in .png"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(checkpoint, words, expected, capsys):

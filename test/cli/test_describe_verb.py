@@ -96,6 +96,7 @@ def test_mistakes_are_one_line(capsys, tmp_path):
         (["recomended"], "no such recipe"),
         ([tmp_path], "there is no checkpoint here"),
         (["recommended", "--contract", "nobody"], "no such contract"),
+        (["recommended", "--chunks", -1], "chunks must be 0 or more"),
     ):
         code, _, err = run(capsys, *words)
         assert (code, err.count("\n")) == (2, 1)

@@ -21,14 +21,30 @@ def checkpoint(tmp_path_factory):
 
 
 def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
-    """The JSON has success_rate, episodes, mean_steps and ms_per_chunk."""
+    """The JSON has success, steps and milliseconds, and with what they were measured."""
     file = tmp_path / "new" / "figures.json"
-    words = ["eval", checkpoint, "--episodes", "2", "--steps", "1", "--delay", "1", "--json"]
+    words = ["eval", checkpoint, "--episodes", "2", "--steps", "1", "--delay", "1"]
+    words += ["--engine", "eager", "--device", "cpu", "--json"]
     assert main([*words, str(file)]) == 0
     figures = json.loads(file.read_text())
-    assert figures.keys() == {"success_rate", "episodes", "mean_steps", "ms_per_chunk"}
-    assert figures["episodes"] == 2 and figures["mean_steps"] == 200
-    assert "0 of 2 episodes succeeded" in capsys.readouterr().out
+    assert figures.pop("ms_per_chunk") > 0
+    assert figures == {
+        "success_rate": 0.0, "episodes": 2, "mean_steps": 200.0, "checkpoint": checkpoint,
+        "engine": "eager", "dtype": "f32", "device": "cpu", "sampler": "ddim",
+        "num_inference_steps": 1, "replan_steps": 4, "chunk_join": "replace",
+        "first_seed": 10000, "delay_frames": 1,
+    }  # fmt: skip
+    told = capsys.readouterr().out
+    assert "0 of 2 episodes succeeded" in told and "(eager f32 on cpu, ddim, K=1)" in told
+    assert "latency 1 frame," in told
+
+
+def test_the_precision_is_told(checkpoint, tmp_path, capsys):
+    """Rounded weights are another policy."""
+    pytest.importorskip("openvino", reason="needs openvino: pip install -e '.[openvino]'")
+    words = ["--episodes", "1", "--steps", "1", "--engine", "openvino", "--dtype", "int8"]
+    assert main(["eval", checkpoint, *words]) == 0
+    assert "(openvino int8 on cpu," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -43,10 +59,13 @@ def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
         (["--episodes", "0"], "episodes must be 1 or more"),
         (["--device", "gpu"], "no device 'gpu'"),
         (["--engine", "eagre"], "did you mean 'eager'?"),
+        (["--engine", "int8"], "as in --dtype int8"),
         (["--engine", "eager", "--dtype", "f8"], "computes in f32"),
         (["--seed", "-1"], "seed must be 0 or more"),
         (["--delay", "-1"], "delay must be 0 or more"),
+        (["--delay", "8"], "use 0 to 7"),
         (["--threads", "-1"], "threads must be 0 or more"),
+        (["--threads", "100000"], "the cores that there are"),
         (["--json", "/"], "is a folder"),
         (["--json", "/dev/null/figures.json"], "cannot be written"),
     ],

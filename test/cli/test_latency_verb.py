@@ -62,20 +62,27 @@ def test_both_latencies_are_found_and_printed_for_the_contract(bag, tmp_path, ca
     assert found["topics"]["/camera"]["delivery_ms"] == pytest.approx([20.0, 20.0])
     printed = capsys.readouterr().out
     assert "observations.camera: observation_latency_s: 0.0" in printed
+    assert "observations.eef_pos: observation_latency_s" not in printed  # compared with itself
     assert "action.fields, name translation: actuation_latency_s: 0.1" in printed
     assert "unknown   gripper: " in printed
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_arm_that_rests_says_nothing(tmp_path, capsys):
-    """Nothing is to be written into the contract, and the exit code is 0."""
+def test_an_arm_that_rests_says_nothing(tmp_path, capsys, monkeypatch):
+    """Nothing is to be written into the contract, and the exit code is 0.
+
+    The picture lies in the current folder, and not beside bags that may be shared.
+    """
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     path = write_bag(
         tmp_path / "rest", recording(100, speed=0.0), CONTRACT, {"contract": CONTRACT.text}
     )
     assert main(["latency", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "unknown   translation: too little moves" in printed
-    assert (tmp_path / "rest.latency.png").is_file()
+    assert "nothing: no latency could be told" in printed
+    assert [file.name for file in Path.cwd().iterdir()] == ["rest.latency.png"]
 
 
 def test_without_commands_the_streams_are_compared_all_the_same(bag, tmp_path):
@@ -123,8 +130,9 @@ def restamped(bag, path, later_ns):
     return path
 
 
-def test_a_node_that_was_recorded_is_heard(tmp_path, capsys):
+def test_a_node_that_was_recorded_is_heard(tmp_path, capsys, monkeypatch):
     """Its own latency and the delay of each stream, from /diagnostics."""
+    monkeypatch.chdir(tmp_path)
     pair = message_types("diagnostic_msgs/msg/KeyValue")
     pairs = {"latency_ms_p99": "41.5", "deadline_misses": "2", "camera.delay_s": "0.0150"}
     values = [pair(key=key, value=value) for key, value in pairs.items()]
@@ -146,8 +154,9 @@ def test_a_node_that_was_recorded_is_heard(tmp_path, capsys):
     assert all(f"  {key}: {value}" in printed for key, value in pairs.items())
 
 
-def test_a_trace_shows_where_the_time_went(tmp_path, capsys):
+def test_a_trace_shows_where_the_time_went(tmp_path, capsys, monkeypatch):
     """Median and tail of each stage; a missed deadline counts for the stage that took too long."""
+    monkeypatch.chdir(tmp_path)
     trace, stages = Trace(tmp_path / "trace.csv"), np.array([1, 2, 0.5, 30, 1]) * MS
     for i in range(50):
         took = stages.copy()
@@ -163,11 +172,12 @@ def test_a_trace_shows_where_the_time_went(tmp_path, capsys):
         "p50_ms": 30.0, "p99_ms": pytest.approx(75.9), "max_ms": 120.0, "misses": 1
     }  # fmt: skip
     assert "trace     " in capsys.readouterr().out
-    assert (tmp_path / "trace.latency.png").is_file()
+    assert Path("trace.latency.png").is_file()
 
 
-def test_a_trace_that_was_cut_off_is_shown_up_to_its_last_whole_line(tmp_path):
+def test_a_trace_that_was_cut_off_is_shown_up_to_its_last_whole_line(tmp_path, monkeypatch):
     """The node was killed while it wrote."""
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "trace.csv"
     line = "1,2,3,4,5,6,7,0\n"
     path.write_text(",".join(ChunkTimes._fields) + "\n" + line * 3 + "1,2,3")
@@ -188,12 +198,14 @@ def bad(folder):
     yield [folder / "empty.csv"], "no chunk"
     yield [folder / "other.csv", folder / "none"], "shown alone"
     yield [unnamed], "give --contract"
+    yield [unnamed, "--plot", folder / "lags.pdf"], "end the name in .png"
     yield [unnamed, "--contract", "mini_lift", "--json", folder], "is a folder"
     yield [unnamed, "--contract", "mini_lft"], "no such contract"
 
 
-def test_bad_input_is_one_line(tmp_path, capsys):
+def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):
     """No traceback, exit code 2."""
+    monkeypatch.chdir(tmp_path)
     for arguments, words in bad(tmp_path):
         assert main(["latency", *map(str, arguments)]) == 2
         error = capsys.readouterr().err

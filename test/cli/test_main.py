@@ -140,6 +140,16 @@ def test_an_unknown_verb_names_the_valid_ones(capsys):
     assert "contract" in capsys.readouterr().err
 
 
+def test_what_argparse_refuses_is_one_line(capsys):
+    """Without the whole usage, and with where to find it."""
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["eval", "runs/first", "--threads", "x"])
+    assert exited.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: argument --threads: ") and line.count("\n") == 1
+    assert line.endswith("; see diffusion-policy eval --help\n")
+
+
 def test_a_reader_that_leaves_is_no_error():
     """`diffusion-policy … | head -0` prints no traceback."""
     reader, writer = os.pipe()
@@ -160,4 +170,4 @@ def test_an_error_cannot_command_the_terminal():
     """What a damaged file holds is shown as text, on one line."""
     error = UserError("got '\x1b[2J\u2028\x00é'", "a\nb")
     assert str(error) == "a b: got '\\x1b[2J \\x00é'"
-    assert len(str(UserError("a" * 5000, "file", "mend it"))) < 600
+    assert len(str(UserError("a" * 5000, "file", "use another"))) < 600
