@@ -7,6 +7,7 @@ unconfigured. Everything else that is raised is a bug of ours and keeps its trac
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Sequence
 
 LONGEST = 500
@@ -53,6 +54,11 @@ def _shown(letter: str) -> str:
 def first_line(error: Exception) -> str:
     """The first line of what another library raised, for a line of our own."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def names_said(names: Iterable[str]) -> str:
+    """Names in a row; of many the first, none of them cut in two."""
+    return textwrap.shorten(", ".join(names), 200, placeholder=" ...")
 
 
 def did_you_mean(name: object, valid: Iterable[str]) -> str:

@@ -246,7 +246,9 @@ class _Reader:
         if isinstance(node, yaml.MappingNode) and dataclasses.is_dataclass(kind):
             return (self.build(kind, node, key),)
         if not isinstance(node, yaml.SequenceNode):
-            self.misfit(key, f"expected a list, got {_show(node)}", "write it as [a, b, c]")
+            one = isinstance(node, yaml.ScalarNode) and not _is_null(node)
+            example = f"[{node.value[:60]}], or [a, b, c] of several" if one else "[a, b, c]"
+            self.misfit(key, f"expected a list, got {_show(node)}", f"write it as {example}")
             return ()
         return tuple(self.build(kind, child, f"{key}.{i}") for i, child in enumerate(node.value))
 

@@ -77,6 +77,11 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
         ("kind: binary", "kind: boolean", "not a valid choice"),
         ("topic: /eef_command", "topic: /eef_pose", "is geometry_msgs/msg/PoseStamped elsewhere"),
         ("state: robot0_eef_quat", "state: robot0_eef_pos", "has 3 values, rotation needs 4"),
+        (
+            "kind: binary",
+            "kind: joint_position, size: 3, state: robot0_gripper_qpos",
+            "size: 'robot0_gripper_qpos' has 2 values, gripper needs 3; set size: 2",
+        ),
         ("kind: delta_axis_angle", "kind: rotation_6D", "did you mean 'rotation_6d'?"),
         ("kind: delta_axis_angle", "kind: rotation_6d", "gives 7 values, the fields need 10"),
         (
@@ -92,6 +97,7 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
         ("lead: 0.05", "lead: 0.05, on_stale: wait", "not a valid choice"),
         ("lead: 0.05", "lead: 0.05, joint_velocity: [1, 1]", "2 numbers for 0 joints"),
         ("lead: 0.05", "lead: 0.05, joint_jump: [-1]", "is not above zero"),
+        ("lead: 0.05", "lead: 0.05, joint_velocity: 0.5", "write it as [0.5], or [a, b, c] of"),
         ("kind: binary", "kind: binary, actuation_latency_s: -1", "out of range"),
         (
             "field: pose.position",

@@ -7,6 +7,7 @@ the node's. How frames become a dataset in one step is in `building.py`.
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,11 +34,15 @@ from diffusion_policy_ros.data.building import (
     with_reports,
 )
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter, columns
-from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.errors import UserError, names_said
+from diffusion_policy_ros.observe.codecs import Array, stamp_ns
 from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 
 MIN_FRAMES = 2
+FASTER = 1.1
+"""Frames wanted faster than the anchor comes by this factor are a mistake, not jitter."""
+SPANS = 5
+"""Spans of idle frames that are told of a bag."""
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 14
 
 
@@ -186,6 +191,9 @@ class _Conversion:
         self.segments: list[_Segment] = []
         self.life = 0
         self.refused: dict[str, list[Any]] = {}
+        self._anchor = contract.observations[contract.anchor]
+        self._anchor_ns: list[int] = []
+        self._idle: list[tuple[int, int]] = []
         self._images = [k for k, stream in contract.observations.items() if stream.is_image]
         self._vectors = [k for k, stream in contract.observations.items() if not stream.is_image]
         self._row = shard.rows
@@ -208,8 +216,10 @@ class _Conversion:
             self._finish(segment)
         for reason, count in self.commands.refused.items():
             self.report.refused[reason] = count
+        slow = self._slow_anchor()
         if not self.report.episodes:
-            raise UserError(self._why_nothing())
+            raise UserError(slow or self._why_nothing())
+        self.report.notes += filter(None, (slow, self._idle_said()))
 
     def _read(self, topics: dict[str, str]) -> None:
         """Push every message through the frame rule; images go into the shard at once."""
@@ -217,6 +227,9 @@ class _Conversion:
         observed, commanded, log_ns = self.contract.topics, self.commands.topics, 0
         for recorded, log_ns, msg in self.bag.messages(topics):
             topic = topics[recorded]
+            if topic == self._anchor.topic:
+                stamp = stamp_ns(msg)
+                self._anchor_ns.append(log_ns if stamp is None else stamp)
             if topic in observed:
                 for event in history.push(topic, msg, log_ns):
                     self._take(event)
@@ -249,7 +262,7 @@ class _Conversion:
         self.shard.append({**states, ACTION: actions, STAMP: times})
         edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
         for start, stop in edges.reshape(-1, 2).tolist():
-            self._keep(segment.first_row, start, stop, states, actions)
+            self._keep(segment, start, stop, states, actions)
 
     def _actions(self, times: Array, states: dict[str, Array], life: int) -> tuple[Array, Array]:
         if self.contract.action.commands:
@@ -259,16 +272,44 @@ class _Conversion:
         return actions, np.arange(len(times)) < len(times) - 1
 
     def _keep(
-        self, row: int, start: int, stop: int, states: dict[str, Array], actions: Array
+        self,
+        segment: _Segment,
+        start: int,
+        stop: int,
+        states: dict[str, Array],
+        actions: Array,
     ) -> None:
         part = slice(start, stop)
         if not self.options.keep_idle:
             idle = idle_ends(self.contract, {k: v[part] for k, v in states.items()}, actions[part])
             trimmed = self.report.trimmed
             self.report.trimmed = (trimmed[0] + idle.start, trimmed[1] + idle.end)
+            ends = (start, idle.start), (stop - idle.end, idle.end)
+            self._idle += [(segment.times[at], frames) for at, frames in ends if frames]
             start, stop = start + idle.start, stop - idle.end
         if stop - start >= MIN_FRAMES:
-            self.report.episodes.append((row + start, stop - start))
+            self.report.episodes.append((segment.first_row + start, stop - start))
+
+    def _slow_anchor(self) -> str:
+        """That frames are wanted faster than the anchor comes; empty where they are not."""
+        intervals = np.diff(np.array(self._anchor_ns, dtype=np.int64))
+        intervals = intervals[intervals > 0]
+        hz = 1e9 / float(np.median(intervals)) if len(intervals) else math.inf
+        wanted = self.contract.rate_hz
+        if wanted <= hz * FASTER:
+            return ""
+        came = f"{hz:.1f} Hz at which {self._anchor.topic} comes"
+        return f"rate_hz {wanted:g} is above the {came}: give the contract this rate or less"
+
+    def _idle_said(self) -> str:
+        """Where idle frames were left out, in seconds from the first frame."""
+        spans, first_ns = self._idle, self.segments[0].times[0]
+        said = [
+            f"{(ns - first_ns) / 1e9:.1f} s ({frames / self.contract.rate_hz:.1f} s long)"
+            for ns, frames in spans[:SPANS]
+        ]
+        more = [f"{len(spans) - SPANS} more"] if len(spans) > SPANS else []
+        return f"left out, for nothing moved, from {', '.join(said + more)}" if spans else ""
 
     def _why_nothing(self) -> str:
         if sum(self.report.trimmed) > self.report.frames / 2:
@@ -300,7 +341,7 @@ def resolve_topics(bag: Bag, wanted: Mapping[str, str]) -> dict[str, str]:
             what = (
                 "has no messages"
                 if fitting
-                else f"is not in the bag, which has {', '.join(bag.topics)[:200]}"
+                else f"is not in the bag, which has {names_said(bag.topics)}"
             )
             raise UserError(f"{topic} {what}", "", "record it, or mend the contract")
         if len(fitting) > 1:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,15 @@ from diffusion_policy_ros.observe.codecs import ENCODINGS
 FASTEST_HZ = 20.0
 POLICY_SIZES, USUAL_SIZE = (64, 84, 96, 128), 96
 """Image sizes that are left as they are, and the one that others are averaged to."""
+READABLE = f"types that can be read: {', '.join(MESSAGE_TYPES)}"
 COMMAND_WORDS = ("command", "cmd", "action", "teleop", "target", "goal", "setpoint", "leader")
+
+CAREFUL = {
+    "delta_position": "velocity: 0.25, acceleration: 1.0, lead: 0.05",
+    "delta_axis_angle": "angular_velocity: 0.8, angular_acceleration: 4.0, lead_rotation: 0.3",
+    "joint_position": "joint_velocity: [0.5], joint_acceleration: [2.0], joint_lead: [0.2]",
+}
+"""Kind of a drafted action field → limits for a slow, careful arm."""
 
 
 def draft(bag: Path, topics: dict[str, Topic]) -> str:
@@ -65,10 +74,11 @@ def _lines(
     for key, stream in streams.items():
         yield f"  {key}: {_flow(stream)}{_aside(stream, topics[stream['topic']])}"
     yield from (f"  # left out: {reason}" for reason in left_out)
+    if any(reason.endswith("cannot be read") for reason in left_out):
+        yield from (f"  # {line}" for line in textwrap.wrap(READABLE, 96))
     yield "action:"
     yield from _action(streams)
     yield "  # or recorded commands: record: {topic: ..., type: ...}, see example_arm.yaml"
-    yield "  # limits: {translation: 0.05, rotation: 0.3, workspace_min: [...], ...}"
 
 
 def _streams(topic: Topic) -> dict[str, dict[str, Any]]:
@@ -149,6 +159,16 @@ def _action(streams: dict[str, dict[str, Any]]) -> Iterator[str]:
     )
     yield from (f"    - {_flow(field)}" for field in fields)
     yield "  record: next_state"
+    yield from _advice([field["kind"] for field in fields])
+
+
+def _advice(kinds: list[str]) -> Iterator[str]:
+    """What a person has to look at in an action of these kinds."""
+    if "joint_position" in kinds:
+        yield "  # leave out joints that the arm's controller does not command, such as mimic"
+        yield "  # joints and wheels: from the names above, and from size"
+    if limits := [CAREFUL[kind] for kind in kinds if kind in CAREFUL]:
+        yield f"  # limits: {{{', '.join(limits)}}}"
 
 
 def _anchor(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from diffusion_policy_ros.contract import Stream
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.errors import UserError, names_said
 
 Array = NDArray[Any]
 
@@ -108,7 +108,7 @@ def _picked(stream: Stream, names: Sequence[str], values: Sequence[float]) -> Ar
     missing = [name for name in stream.names if places.get(name, len(values)) >= len(values)]
     if missing:
         what = f"no {stream.field} of joint '{missing[0]}'"
-        raise UserError(what, "", f"the message has {', '.join(places)[:200]}")
+        raise UserError(what, "", f"the message has {names_said(places)}")
     return _float32([values[places[name]] for name in stream.names])
 
 

@@ -14,6 +14,7 @@ every file is compared with its hash first, so a truncated or altered one is nam
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -238,10 +239,15 @@ def check_contract(trained: Contract, robot: Contract | None, where: str) -> Non
     Raises:
         UserError: the meanings differ; names the first keys.
     """
-    if robot is not None and robot.hash != trained.hash:
-        what = f"trained for contract '{trained.name}', not for '{robot.name}'"
-        difference = trained.difference(robot)
-        raise UserError(f"{what} (they differ in {difference})", where, "use the contract it has")
+    if robot is None or robot.hash == trained.hash:
+        return
+    other = f"'{robot.name}'" if robot.name != trained.name else "the one of this name"
+    difference, cure = trained.difference(robot), "use the contract it has"
+    limits = dataclasses.replace(robot.action, limits=trained.action.limits)
+    if dataclasses.replace(robot, action=limits).hash == trained.hash:
+        cure += "; limits that are to act now belong to the action player's contract"
+    what = f"trained for contract '{trained.name}', not for {other} (they differ in {difference})"
+    raise UserError(what, where, cure)
 
 
 def load_exactly(policy: DiffusionPolicy, tensors: Mapping[str, Tensor], where: str) -> None:

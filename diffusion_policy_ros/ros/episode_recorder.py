@@ -18,7 +18,6 @@ from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -30,7 +29,7 @@ from diffusion_policy_ros.contract import MESSAGE_TYPES, Contract
 from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.message_types import message_class
-from diffusion_policy_ros.ros.parameters import check_overrides, declare
+from diffusion_policy_ros.ros.parameters import check_overrides, declare, declare_described
 from diffusion_policy_ros.ros.processes import run
 from diffusion_policy_ros.ros.qos import publishers, subscription_qos
 
@@ -57,10 +56,7 @@ def declare_settings(node: Node) -> Settings:
     """
     declare(node, "success", True, "noted with an episode when it is kept", live=True)
     about = ParameterDescriptor(description="topics to record beside the contract's: [/a, /b]")
-    try:
-        node.declare_parameter("extra_topics", Parameter.Type.STRING_ARRAY, about)
-    except ParameterException as error:
-        raise UserError(str(error), "parameter extra_topics", "give ['/a', '/b']") from None
+    declare_described(node, "extra_topics", Parameter.Type.STRING_ARRAY, about)
     return Settings(
         contract=declare(node, "contract", "", "contract of the robot: a file or a shipped name"),
         out=declare(node, "out", "bags", "folder for the episodes"),

@@ -1,9 +1,13 @@
 """`diffusion-policy convert` and `inspect` on a recording from elsewhere, as a user calls them."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+from made_bags import make_bag
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
@@ -214,11 +218,23 @@ def test_the_draft_knows_cameras_joints_and_commands(capsys, tmp_path):
     assert camera.source_size == (480, 640)
     assert contract.action_names == ["a", "yes", "b c"]
     assert "/gripper/command" in draft.read_text()
+    draft.write_text(draft.read_text().replace("# limits:", "limits:"))
+    assert Contract.load(draft).action.limits.joint_velocity == (0.5,)
     code, out, _ = run(
         capsys, "convert", "--contract", draft, tmp_path / "My Bag", "--out", tmp_path / "d"
     )
     assert code == 0, out
     shutil.rmtree(tmp_path / "d")
+
+
+def test_the_draft_of_a_pose_has_limits_of_poses(capsys, tmp_path):
+    """They load as they stand when the comment's mark is taken away."""
+    make_bag(tmp_path / "bag")
+    draft = tmp_path / "draft.yaml"
+    assert run(capsys, "inspect", tmp_path / "bag", "--draft", draft)[0] == 0
+    draft.write_text(draft.read_text().replace("# limits:", "limits:"))
+    limits = Contract.load(draft).action.limits
+    assert (limits.velocity, limits.lead_rotation, limits.joint_velocity) == (0.25, 0.3, ())
 
 
 def test_a_bag_without_a_state_gives_a_draft_that_says_so(capsys, tmp_path):

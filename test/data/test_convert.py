@@ -106,6 +106,22 @@ def test_a_gap_splits_a_bag_into_episodes(tmp_path):
     assert report.gaps == 1
 
 
+@pytest.mark.parametrize(
+    ("rate_hz", "refused"), [(50, True), (25, False), (21, None)], ids=["gaps", "uneven", "fits"]
+)
+def test_a_rate_above_the_anchors_is_named(tmp_path, rate_hz, refused):
+    """Where every frame is a gap it is the reason; where frames are only late it is a note."""
+    path = make_bag(tmp_path / "bag")
+    contract = Contract.from_text(NEXT_STATE.text.replace("rate_hz: 20", f"rate_hz: {rate_hz}"))
+    said = f"rate_hz {rate_hz} is above the 20.0 Hz at which /camera comes"
+    if refused:
+        with pytest.raises(UserError, match=said):
+            convert([path], contract, tmp_path / "data")
+    else:
+        notes = only(convert([path], contract, tmp_path / "data")).notes
+        assert any(said in note for note in notes) is (refused is False)
+
+
 def test_stamps_that_run_backwards_split_a_bag(tmp_path):
     """Simulated time that restarted gives two episodes, each with its own commands."""
     first = list(demonstration(frames=10, start_ns=START + 10**10))
@@ -135,7 +151,9 @@ def test_idle_ends_are_trimmed_and_reported(tmp_path):
     report = only(convert([path], CONTRACT, tmp_path / "data"))
     assert report.trimmed == (8, 0)
     assert [frames for _, frames in report.episodes] == [22]
-    assert "22 frames in 1 episode, 8 idle frames trimmed" in next(report.lines())
+    first, second = report.lines()
+    assert "22 frames in 1 episode, 8 idle frames trimmed" in first
+    assert "nothing moved, from 0.0 s (0.4 s long)" in second
     kept = only(convert([path], CONTRACT, tmp_path / "kept", options=Options(keep_idle=True)))
     assert [frames for _, frames in kept.episodes] == [30]
 

@@ -124,6 +124,9 @@ def test_joints_are_picked_by_name_in_any_order():
     assert decode(spec, message).tolist() == [1.0, 2.0]
     with pytest.raises(DecodeError, match="no position of joint 'left'"):
         decode(spec, Message(name=["right"], position=[1.0]))
+    many = [f"wheel_{i}_joint" for i in range(30)]
+    with pytest.raises(DecodeError, match=r"wheel_1_joint, .*_joint, \.\.\.$"):
+        decode(spec, Message(name=many, position=[0.0] * 30))
     with pytest.raises(DecodeError, match="no velocity of joint"):
         decode(stream("sensor_msgs/msg/JointState", names=("x",), field="velocity"), message)
 

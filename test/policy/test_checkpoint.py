@@ -122,6 +122,9 @@ def test_another_robot_is_refused_with_the_difference(saved, contract):
     other = Contract.from_text(contract.text.replace("rate_hz: 10", "rate_hz: 20"))
     with pytest.raises(UserError, match="differ in rate_hz"):
         load_policy(saved, contract=other)
+    limited = contract.text.replace("action:", "action:\n  limits: {velocity: 0.1}")
+    with pytest.raises(UserError, match=r"action.limits.velocity.*the action player's contract"):
+        load_policy(saved, contract=Contract.from_text(limited))
 
 
 def test_saving_again_replaces_and_leaves_nothing_behind(policy, saved):

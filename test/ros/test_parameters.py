@@ -8,7 +8,11 @@ from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 from diffusion_policy_ros.errors import UserError  # noqa: E402
-from diffusion_policy_ros.ros import action_player, policy_parameters  # noqa: E402
+from diffusion_policy_ros.ros import (  # noqa: E402
+    action_player,
+    episode_recorder,
+    policy_parameters,
+)
 from diffusion_policy_ros.ros.parameters import check_overrides  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -68,6 +72,7 @@ def test_a_whole_number_is_a_number(given):
             {"threads": -2},
             "it is -2; give a whole number from 0 to 1024",
         ),
+        (episode_recorder.declare_settings, {"extra_topics": "/a"}, "give a list as ['/a', '/b']"),
         (policy_parameters.declare, {"seed": 1.5}, "seed: it is 1.5; give a whole number from -1"),
         (policy_parameters.declare, {"sampler": 5}, "sampler: it is 5; give text (How a chunk"),
         (policy_parameters.declare, {"chekpoint": "a"}, "'chekpoint'; did you mean 'checkpoint'?"),
