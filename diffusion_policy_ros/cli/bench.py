@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from diffusion_policy_ros.runtime.verdict import Demand, Timing
 
 RULE = (
-    "A rate holds when a chunk's p99 fits in the time until the next chunk is due: "
-    "replan_steps / rate"
+    "A rate holds when a chunk's p99 fits in the time until the next one is begun, "
+    "replan_steps / rate, and until the one before has run out, "
+    "(n_action_steps - replan_steps) / rate"
 )
 HEADS = ("engine", "dtype", "sampler", "K", "p50", "p99", "holds", "rate up to")
 START_HEADS = (
