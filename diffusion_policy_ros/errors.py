@@ -1,7 +1,7 @@
 """One kind of error for users: what is wrong, where, and the cure.
 
-The command line prints one line for each and exits with 2; the node logs it and stays
-unconfigured. Everything else that is raised is a bug of ours and keeps its traceback.
+The command line prints one line for each and exits with 2; so does a node, unless it waits to be
+configured again. Everything else that is raised is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
