@@ -45,6 +45,8 @@ def test_the_precision_is_told(checkpoint, tmp_path, capsys):
     words = ["--episodes", "1", "--steps", "1", "--engine", "openvino", "--dtype", "int8"]
     assert main(["eval", checkpoint, *words]) == 0
     assert "(openvino int8 on cpu," in capsys.readouterr().out
+    assert main(["eval", checkpoint, "--engine", "openvino", "--dtype", "foo"]) == 2
+    assert "unknown precision 'foo'; use one of: f32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
