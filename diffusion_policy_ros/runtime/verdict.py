@@ -110,7 +110,8 @@ def verdict(timings: Sequence[Timing], demand: Demand) -> str:
         return f"{asked}: yes, with {chosen} (p99 {spent})"
     quickest = min(timings, key=lambda timing: timing.p99_ms)
     frames = demand.fewest_frames(quickest)
-    holds = [f"{demand.highest_rate(quickest):.3g} Hz"] if demand.spare_frames else []
+    rate = demand.highest_rate(quickest)
+    holds = [f"{rate:.0f} Hz" if rate >= 10 else f"{rate:.1f} Hz"] if demand.spare_frames else []
     holds += [f"a new chunk {every(frames)}"] if frames is not None else []
     spent = f"{quickest.p99_ms:.1f} of {demand.budget_ms:.1f} ms"
     instead = f" and holds {', or '.join(holds)}" if holds else ""

@@ -98,7 +98,7 @@ def test_the_verdict_says_what_a_user_asks():
         "20 Hz with a new chunk every 4 frames: no; the quickest, openvino f32, ddim, K=8, "
         "takes 250.0 of 200.0 ms (p99) and holds 16 Hz"
     )
-    assert verdict([timing(900)], demand).endswith("and holds 4.44 Hz")
+    assert verdict([timing(900)], demand).endswith("and holds 4.4 Hz")
     assert "every frame: yes" in verdict([timing(1)], dataclasses.replace(demand, replan_steps=1))
 
 
