@@ -71,7 +71,7 @@ def start(folder, **options):
     [
         ({"name": "openvimo"}, "engine: unknown engine 'openvimo'; did you mean 'openvino'?"),
         ({"name": "warp"}, "engine: unknown engine 'warp'; use one of: auto, eager, openvino"),
-        ({"dtype": "f8"}, "dtype: this processor has no f8; use one of: "),
+        ({"dtype": "f8"}, "dtype: unknown precision 'f8'; use one of: "),
         ({"name": "eager", "dtype": "int8"}, "dtype: int8; the eager engine computes in f32"),
         ({"device": "warp9"}, "device: no device 'warp9' here; use auto or cpu"),
         ({"device": "cuda:99"}, "device: no device 'cuda:99' here; use auto or cpu"),
