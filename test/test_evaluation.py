@@ -26,8 +26,8 @@ class ExpertEngine:
 
     def sample(self, observation, **_):
         """(1, 16, 7): what the expert would do now, then nothing but the gripper's command."""
-        obs = {key: value[0, -1].numpy() for key, value in observation.items()}
-        self.windows.append(observation["robot0_eef_pos"].numpy().copy())
+        obs = {key: value[0, -1] for key, value in observation.items()}
+        self.windows.append(observation["robot0_eef_pos"].copy())
         pose = obs["robot0_eef_pos"], obs["robot0_eef_quat"]
         action = Expert(1, noise=0.0).act(obs, *pose)[0]
         chunk = np.tile(np.append(np.zeros(6), action[6]), (1, 16, 1))

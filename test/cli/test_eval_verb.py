@@ -42,9 +42,8 @@ def test_figures_are_printed_and_written(checkpoint, tmp_path, capsys):
 def test_the_precision_is_told(checkpoint, tmp_path, capsys):
     """Rounded weights are another policy."""
     pytest.importorskip("openvino", reason="needs openvino: pip install -e '.[openvino]'")
-    words = ["--episodes", "1", "--steps", "1", "--engine", "openvino", "--dtype", "int8"]
-    assert main(["eval", checkpoint, *words]) == 0
-    assert "(openvino int8 on cpu," in capsys.readouterr().out
+    assert main(["eval", checkpoint, "--episodes", "1", "--steps", "1", "--engine", "eager"]) == 0
+    assert "(eager f32 on cpu," in capsys.readouterr().out
     assert main(["eval", checkpoint, "--engine", "openvino", "--dtype", "foo"]) == 2
     assert "unknown precision 'foo'; use one of: f32" in capsys.readouterr().err
 

@@ -116,7 +116,7 @@ def test_one_thread(network):
 
 def test_frames_are_encoded_once():
     """A window that slides has one new frame, and its chunk is the plain policy's."""
-    policy = make(name="mini_lift")
+    policy = make("mlp", name="mini_lift")
     engine = OpenVinoEngine(policy, CPU)
     first, second = window(policy, 0), window(policy, 1)
     slid = {key: torch.cat([first[key][:, 1:], second[key][:, :1]], 1) for key in first}
@@ -128,14 +128,14 @@ def test_frames_are_encoded_once():
 
 def test_the_encoder_of_the_recommended_recipe():
     """ResNet-18: it once ended the process while it was compiled."""
-    policy = make(name="mini_lift", encoder="{name: resnet18, crop_shape: [76, 76]}")
+    policy = make("mlp", name="mini_lift", encoder="{name: resnet18, crop_shape: [76, 76]}")
     assert relative_error(OpenVinoEngine(policy, CPU), policy, steps=2) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["rtc", "rtc_cheap", "inpaint"])
 def test_a_chunk_that_follows_another(kind):
     """With the derivative the plain modules compute; without it the compiled ones."""
-    policy = make()
+    policy = make("mlp")
     follow = Follow(torch.zeros(1, 16, 7), torch.linspace(1, 0, 16), kind)
     assert relative_error(OpenVinoEngine(policy, CPU), policy, steps=2, follow=follow) < 1e-4
 
@@ -155,8 +155,8 @@ def test_weights_in_8_bits_are_near(denoiser):
 
 def test_networks_are_kept_beside_the_checkpoint(tmp_path, monkeypatch):
     """The second start converts nothing; a damaged file is made anew, and said once."""
-    folder = save_checkpoint(tmp_path / "policy", make())
-    policy, said = make(), []
+    policy, said = make("mlp"), []
+    folder = save_checkpoint(tmp_path / "policy", policy)
     OpenVinoEngine(policy, CPU, checkpoint=folder, say=said.append)
     module = "diffusion_policy_ros.engine.openvino._converted"
     with monkeypatch.context() as patch:
