@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
-import signal
 import sys
 import time
 import traceback
@@ -37,7 +36,12 @@ from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_policy
 from diffusion_policy_ros.ros import diagnostics, policy_parameters
-from diffusion_policy_ros.ros.processes import on_stop_signal, start, told_of
+from diffusion_policy_ros.ros.processes import (
+    on_stop_signal,
+    raise_on_stop_signal,
+    start,
+    told_of,
+)
 from diffusion_policy_ros.ros.robot_link import RobotLink
 from diffusion_policy_ros.runtime.runner import warm_up
 
@@ -247,7 +251,7 @@ def main(args: list[str] | None = None) -> int:
     if told_of(__doc__, policy_parameters.declare, args):
         return 0
     # Until it has been brought up, which may take a minute, either ends it at once.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_on_stop_signal()
     # So long has the inference thread to wait for the other one's Python at most, not 5 ms.
     sys.setswitchinterval(0.0001)
     try:

@@ -98,6 +98,21 @@ def run(
     return 0
 
 
+def raise_on_stop_signal() -> None:
+    """Have the first SIGINT or SIGTERM raise KeyboardInterrupt; further ones change nothing.
+
+    At a Ctrl-C two come: the terminal's and that of ``ros2 launch``.
+    """
+
+    def interrupt(*_: object) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, interrupt)
+
+
 def on_stop_signal(stop: Callable[[], None]) -> None:
     """Call `stop` on another thread when SIGINT or SIGTERM comes; further ones change nothing.
 
