@@ -259,6 +259,8 @@ def _rule(demand: Demand) -> str:
 
 
 def _row(timing: Timing, demand: Demand) -> tuple[str, ...]:
+    from diffusion_policy_ros.runtime.verdict import hertz
+
     own = timing.sampler == demand.sampler and timing.steps == demand.steps
     return (
         timing.engine,
@@ -268,12 +270,8 @@ def _row(timing: Timing, demand: Demand) -> tuple[str, ...]:
         f"{timing.p50_ms:.2f} ms",
         f"{timing.p99_ms:.2f} ms",
         "yes" if demand.holds(timing) else "no",
-        _hertz(demand.highest_rate(timing)),
+        hertz(demand.highest_rate(timing)),
     )
-
-
-def _hertz(rate: float) -> str:
-    return f"{rate:.0f} Hz" if rate >= 10 else f"{rate:.1f} Hz"
 
 
 def _start_rows(speed: Speed) -> Iterator[tuple[str, ...]]:

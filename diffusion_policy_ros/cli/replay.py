@@ -100,8 +100,8 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
         "chunk_join": args.chunk_join,
     }
     sampling = Sampling.of(settings, **given)
-    where = Path(args.checkpoint)
-    engine = build_engine(loaded, args.engine, args.device, args.dtype, args.threads, where)
+    how = (args.engine, args.device, args.dtype, args.threads)
+    engine = build_engine(loaded, *how, args.checkpoint)
     given["noise_seed"] = args.seed
     names = frozenset(name for name, value in given.items() if value is not None)
     whole = to_horizon(sampling, settings.predicted_steps)

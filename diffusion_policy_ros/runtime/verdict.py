@@ -110,12 +110,16 @@ def verdict(timings: Sequence[Timing], demand: Demand) -> str:
         return f"{asked}: yes, with {chosen} (p99 {spent})"
     quickest = min(timings, key=lambda timing: timing.p99_ms)
     frames = demand.fewest_frames(quickest)
-    rate = demand.highest_rate(quickest)
-    holds = [f"{rate:.0f} Hz" if rate >= 10 else f"{rate:.1f} Hz"] if demand.spare_frames else []
+    holds = [hertz(demand.highest_rate(quickest))] if demand.spare_frames else []
     holds += [f"a new chunk {every(frames)}"] if frames is not None else []
     spent = f"{quickest.p99_ms:.1f} of {demand.budget_ms:.1f} ms"
     instead = f" and holds {', or '.join(holds)}" if holds else ""
     return f"{asked}: no; the quickest, {quickest}, takes {spent} (p99){instead}"
+
+
+def hertz(rate: float) -> str:
+    """'5.5 Hz', '1120 Hz'."""
+    return f"{rate:.0f} Hz" if rate >= 10 else f"{rate:.1f} Hz"
 
 
 def every(frames: int) -> str:

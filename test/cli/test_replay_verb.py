@@ -60,7 +60,7 @@ def test_a_report_with_figures_plots_and_what_was_compared(made, tmp_path, capsy
 
 
 def test_it_replays_with_the_engine_and_precision_of_a_run(made, tmp_path, capsys):
-    """Where a node ran in 8 bits, float32 gives other chunks; with neither it is the plain one."""
+    """The figures name them: the plain one unless another is asked for, which is passed on."""
     _, plain = replay(made, tmp_path / "plain")
     assert plain["engine"] == "eager f32 on cpu"
     words = [str(made / "policy"), str(made / "bags"), "--out", str(tmp_path / "out")]

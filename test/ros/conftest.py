@@ -19,6 +19,17 @@ from diffusion_policy_ros.sim.messages import messages, ros_array  # noqa: E402
 
 CONTRACT = Contract.load("mini_lift")
 PERIOD_NS = CONTRACT.period_ns
+JOINTS = """
+name: joints
+rate_hz: 20
+anchor: q
+observations:
+  q: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [shoulder, elbow]}
+action:
+  fields: [{name: arm, kind: joint_position, size: 2, state: q}]
+  record: next_state
+  limits: {joint_velocity: [1.0]}
+"""
 TINY = """
 policy:
   num_inference_steps: 2

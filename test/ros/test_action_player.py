@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
+from conftest import JOINTS  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import PoseStamped, TwistStamped  # noqa: E402
 from live import live  # noqa: E402
@@ -21,17 +22,6 @@ from diffusion_policy_ros.runtime.playback import Chunk  # noqa: E402
 pytestmark = pytest.mark.ros
 CONTRACT = Contract.load("mini_lift_state")
 HOME = np.array([0.0625, 0.0, 0.25])  # a float32 knows these
-JOINTS = """
-name: joints
-rate_hz: 20
-anchor: q
-observations:
-  q: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [shoulder, elbow]}
-action:
-  fields: [{name: arm, kind: joint_position, size: 2, state: q}]
-  record: next_state
-  limits: {joint_velocity: [1.0]}
-"""
 
 
 class Arm:

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
+from conftest import JOINTS  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
@@ -16,17 +17,7 @@ from diffusion_policy_ros.ros import (  # noqa: E402
 from diffusion_policy_ros.ros.parameters import check_overrides  # noqa: E402
 
 pytestmark = pytest.mark.ros
-JOINTS = """
-name: joints
-rate_hz: 20
-anchor: q
-observations:
-  q: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [shoulder, elbow]}
-action:
-  fields: [{name: arm, kind: joint_position, size: 2, state: q}]
-  record: next_state
-  limits: {joint_velocity: [1.0, 2.0]}
-"""
+TWO_LIMITS = JOINTS.replace("[1.0]", "[1.0, 2.0]")
 
 
 @pytest.fixture
@@ -98,7 +89,7 @@ def test_parameters_of_others_only_warn(given, monkeypatch):
 
 def test_a_joint_limit_is_one_number_for_all(given, tmp_path):
     """It replaces the contract's list; without one the contract's stays."""
-    (tmp_path / "arm.yaml").write_text(JOINTS)
+    (tmp_path / "arm.yaml").write_text(TWO_LIMITS)
     path = str(tmp_path / "arm.yaml")
     settings = action_player.declare_settings(given(contract=path, joint_velocity=0.05))
     assert action_player.playable(settings).action.limits.joint_velocity == (0.05,)
@@ -109,7 +100,7 @@ def test_a_joint_limit_is_one_number_for_all(given, tmp_path):
 
 def test_a_limit_that_could_not_act_is_refused(given, tmp_path):
     """With the one that does."""
-    (tmp_path / "arm.yaml").write_text(JOINTS)
+    (tmp_path / "arm.yaml").write_text(TWO_LIMITS)
     settings = action_player.declare_settings(
         given(contract=str(tmp_path / "arm.yaml"), velocity=0.05)
     )
