@@ -1,0 +1,33 @@
+"""The robot's contract: which topics become which arrays, and what an action is.
+
+One YAML file a robot, copied into bag metadata, dataset and checkpoint. The recorder, the
+converter, the trainer and the node all read the robot from here and from nowhere else, which is
+why they agree.
+"""
+
+from diffusion_policy_ros.contract.action import (
+    ACTION_KINDS,
+    LIMITS_OF,
+    ROTATION_KINDS,
+    SPEED_LIMITS,
+    Action,
+    ActionField,
+)
+from diffusion_policy_ros.contract.limits import JOINT_LIMITS, Limits
+from diffusion_policy_ros.contract.robot import Contract
+from diffusion_policy_ros.contract.stream import MESSAGE_TYPES, MessageType, Stream
+
+__all__ = [
+    "ACTION_KINDS",
+    "JOINT_LIMITS",
+    "LIMITS_OF",
+    "MESSAGE_TYPES",
+    "ROTATION_KINDS",
+    "SPEED_LIMITS",
+    "Action",
+    "ActionField",
+    "Contract",
+    "Limits",
+    "MessageType",
+    "Stream",
+]

@@ -1,0 +1,176 @@
+"""One array read from one topic."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from diffusion_policy_ros.contract.meaning import later
+from diffusion_policy_ros.errors import did_you_mean
+from diffusion_policy_ros.strict_yaml import Problem
+
+TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
+"""What ROS takes for a topic's name."""
+
+
+@dataclass(frozen=True)
+class MessageType:
+    """What the contract has to know of a message type; how to read one is in
+    ``observe/codecs.py``.
+
+    Attributes:
+        fields: readable fields → size, 0 where ``names`` or ``shape`` gives it. The first is the
+            default.
+        stamped: whether it has a header. Without one, time is the time of receipt.
+        image: whether it becomes an image.
+    """
+
+    fields: dict[str, int]
+    stamped: bool = True
+    image: bool = False
+
+
+MESSAGE_TYPES: dict[str, MessageType] = {
+    "sensor_msgs/msg/Image": MessageType({"": 0}, image=True),
+    "sensor_msgs/msg/CompressedImage": MessageType({"": 0}, image=True),
+    "sensor_msgs/msg/JointState": MessageType({"position": 0, "velocity": 0, "effort": 0}),
+    "geometry_msgs/msg/PoseStamped": MessageType({"pose.position": 3, "pose.orientation": 4}),
+    "geometry_msgs/msg/TransformStamped": MessageType(
+        {"transform.translation": 3, "transform.rotation": 4}
+    ),
+    "geometry_msgs/msg/TwistStamped": MessageType({"twist.linear": 3, "twist.angular": 3}),
+    "trajectory_msgs/msg/JointTrajectory": MessageType({"positions": 0, "velocities": 0}),
+    "std_msgs/msg/Float32MultiArray": MessageType({"data": 0}, stamped=False),
+    "std_msgs/msg/Float64MultiArray": MessageType({"data": 0}, stamped=False),
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One array read from one topic.
+
+    Attributes:
+        topic: the ROS topic, absolute or relative to the node's namespace.
+        type: the message type, as in ``sensor_msgs/msg/Image``.
+        shape: (height, width, channels) of an image after resizing; otherwise (size,), derived
+            where possible.
+        field: which part of the message, as in ``pose.position``.
+        names: joint names to pick, in this order, whatever the message's order.
+        encoding: what an Image must be encoded as; anything else is refused rather than guessed.
+        source_size: (height, width) that images must arrive with; any when empty and ``resize`` is
+            not none.
+        crop: (top, left, height, width) cut out before resizing.
+        resize: how an image gets to its shape: ``area`` averages, ``none`` demands the exact size.
+        scale: what one unit of the message is in SI units; one number, or one for each component.
+        max_age_s: a frame is refused when the newest message is older than this.
+        observation_latency_s: how much older than its stamp a measurement is; taken off the stamp
+            wherever one is read. One for all streams of a topic.
+        name: the array's key; filled in.
+    """
+
+    topic: str
+    type: str
+    shape: tuple[int, ...] = ()
+    field: str = ""
+    names: tuple[str, ...] = ()
+    encoding: Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8"] = "rgb8"
+    source_size: tuple[int, ...] = ()
+    crop: tuple[int, ...] = ()
+    resize: Literal["area", "bilinear", "none"] = "area"
+    scale: tuple[float, ...] = ()
+    max_age_s: float = dataclasses.field(default=0.15, metadata={"min": 0.001, "max": 3600.0})
+    observation_latency_s: float = later(0.0, 0.0, 10.0)
+    name: str = dataclasses.field(default="", metadata={"derived": True})
+
+    @property
+    def message(self) -> MessageType:
+        """The message type's entry in `MESSAGE_TYPES`."""
+        return MESSAGE_TYPES[self.type]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it becomes a uint8 (H, W, C) array rather than a float32 vector."""
+        return self.message.image
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(functools.reduce(lambda a, b: a * b, self.shape, 1))
+
+    def resolved(self, name: str) -> Stream:
+        """The same with name, default field and derivable shape filled in."""
+        message = MESSAGE_TYPES.get(self.type)
+        if message is None:
+            return dataclasses.replace(self, name=name)
+        field_name = self.field or next(iter(message.fields))
+        size = message.fields.get(field_name, 0) or len(self.names)
+        shape = self.shape or ((size,) if size else ())
+        return dataclasses.replace(self, name=name, field=field_name, shape=shape)
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with it that types cannot show."""
+        if not TOPIC.fullmatch(self.topic):
+            yield Problem(
+                "topic", f"'{self.topic}' is no topic name", "write it as /camera/image_raw"
+            )
+        message = MESSAGE_TYPES.get(self.type)
+        if message is None:
+            yield Problem(
+                "type", f"cannot read '{self.type}'", did_you_mean(self.type, MESSAGE_TYPES)
+            )
+            return
+        if self.field and self.field not in message.fields:
+            yield Problem(
+                "field",
+                f"{self.type} has no '{self.field}'",
+                did_you_mean(self.field, message.fields),
+            )
+            return
+        yield from self._image_problems() if message.image else self._vector_problems(message)
+
+    def _image_problems(self) -> Iterator[Problem]:
+        if len(self.shape) != 3 or min(self.shape) < 1 or self.shape[-1] not in (1, 3):
+            yield Problem(
+                "shape", f"{list(self.shape)} is no image shape", "write [height, width, 3]"
+            )
+        if self.crop and (len(self.crop) != 4 or min(self.crop) < 0 or min(self.crop[2:]) < 1):
+            yield Problem(
+                "crop", f"{list(self.crop)} is no crop", "write [top, left, height, width]"
+            )
+        if self.source_size and (len(self.source_size) != 2 or min(self.source_size) < 1):
+            yield Problem(
+                "source_size", f"{list(self.source_size)} is no size", "write [height, width]"
+            )
+        if self.names or self.scale:
+            yield Problem("names" if self.names else "scale", "an image has none", "remove it")
+
+    def _vector_problems(self, message: MessageType) -> Iterator[Problem]:
+        size = message.fields.get(self.field or next(iter(message.fields)), 0)
+        if size and self.shape and self.shape != (size,):
+            yield Problem(
+                "shape",
+                f"{list(self.shape)} does not fit the field",
+                f"write [{size}] or leave it out",
+            )
+        if not size and not self.names and (len(self.shape) != 1 or self.shape[0] < 1):
+            yield Problem("shape", "the size is not known", "give names: [...] or shape: [n]")
+        if self.names and (size or not message.stamped):
+            yield Problem("names", f"{self.type} has no joint names", "remove them")
+        if self.names and self.shape and self.shape != (len(self.names),):
+            yield Problem(
+                "shape", f"{list(self.shape)} but {len(self.names)} names", "leave the shape out"
+            )
+        if len(set(self.names)) != len(self.names):
+            yield Problem("names", "a name stands twice", "name each joint once")
+        if len(self.scale) > 1 and len(self.scale) != (size or len(self.names) or sum(self.shape)):
+            yield Problem(
+                "scale", f"{len(self.scale)} numbers", "give one, or one for each component"
+            )
+        if self.crop or self.source_size:
+            yield Problem(
+                "crop" if self.crop else "source_size", "only images have one", "remove it"
+            )
