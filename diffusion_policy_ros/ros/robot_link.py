@@ -15,7 +15,8 @@ from nav_msgs.msg import Path
 from rclpy.clock import JumpThreshold, ROSClock, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -30,6 +31,8 @@ from diffusion_policy_ros.runtime.supervisor import Supervisor
 from diffusion_policy_ros.runtime.trace import Trace
 
 CHUNK_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""For who comes late, as of ``robot_description``."""
 SILENT_S = 2.0
 """How long a topic may be silent before its publishers are looked at; discovery takes a second."""
 LAST_CHANCE_NS = 2_000_000
@@ -104,6 +107,7 @@ class RobotLink:
     def _open(self) -> None:
         self._chunks = self._publisher(JointTrajectory, "~/action_chunk", CHUNK_QOS)
         self._paths = self._publisher(Path, "~/planned_path", QoSProfile(depth=1))
+        self._publish_contract()
         self._path_due = self._node.create_guard_condition(self._publish_path)
         self._built.callback(self._node.destroy_guard_condition, self._path_due)
         self._streams = StreamsThread(self._node, self.contract, self._on_message, self._on_time)
@@ -111,6 +115,12 @@ class RobotLink:
         self._streams.start()
         self._service(Trigger, "~/reset", self._serve_reset)
         self._service(SetBool, "~/hold", self._serve_hold)
+
+    def _publish_contract(self) -> None:
+        """What the chunks mean, for whoever plays them; also while the node is inactive."""
+        publisher = self._node.create_publisher(String, "~/contract", LATCHED)
+        self._built.callback(self._node.destroy_publisher, publisher)
+        publisher.publish(String(data=self.contract.text))
 
     def _publisher(self, kind: Any, topic: str, qos: QoSProfile) -> Any:
         made = self._node.create_lifecycle_publisher(kind, topic, qos)

@@ -6,10 +6,12 @@ pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from conftest import CONTRACT, PERIOD_NS, Policy, Robot  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
-from live import live  # noqa: E402
+from live import LATCHED, live  # noqa: E402
 from nav_msgs.msg import Path  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 
+from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
 from diffusion_policy_ros.ros.chunks import chunk_of  # noqa: E402
 
@@ -48,6 +50,14 @@ def test_chunks_are_stamped_with_the_frames_that_they_follow(domain, robot, poli
         chunk = chunk_of(message, CONTRACT)
         assert message.header.frame_id == "base"
         assert chunk.actions.shape == (8, 7) and chunk.period_ns == PERIOD_NS
+
+
+def test_its_contract_is_told_to_who_comes_late(domain, robot, policy):
+    """Latched, as text that is the contract again: a player needs no file."""
+    policy.until_running()
+    heard = domain.listen(String, "/policy_node/contract", LATCHED)
+    domain.until(lambda: heard, why="the contract comes")
+    assert Contract.from_text(heard[0].data).hash == CONTRACT.hash
 
 
 @pytest.mark.parametrize(
