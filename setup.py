@@ -46,6 +46,8 @@ TEST = [
     *OPENVINO,
     "pytest>=7",
     "pytest-timeout",
+    "pytest-xdist",
+    "pytest-randomly",
     "hypothesis",
     "diffusers>=0.30",
     "matplotlib",

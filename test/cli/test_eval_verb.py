@@ -45,7 +45,10 @@ def test_the_precision_is_told(checkpoint, tmp_path, capsys):
     assert main(["eval", checkpoint, "--episodes", "1", "--steps", "1", "--engine", "eager"]) == 0
     assert "(eager f32 on cpu," in capsys.readouterr().out
     assert main(["eval", checkpoint, "--engine", "openvino", "--dtype", "foo"]) == 2
-    assert "unknown precision 'foo'; use one of: f32" in capsys.readouterr().err
+    from diffusion_policy_ros.engine.compiled import capabilities
+
+    known = ", ".join(sorted(capabilities()))  # the processor's own
+    assert f"unknown precision 'foo'; use one of: {known}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

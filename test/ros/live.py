@@ -24,8 +24,10 @@ from diffusion_policy_ros.ros.domains import free_domain
 
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For topics whose messages wait for who finds them late."""
-START_S = 60.0
-"""A busy machine takes long to import rclpy, mujoco and scipy."""
+POLICIES = ("policy_node", "faulty_policy")
+"""The processes that have an engine."""
+START_S = 180.0
+"""Nobody waits so long but for what never comes: a busy machine imports torch and rclpy slowly."""
 
 
 class Process:
@@ -82,7 +84,7 @@ class Live:
         """
         module = ["-m", f"diffusion_policy_ros.ros.{node}"] if isinstance(node, str) else [node]
         command = [sys.executable, *module, *map(str, words), "--ros-args"]
-        if node == "policy_node":  # compiling takes seconds; what engines do is tested elsewhere
+        if Path(node).stem in POLICIES:  # compiling takes long; engines are tested elsewhere
             parameters = {"engine": "eager", **parameters}
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else value
