@@ -135,9 +135,11 @@ def test_failed_episodes_are_not_kept_but_made_up_for(tmp_path, monkeypatch):
 def test_bags_of_another_contract_are_refused(tmp_path):
     """A folder that holds bags of another contract is named, with the difference."""
     record_demonstrations(STATE, tmp_path, 1)
-    other = Contract.from_text(STATE.text.replace("lead: 0.05", "lead: 0.06"))
+    limited = Contract.from_text(STATE.text.replace("lead: 0.05", "lead: 0.06"))
+    assert record_demonstrations(limited, tmp_path, 1).skipped == 1
+    other = Contract.from_text(STATE.text.replace("binary, frame: base", "binary, frame: tool"))
     with pytest.raises(
-        UserError, match=r"seed_00000: was recorded with another contract \(action.limits.lead\)"
+        UserError, match=r"seed_00000: was recorded with another contract \(action.fields.2.frame"
     ):
         record_demonstrations(other, tmp_path, 1)
 

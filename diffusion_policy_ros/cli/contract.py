@@ -11,7 +11,8 @@ from diffusion_policy_ros.report.limits import limit_lines
 if TYPE_CHECKING:
     from diffusion_policy_ros.contract import Contract, Stream
 
-STREAM_HEADS = ("key", "array", "topic", "type", "field", "max age")
+ARRAY_HEADS = ("key", "array", "measures", "joints")
+STREAM_HEADS = ("key", "topic", "type", "field", "max age")
 ACTION_HEADS = ("component", "kind", "frame", "state")
 
 
@@ -39,18 +40,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(contract: Contract) -> Iterator[str]:
-    """Yield the lines that tell a person what the contract means."""
+    """Yield the lines that tell a person what the contract means, and how this robot says it."""
     yield f"contract  {contract.name}"
     yield f"hash      {contract.hash}"
-    yield f"rate      {contract.rate_hz:g} Hz, frames at the stamps of {contract.anchor}"
-    yield f"settle    {contract.settle_s * 1e3:g} ms"
     yield ""
+    yield "MEANING: travels with bags, datasets and checkpoints, which are of this alone"
+    yield f"rate      {contract.rate_hz:g} Hz"
     yield "observations, in the order of the condition vector"
-    yield from table(STREAM_HEADS, [stream_row(s) for s in contract.observations.values()])
-    yield ""
-    yield f"action, {contract.action_dim} components"
+    yield from table(ARRAY_HEADS, [array_row(s) for s in contract.observations.values()])
+    recorded = "recorded commands" if contract.action.commands else "the state one frame later"
+    yield f"action, {contract.action_dim} components, learned from {recorded}"
     yield from table(ACTION_HEADS, list(component_rows(contract)))
     yield ""
+    yield "CELL: how this robot says it; may differ between robots and change after training"
+    yield f"frames    at the stamps of {contract.anchor}, {contract.settle_s * 1e3:g} ms to settle"
+    yield "observations"
+    yield from table(STREAM_HEADS, [stream_row(s) for s in contract.observations.values()])
     yield from describe_record(contract)
     yield from (f"limit {line}" for line in limit_lines(contract.action.limits))
     for name in contract.action.unlimited:
@@ -59,18 +64,22 @@ def describe(contract: Contract) -> Iterator[str]:
         )
 
 
-def stream_row(stream: Stream) -> tuple[str, ...]:
-    """Return one array's line: where it comes from and how old it may be."""
+def array_row(stream: Stream) -> tuple[str, ...]:
+    """Return one array's line of the meaning: its type, size and what it measures."""
     dtype = "uint8" if stream.is_image else "float32"
     shape = "x".join(str(size) for size in stream.shape)
-    field = stream.field + (f" [{', '.join(stream.names)}]" if stream.names else "")
+    quantity = "image" if stream.is_image else stream.quantity or "-"
+    return (stream.name, f"{dtype} {shape}", quantity, ", ".join(stream.names) or "-")
+
+
+def stream_row(stream: Stream) -> tuple[str, ...]:
+    """Return one array's line of the cell: where it comes from and how old it may be."""
     stamp = "" if stream.message.stamped else " (no stamp: time of receipt)"
     return (
         stream.name,
-        f"{dtype} {shape}",
         stream.topic,
         stream.type + stamp,
-        field or "-",
+        stream.field or "-",
         f"{stream.max_age_s:g} s",
     )
 
@@ -85,11 +94,8 @@ def component_rows(contract: Contract) -> Iterator[tuple[str, ...]]:
 
 def describe_record(contract: Contract) -> Iterator[str]:
     """Yield where training finds the actions."""
-    commands = contract.action.commands
-    if not commands:
-        yield "training derives actions from the state one frame later"
-    for stream in commands:
-        yield f"training takes actions from {stream.topic} ({stream.type}, {stream.field})"
+    for stream in contract.action.commands:
+        yield f"actions are recorded on {stream.topic} ({stream.type}, {stream.field})"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

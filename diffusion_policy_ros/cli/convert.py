@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--contract",
         metavar="C",
-        help="the robot's contract, a file or a shipped one's name (default: the bag's own)",
+        help="the robot's contract, a file or a shipped one's name (default: each bag's own)",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from diffusion_policy_ros.data.convert import Options, convert
 
-    options = Options(keep_idle=args.keep_idle, skip_failed=args.skip_failed)
+    options = Options(args.keep_idle, args.skip_failed, own_cells=args.contract is None)
     contract = find_contract(args.contract, args.bags)
     with Printer() as printer:
         report = convert(args.bags, contract, args.out, args.jobs, printer, options)

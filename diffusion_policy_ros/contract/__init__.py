@@ -14,6 +14,7 @@ from diffusion_policy_ros.contract.action import (
     ActionField,
 )
 from diffusion_policy_ros.contract.limits import JOINT_LIMITS, Limits
+from diffusion_policy_ros.contract.meaning import same_meaning
 from diffusion_policy_ros.contract.robot import Contract
 from diffusion_policy_ros.contract.stream import MESSAGE_TYPES, MessageType, Stream
 
@@ -30,4 +31,5 @@ __all__ = [
     "Limits",
     "MessageType",
     "Stream",
+    "same_meaning",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffusion_policy_ros.contract.limits import JOINT_LIMITS, Limits
-from diffusion_policy_ros.contract.meaning import later
+from diffusion_policy_ros.contract.meaning import CELL, cell
 from diffusion_policy_ros.contract.stream import MESSAGE_TYPES, Stream
 from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
@@ -85,8 +85,8 @@ class ActionField:
     size: int = dataclasses.field(default=0, metadata={"min": 0, "max": 1000})
     frame: str = "base"
     state: str = ""
-    threshold: float | None = None
-    actuation_latency_s: float = later(0.0, 0.0, 10.0)
+    threshold: float | None = cell(None)
+    actuation_latency_s: float = cell(0.0, 0.0, 10.0)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
@@ -109,8 +109,8 @@ class Action:
     """
 
     fields: tuple[ActionField, ...]
-    record: Literal["next_state"] | tuple[Stream, ...]
-    limits: Limits = Limits()
+    record: Literal["next_state"] | tuple[Stream, ...] = dataclasses.field(metadata=CELL)
+    limits: Limits = cell(Limits())
 
     @functools.cached_property
     def slices(self) -> dict[str, slice]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from diffusion_policy_ros.contract.meaning import later
+from diffusion_policy_ros.contract.meaning import cell
 from diffusion_policy_ros.strict_yaml import Problem
 
 JOINT_LIMITS = ("joint_lead", "joint_velocity", "joint_acceleration", "joint_jump")
 
 
 def _limit() -> Any:
-    return later(None, 1e-6)
+    return cell(None, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ class Limits:
     workspace_max: tuple[float, ...] = ()
     joint_min: tuple[float, ...] = ()
     joint_max: tuple[float, ...] = ()
-    joint_lead: tuple[float, ...] = later(())
+    joint_lead: tuple[float, ...] = cell(())
     velocity: float | None = _limit()
     acceleration: float | None = _limit()
     angular_velocity: float | None = _limit()
     angular_acceleration: float | None = _limit()
-    joint_velocity: tuple[float, ...] = later(())
-    joint_acceleration: tuple[float, ...] = later(())
+    joint_velocity: tuple[float, ...] = cell(())
+    joint_acceleration: tuple[float, ...] = cell(())
     jump: float | None = _limit()
     jump_rotation: float | None = _limit()
-    joint_jump: tuple[float, ...] = later(())
+    joint_jump: tuple[float, ...] = cell(())
     chunk_timeout_s: float = dataclasses.field(default=1.0, metadata={"min": 0.01, "max": 60.0})
-    observation_timeout_s: float = later(0.5, 0.01, 60.0)
-    on_stale: Literal["hold", "stop"] = later("hold")
+    observation_timeout_s: float = cell(0.5, 0.01, 60.0)
+    on_stale: Literal["hold", "stop"] = cell("hold")
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them that types cannot show."""

@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract.action import ACTION_KINDS, ROTATION_KINDS, Action, ActionField
-from diffusion_policy_ros.contract.meaning import flat, meaning
+from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
 from diffusion_policy_ros.contract.stream import Stream
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.shipped import read_config
@@ -35,10 +36,10 @@ class Contract:
 
     name: str
     rate_hz: float = dataclasses.field(metadata={"min": 0.1, "max": 1000.0})
-    anchor: str
+    anchor: str = dataclasses.field(metadata=CELL)
     observations: dict[str, Stream]
     action: Action
-    settle_s: float = dataclasses.field(default=0.01, metadata={"min": 0.0, "max": 10.0})
+    settle_s: float = cell(0.01, 0.0, 10.0)
     text: str = dataclasses.field(
         default="", compare=False, repr=False, metadata={"derived": True}
     )
@@ -132,24 +133,28 @@ class Contract:
         return {stream.topic: stream.type for stream in streams}
 
     @functools.cached_property
+    def meaning(self) -> dict[str, Any]:
+        """What its arrays mean, as nested plain values; see `contract.meaning`."""
+        told: dict[str, Any] = meaning(self)
+        told["action"]["record"] = "commands" if self.action.commands else "next_state"
+        told["order of observations"] = list(self.observations)
+        return told
+
+    @functools.cached_property
     def hash(self) -> str:
-        """A fingerprint of the meaning, whatever the text's layout and comments."""
-        told = meaning(dataclasses.replace(self, text=""))
-        told["order"] = list(self.observations)
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        """A fingerprint of the meaning, beginning with an m; see `same_meaning`."""
+        digest = hashlib.sha256(json.dumps(self.meaning, sort_keys=True).encode()).hexdigest()
+        return f"m{digest[:16]}"
 
     def difference(self, other: Contract) -> str:
-        """The first keys in which two contracts differ; empty when they mean the same."""
-        ours, theirs = (
-            flat(dataclasses.asdict(dataclasses.replace(c, text=""))) for c in (self, other)
-        )
-        keys = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
-        order = (
-            []
-            if list(self.observations) == list(other.observations)
-            else ["order of observations"]
-        )
-        return ", ".join((keys + order)[:4])
+        """The first keys in which two meanings differ; empty when they are the same."""
+        return ", ".join(differing(self.meaning, other.meaning)[:4])
+
+    def cell_difference(self, other: Contract) -> str:
+        """The first keys in which two robots of the same meaning say it differently."""
+        ours, theirs = (dataclasses.asdict(dataclasses.replace(c, text="")) for c in (self, other))
+        meant = differing(self.meaning, other.meaning)
+        return ", ".join([key for key in differing(ours, theirs) if key not in meant][:4])
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusion_policy_ros.contract.meaning import later
+from diffusion_policy_ros.contract.meaning import CELL, cell
 from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
 
@@ -49,6 +50,33 @@ MESSAGE_TYPES: dict[str, MessageType] = {
 }
 
 
+Quantity = Literal[
+    "",
+    "position",
+    "orientation",
+    "linear_velocity",
+    "angular_velocity",
+    "linear_acceleration",
+    "force",
+    "torque",
+    "joint_position",
+    "joint_velocity",
+    "joint_effort",
+]
+"""What a vector measures: m, quaternion x y z w, m/s, rad/s, m/s^2, N, Nm; of joints rad or m, and
+their derivatives."""
+
+QUANTITIES: dict[str, Quantity] = {
+    "position": "position",
+    "translation": "position",
+    "orientation": "orientation",
+    "rotation": "orientation",
+    "linear": "linear_velocity",
+    "angular": "angular_velocity",
+}
+"""Last part of a field's path → what it measures."""
+
+
 @dataclass(frozen=True)
 class Stream:
     """One array read from one topic.
@@ -60,6 +88,7 @@ class Stream:
             where possible.
         field: which part of the message, as in ``pose.position``.
         names: joint names to pick, in this order, whatever the message's order.
+        quantity: what the values measure, in SI units; known of the usual messages.
         encoding: what an Image must be encoded as; anything else is refused rather than guessed.
         source_size: (height, width) that images must arrive with; any when empty and ``resize`` is
             not none.
@@ -72,18 +101,19 @@ class Stream:
         name: the array's key; filled in.
     """
 
-    topic: str
-    type: str
+    topic: str = dataclasses.field(metadata=CELL)
+    type: str = dataclasses.field(metadata=CELL)
     shape: tuple[int, ...] = ()
-    field: str = ""
+    field: str = cell("")
     names: tuple[str, ...] = ()
-    encoding: Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8"] = "rgb8"
-    source_size: tuple[int, ...] = ()
-    crop: tuple[int, ...] = ()
-    resize: Literal["area", "bilinear", "none"] = "area"
-    scale: tuple[float, ...] = ()
-    max_age_s: float = dataclasses.field(default=0.15, metadata={"min": 0.001, "max": 3600.0})
-    observation_latency_s: float = later(0.0, 0.0, 10.0)
+    quantity: Quantity = ""
+    encoding: Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8"] = cell("rgb8")
+    source_size: tuple[int, ...] = cell(())
+    crop: tuple[int, ...] = cell(())
+    resize: Literal["area", "bilinear", "none"] = cell("area")
+    scale: tuple[float, ...] = cell(())
+    max_age_s: float = cell(0.15, 0.001, 3600.0)
+    observation_latency_s: float = cell(0.0, 0.0, 10.0)
     name: str = dataclasses.field(default="", metadata={"derived": True})
 
     @property
@@ -109,7 +139,8 @@ class Stream:
         field_name = self.field or next(iter(message.fields))
         size = message.fields.get(field_name, 0) or len(self.names)
         shape = self.shape or ((size,) if size else ())
-        return dataclasses.replace(self, name=name, field=field_name, shape=shape)
+        filled = dataclasses.replace(self, name=name, field=field_name, shape=shape)
+        return dataclasses.replace(filled, quantity=self.quantity or _quantity(filled))
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
@@ -174,3 +205,10 @@ class Stream:
             yield Problem(
                 "crop" if self.crop else "source_size", "only images have one", "remove it"
             )
+
+
+def _quantity(stream: Stream) -> Quantity:
+    """What a usual message's field measures; nothing of others."""
+    if stream.type == "sensor_msgs/msg/JointState":
+        return typing.cast(Quantity, f"joint_{stream.field}")
+    return QUANTITIES.get(stream.field.rpartition(".")[2], "") if stream.message.stamped else ""

@@ -53,10 +53,12 @@ class Options:
     Attributes:
         keep_idle: leave motionless ends in.
         skip_failed: reject bags whose recorder noted that the episode failed.
+        own_cells: read a bag as the contract in it says, where that means the same.
     """
 
     keep_idle: bool = False
     skip_failed: bool = False
+    own_cells: bool = False
 
 
 class _Batch(NamedTuple):
@@ -167,12 +169,23 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
         report.success = _success(bag)
         if options.skip_failed and report.success is False:
             raise UserError("its recorder noted that the episode failed")
-        _Conversion(bag, contract, shard, options, report).run()
+        read_as = cell_of(bag, contract) if options.own_cells else contract
+        _Conversion(bag, read_as, shard, options, report).run()
         report.status = "kept"
     except UserError as error:
         shard.truncate(before)
         report.reason = str(error).removeprefix(f"{path}: ")
     return report
+
+
+def cell_of(bag: Bag, contract: Contract) -> Contract:
+    """The contract that a bag was recorded with, where it means the same; else the one given.
+
+    So topics, types and encodings may have changed since.
+    """
+    text = bag.metadata.get("contract", "")
+    recorded = Contract.from_text(text, f"{bag.path}: contract") if text else contract
+    return recorded if recorded.hash == contract.hash else contract
 
 
 def _success(bag: Bag) -> bool | None:

@@ -22,7 +22,7 @@ import yaml
 from numpy.typing import NDArray
 
 from diffusion_policy_ros import strict_yaml
-from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract import Contract, same_meaning
 from diffusion_policy_ros.data.shards import ACTION, STAMP, Rows, open_shard
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
@@ -155,9 +155,9 @@ class Dataset:
         self.path = Path(path)
         index = Index.load(self.path)
         self.contract = Contract.from_text(index.contract, f"{self.path / INDEX}: contract")
-        if self.contract.hash != index.contract_hash:
+        if not same_meaning(self.contract.hash, index.contract_hash):
             cure = "convert the bags again with the contract that is meant"
-            raise UserError("its contract was edited", str(self.path / INDEX), cure)
+            raise UserError("the meaning of its contract was edited", str(self.path / INDEX), cure)
         self.episodes = list(index.episodes)
         if not self.episodes:
             raise UserError(

@@ -14,7 +14,6 @@ every file is compared with its hash first, so a truncated or altered one is nam
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -185,7 +184,8 @@ def load_policy(
     Args:
         directory: a checkpoint, or a run whose newest checkpoint is meant.
         device: where to put it.
-        contract: the robot that it is to run on, where that is known.
+        contract: the robot that it is to run on, where that is known: of the same meaning, but
+            its own topics, types and limits.
 
     Raises:
         UserError: missing, damaged, or made for another contract.
@@ -196,7 +196,7 @@ def load_policy(
     check_contract(ours, contract, str(directory))
     recipe = Recipe.from_text(_text(directory / CONFIG), str(directory / CONFIG))
     with _Blank():
-        policy = DiffusionPolicy(recipe, ours)
+        policy = DiffusionPolicy(recipe, contract or ours)
     load_exactly(policy, _read_tensors(directory / WEIGHTS), str(directory / WEIGHTS))
     return policy.to(device).eval()
 
@@ -234,7 +234,7 @@ def checkpoint_hash(directory: str | Path) -> str:
 
 
 def check_contract(trained: Contract, robot: Contract | None, where: str) -> None:
-    """Refuse to run what was trained for another robot.
+    """Refuse to run what was trained for another robot; topics, types and limits may differ.
 
     Raises:
         UserError: the meanings differ; names the first keys.
@@ -242,12 +242,10 @@ def check_contract(trained: Contract, robot: Contract | None, where: str) -> Non
     if robot is None or robot.hash == trained.hash:
         return
     other = f"'{robot.name}'" if robot.name != trained.name else "the one of this name"
-    difference, cure = trained.difference(robot), "use the contract it has"
-    limits = dataclasses.replace(robot.action, limits=trained.action.limits)
-    if dataclasses.replace(robot, action=limits).hash == trained.hash:
-        cure += "; limits that are to act now belong to the action player's contract"
-    what = f"trained for contract '{trained.name}', not for {other} (they differ in {difference})"
-    raise UserError(what, where, cure)
+    what = f"trained for contract '{trained.name}', not for {other}"
+    raise UserError(
+        f"{what} (they differ in {trained.difference(robot)})", where, "use the contract it has"
+    )
 
 
 def load_exactly(policy: DiffusionPolicy, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.actions import Commands, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
-from diffusion_policy_ros.data.convert import resolve_topics
+from diffusion_policy_ros.data.convert import cell_of, resolve_topics
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.errors import UserError
@@ -110,7 +110,8 @@ class _BagReplay:
         live: LiveRun | None,
         tick: Callable[[], None],
     ) -> None:
-        self.bag, self.policy, self.contract, self.tick = bag, policy, policy.contract, tick
+        self.bag, self.policy, self.tick = bag, policy, tick
+        self.contract = cell_of(bag, policy.contract)
         self.every = every or policy.sampling.replan_steps
         self.stamps = live.stamps if live is not None and every is None else None
         self.commands = Commands(self.contract)

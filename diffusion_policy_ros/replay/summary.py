@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_ros.contract import same_meaning
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.replay import figures
 from diffusion_policy_ros.replay.policy import Policy
@@ -108,6 +109,8 @@ def differences(ours: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
     """
     allowed = {**TOLERANCES, **expected["tolerances"]}
     others = [key for key in ALIKE if ours[key] != expected.get(key)]
+    if not same_meaning(ours["contract"], str(expected.get("contract"))):
+        others.insert(0, "contract")
     for key in others:
         yield f"{key}: {_short(ours[key])}, expected {_short(expected.get(key))}"
     if not others and ours["checkpoint"] == expected.get("checkpoint"):
@@ -123,7 +126,6 @@ def differences(ours: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
 
 
 ALIKE = (
-    "contract",
     "recordings",
     "chunks",
     "seed",

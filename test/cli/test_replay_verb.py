@@ -41,6 +41,15 @@ def replay(made, out, *words, recording="bags", episodes=1):
     return code, json.loads((out / "replay.json").read_text())
 
 
+def test_a_bag_is_read_by_the_topics_that_it_was_recorded_with(made, tmp_path):
+    """A driver that is called otherwise since: the same meaning, so the same chunks."""
+    now = Contract.from_text(CONTRACT.text.replace("topic: /eef_pose", "topic: /arm/pose"))
+    save_checkpoint(tmp_path / "policy", DiffusionPolicy(Recipe.from_text(TINY), now))
+    (tmp_path / "bags").symlink_to(made / "bags")
+    code, found = replay(tmp_path, tmp_path / "out")
+    assert code == 0 and found["frames"]["made"] > 20
+
+
 def test_a_report_with_figures_plots_and_what_was_compared(made, tmp_path, capsys):
     """Errors a step and field, disagreement, limits, ages; a page that needs nothing else."""
     code, found = replay(made, tmp_path, episodes=2)

@@ -1,5 +1,6 @@
 """Bags into datasets: what is kept, what is refused, and what an interruption leaves."""
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -28,7 +29,7 @@ from made_bags import (
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, open_bag, serialize
 from diffusion_policy_ros.data.convert import Options, convert, expand, fingerprint
-from diffusion_policy_ros.data.dataset import Dataset
+from diffusion_policy_ros.data.dataset import Dataset, Index
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.history import Frame, History
 
@@ -254,6 +255,38 @@ def test_a_dataset_of_another_contract_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="made with another contract; they differ in rate_hz"):
         convert([make_bag(tmp_path / "new", seed=5)], other, tmp_path / "data")
     assert contents(tmp_path / "data") == before
+
+
+RENAMED = TEXT.replace("topic: /pose,", "topic: /arm/pose,").replace(
+    "action:", "action:\n  limits: {velocity: 0.1}"
+)
+
+
+def renamed(**how):
+    """A demonstration by a driver that was renamed."""
+    return [(t.replace("/pose", "/arm/pose"), ns, m) for t, ns, m in demonstration(**how)]
+
+
+def test_a_renamed_topic_and_a_changed_limit_leave_a_dataset_valid(tmp_path):
+    """Bags of both go into one dataset, each read with the contract that it was recorded with."""
+    other = Contract.from_text(RENAMED)
+    first = make_bag(tmp_path / "first", metadata={"contract": TEXT})
+    second = write_bag(tmp_path / "second", renamed(seed=3), other, {"contract": RENAMED})
+    own = Options(own_cells=True)
+    report = convert([first, second], CONTRACT, tmp_path / "data", options=own)
+    assert [bag.status for bag in report.bags] == ["kept", "kept"]
+    assert Dataset(tmp_path / "data").episode(1)["position"][0, 1] == 3
+    third = write_bag(tmp_path / "third", renamed(seed=4), other)
+    assert convert([third], other, tmp_path / "data").episodes == 3
+
+
+def test_a_dataset_of_before_the_halves_is_opened_and_added_to(tmp_path):
+    """Its index holds a hash of the whole contract; the text that travels with it is compared."""
+    convert([make_bag(tmp_path / "bag")], CONTRACT, tmp_path / "data")
+    index = Index.load(tmp_path / "data")
+    dataclasses.replace(index, contract_hash="3fbd4d36d95973f4").save(tmp_path / "data")
+    assert Dataset(tmp_path / "data").contract == CONTRACT
+    assert convert([make_bag(tmp_path / "b", seed=2)], CONTRACT, tmp_path / "data").episodes == 2
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):

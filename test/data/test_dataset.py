@@ -170,7 +170,11 @@ def shorten(by):
             "the episode of 2 is not in its shard",
         ),
         ("dataset.yaml", replace('"frames": 7', '"frames": "x"'), "expected a whole number"),
-        ("dataset.yaml", replace("rate_hz: 20", "rate_hz: 10"), "its contract was edited"),
+        (
+            "dataset.yaml",
+            replace("rate_hz: 20", "rate_hz: 10"),
+            "meaning of its contract was edited",
+        ),
         ("camera.npy", lambda p: p.unlink(), "the file is missing; copy the dataset again"),
         ("camera.npy", shorten(1), "bytes instead of"),
         ("camera.npy", shorten(10**9), "the file is no plain .npy array"),

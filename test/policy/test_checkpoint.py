@@ -122,9 +122,16 @@ def test_another_robot_is_refused_with_the_difference(saved, contract):
     other = Contract.from_text(contract.text.replace("rate_hz: 10", "rate_hz: 20"))
     with pytest.raises(UserError, match="differ in rate_hz"):
         load_policy(saved, contract=other)
-    limited = contract.text.replace("action:", "action:\n  limits: {velocity: 0.1}")
-    with pytest.raises(UserError, match=r"action.limits.velocity.*the action player's contract"):
-        load_policy(saved, contract=Contract.from_text(limited))
+
+
+def test_a_robot_of_the_same_meaning_brings_its_own_topics_and_limits(saved, contract):
+    """What was trained stays valid, and runs with what this robot's contract says."""
+    topic = next(iter(contract.topics))
+    text = contract.text.replace("action:", "action:\n  limits: {velocity: 0.1}")
+    robot = Contract.from_text(text.replace(f"topic: {topic}", "topic: /renamed"))
+    found = load_policy(saved, contract=robot).contract
+    assert found.hash == contract.hash
+    assert found.action.limits.velocity == 0.1 and "/renamed" in found.topics
 
 
 def test_saving_again_replaces_and_leaves_nothing_behind(policy, saved):

@@ -57,6 +57,19 @@ def test_resumed_is_uninterrupted(dataset, changed, tmp_path, stop, shares):
     assert_equal_tensors(tensors(whole), tensors(resumed))
 
 
+def test_a_changed_limit_does_not_stop_resuming(dataset, recipe, tmp_path):
+    """Limits and topics are the cell's; the run goes on, with what the dataset says now."""
+    quietly(dataset, recipe, tmp_path / "run", stop_after=6)
+    index = dataset / "dataset.yaml"
+    text = index.read_text()
+    assert "topic: /pose" in text
+    changed = text.replace("  action:\n", "  action:\n    limits: {velocity: 0.1}\n")
+    index.write_text(changed.replace("topic: /pose", "topic: /arm/pose"))
+    resumed, _ = quietly(dataset, recipe, tmp_path / "run", resume=True)
+    contract = (resumed / "contract.yaml").read_text()
+    assert "velocity: 0.1" in contract and "/arm/pose" in contract
+
+
 def test_a_run_can_be_lengthened(dataset, changed, tmp_path):
     """With a decay of its own, N updates and then 2N are 2N in one go."""
     whole, _ = quietly(dataset, changed(decay_updates=12), tmp_path / "whole")
