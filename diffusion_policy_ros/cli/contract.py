@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     """
     from diffusion_policy_ros.contract import Contract
 
-    print("\n".join(describe(Contract.load(args.file))))
+    contract = Contract.load(args.file)
+    contract.check_outputs()
+    print("\n".join(describe(contract)))
     return 0
 
 
@@ -57,11 +59,12 @@ def describe(contract: Contract) -> Iterator[str]:
     yield "observations"
     yield from table(STREAM_HEADS, [stream_row(s) for s in contract.observations.values()])
     yield from describe_record(contract)
-    yield from (f"limit {line}" for line in limit_lines(contract.action.limits))
+    yield from (f"limit {line}" for line in limit_lines(contract.action))
+    for output in contract.outputs:
+        fields = ", ".join(part.name for part in output.fields)
+        yield f"the action player sends {fields} to {output.topic} ({output.type})"
     for name in contract.action.unlimited:
-        yield (
-            f"note: no {name} limit: set-points go as fast as the policy says; give limits.{name}"
-        )
+        yield f"note: no {name}.velocity limit: set-points go as fast as the policy says"
 
 
 def array_row(stream: Stream) -> tuple[str, ...]:

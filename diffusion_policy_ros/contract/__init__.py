@@ -7,14 +7,14 @@ why they agree.
 
 from diffusion_policy_ros.contract.action import (
     ACTION_KINDS,
-    LIMITS_OF,
+    ROLES,
     ROTATION_KINDS,
-    SPEED_LIMITS,
     Action,
     ActionField,
 )
-from diffusion_policy_ros.contract.limits import JOINT_LIMITS, Limits
+from diffusion_policy_ros.contract.limits import JOINT_LIMITS, LIMITS_OF, FieldLimits, Limits
 from diffusion_policy_ros.contract.meaning import same_meaning
+from diffusion_policy_ros.contract.outputs import OUTPUTS, Output, OutputType, Send
 from diffusion_policy_ros.contract.robot import Contract
 from diffusion_policy_ros.contract.stream import MESSAGE_TYPES, MessageType, Stream
 
@@ -23,13 +23,18 @@ __all__ = [
     "JOINT_LIMITS",
     "LIMITS_OF",
     "MESSAGE_TYPES",
+    "OUTPUTS",
+    "ROLES",
     "ROTATION_KINDS",
-    "SPEED_LIMITS",
     "Action",
     "ActionField",
     "Contract",
+    "FieldLimits",
     "Limits",
     "MessageType",
+    "Output",
+    "OutputType",
+    "Send",
     "Stream",
     "same_meaning",
 ]

@@ -1,62 +1,85 @@
-"""The action vector: its fields, their limits, and where training finds it."""
+"""The action vector: its fields, each an axis with limits and an output, and where training finds
+it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from diffusion_policy_ros.contract.limits import JOINT_LIMITS, Limits
+from diffusion_policy_ros.contract.limits import (
+    FORMER,
+    LIMITS_OF,
+    FieldLimits,
+    Limits,
+    is_tighter,
+)
 from diffusion_policy_ros.contract.meaning import CELL, cell
+from diffusion_policy_ros.contract.outputs import Send
 from diffusion_policy_ros.contract.stream import MESSAGE_TYPES, Stream
-from diffusion_policy_ros.errors import did_you_mean
+from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
 
+Kind = Literal[
+    "delta_position",
+    "delta_axis_angle",
+    "delta_joint_position",
+    "position",
+    "axis_angle",
+    "quaternion",
+    "rotation_6d",
+    "joint_position",
+    "joint_velocity",
+    "twist",
+    "scalar",
+    "binary",
+]
 ACTION_KINDS: dict[str, int] = {
     "delta_position": 3,
     "delta_axis_angle": 3,
+    "delta_joint_position": 0,
     "position": 3,
     "axis_angle": 3,
     "quaternion": 4,
     "rotation_6d": 6,
     "joint_position": 0,
+    "joint_velocity": 0,
+    "twist": 6,
+    "scalar": 1,
     "binary": 1,
 }
 """Kind of an action field → its size, 0 where the contract gives it.
 
 Deltas are per action, in the base frame, rotations multiplied from the left; ``rotation_6d`` is
-the first two rows of the rotation's matrix; ``binary`` is > 0 for closed.
+the first two rows of the rotation's matrix; ``twist`` is linear, then angular velocity; ``scalar``
+is a gripper's width or any other number; ``binary`` is open or closed.
 """
-ROTATION_KINDS = ("delta_axis_angle", "axis_angle", "quaternion", "rotation_6d")
-LIMITS_OF: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("delta_position", "position"): (
-        "velocity",
-        "translation",
-        "acceleration",
-        "lead",
-        "jump",
-        "workspace_min",
-        "workspace_max",
-    ),
-    ROTATION_KINDS: (
-        "angular_velocity",
-        "rotation",
-        "angular_acceleration",
-        "lead_rotation",
-        "jump_rotation",
-    ),
-    ("joint_position",): ("joint_velocity", *JOINT_LIMITS, "joint_min", "joint_max"),
+ROLES: dict[str, str] = {
+    "delta_position": "position",
+    "position": "position",
+    "delta_axis_angle": "rotation",
+    "axis_angle": "rotation",
+    "quaternion": "rotation",
+    "rotation_6d": "rotation",
+    "delta_joint_position": "joints",
+    "joint_position": "joints",
+    "joint_velocity": "joint_velocity",
+    "twist": "twist",
+    "scalar": "scalar",
+    "binary": "binary",
 }
-"""Kinds of action fields → the limits that act on them, that of their speed first."""
-SPEED_LIMITS = ("velocity", "translation", "angular_velocity", "rotation", "joint_velocity")
-"""Limits of speed: a step of one action takes as long as an action."""
+"""Kind of an action field → what a set-point has of it, which says what limits act on it."""
+ROTATION_KINDS = tuple(kind for kind, role in ROLES.items() if role == "rotation")
+STATE_SIZES = {"position": 3, "rotation": 4}
+"""Role → values of the state that measures it, where these are not the field's own."""
 
 
 @dataclass(frozen=True)
 class ActionField:
-    """One named part of the action vector.
+    """One named part of the action vector: an axis.
 
     Attributes:
         name: its name, the prefix of its components' names.
@@ -69,24 +92,47 @@ class ActionField:
             below it.
         actuation_latency_s: how long a command of this field takes to take effect; it is sent that
             much early, see `Contract.sent_early_ns`.
+        check_frame: whether messages that measure its state must be in ``frame``.
+        deltas_from: what a delta is added to: the set-point before, or what is measured when the
+            delta is due, as robomimic, robosuite and many controllers have it.
+        wrap: which joints are continuous, so that they go the short way round; one for all, or
+            one each.
+        open: what a ``binary`` is when it is open.
+        closed: what a ``binary`` is when it is closed; 0 and 1 for data of zeros and ones. The cut
+            is half way, with hysteresis.
+        limits: what it may not exceed.
+        send: as what, and where to, its set-points are sent; by its kind where nothing is said.
     """
 
     name: str
-    kind: Literal[
-        "delta_position",
-        "delta_axis_angle",
-        "position",
-        "axis_angle",
-        "quaternion",
-        "rotation_6d",
-        "joint_position",
-        "binary",
-    ]
+    kind: Kind
     size: int = dataclasses.field(default=0, metadata={"min": 0, "max": 1000})
     frame: str = "base"
     state: str = ""
     threshold: float | None = cell(None)
     actuation_latency_s: float = cell(0.0, 0.0, 10.0)
+    check_frame: bool = cell(True)
+    deltas_from: Literal["commanded", "measured"] = cell("commanded")
+    wrap: bool | tuple[bool, ...] = cell(False)
+    open: float = cell(-1.0)
+    closed: float = cell(1.0)
+    limits: FieldLimits = cell(FieldLimits())
+    send: Send = cell(Send())
+
+    @property
+    def role(self) -> str:
+        """What a set-point has of it."""
+        return ROLES[self.kind]
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether an action says how far, rather than where to."""
+        return self.kind.startswith("delta_")
+
+    @property
+    def state_size(self) -> int:
+        """Values of the state that measures it; 0 where any number will do."""
+        return 0 if self.role == "binary" else STATE_SIZES.get(self.role, self.size)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
@@ -95,6 +141,21 @@ class ActionField:
             yield Problem("size", f"{self.size}, but {self.kind} has {size}", "leave it out")
         if not size and not self.size:
             yield Problem("size", "is missing", "give the number of joints")
+        if self.deltas_from == "measured" and not self.is_delta:
+            yield Problem("deltas_from", f"{self.kind} is no delta", "leave it out")
+        elif self.deltas_from == "measured" and not self.state:
+            cure = "name the observation that measures it as its state"
+            yield Problem("deltas_from", "nothing measures the field", cure)
+        if self.wrap and self.role != "joints":
+            yield Problem("wrap", f"{self.kind} has no joints", "leave it out")
+        elif isinstance(self.wrap, tuple) and len(self.wrap) != self.size:
+            yield Problem("wrap", f"{len(self.wrap)} of {self.size} joints", "give one for each")
+        elif self.wrap is True and self.limits.min is not None:
+            yield Problem("limits.min", "a continuous joint has no range", "remove it, or wrap")
+        if self.open == self.closed:
+            yield Problem("open", "is the same as closed", "give what was recorded of both")
+        for problem in self.limits.misfits(self.role, size or self.size, bool(self.state)):
+            yield problem._replace(key=f"limits.{problem.key}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +166,7 @@ class Action:
         fields: its parts in order.
         record: recorded command streams, concatenated; or ``next_state``: derived from the states
             one frame later.
-        limits: what no action may exceed.
+        limits: time-outs, and limits of all fields of a role.
     """
 
     fields: tuple[ActionField, ...]
@@ -136,32 +197,90 @@ class Action:
         """The first field of one of these kinds."""
         return next((part for part in self.fields if part.kind in kinds), None)
 
-    @property
-    def acting_limits(self) -> list[str]:
-        """Names of the limits that there is something for in this action; time-outs aside."""
-        acting = [names for kinds, names in LIMITS_OF.items() if self.of_kind(*kinds)]
-        return list(dict.fromkeys(name for names in acting for name in names))
+    def of_role(self, *roles: str) -> list[ActionField]:
+        """The fields of these roles, in order."""
+        return [part for part in self.fields if part.role in roles]
+
+    def limits_of(self, part: ActionField) -> FieldLimits:
+        """What acts on a field: its own limits, and those of all fields of its role."""
+        common = self.limits.of(part.role, part.size)
+        return dataclasses.replace(part.limits, **common | part.limits.given)
 
     @property
     def unlimited(self) -> list[str]:
-        """The limits that would keep slow what is now as fast as the policy says."""
-        given = [name for name in SPEED_LIMITS if getattr(self.limits, name) not in (None, ())]
+        """The fields whose set-points go as fast as the policy says."""
         return [
-            names[0]
-            for kinds, names in LIMITS_OF.items()
-            if self.of_kind(*kinds) and not set(names) & set(given)
+            part.name
+            for part in self.fields
+            if part.role != "binary" and not {"velocity", "step"} & {*self.limits_of(part).given}
         ]
 
-    def cure_of_idle(self, limit: str) -> str:
-        """What to do about a limit of what this action does not command; empty if it acts.
+    def idle_limits(self) -> Iterator[Problem]:
+        """Limits of a role that no field has; with which what was recorded stays readable."""
+        roles = {part.role for part in self.fields}
+        acting = {name for role in roles for name in FORMER.get(role, {}).values()}
+        idle = {name for names in FORMER.values() for name in names.values()} - acting
+        for name, value in vars(self.limits).items():
+            if name in idle and value not in (None, ()):
+                cure = did_you_mean(name, acting) if acting else "remove it"
+                yield Problem(f"limits.{name}", "the action commands nothing that it limits", cure)
+
+    def tightened(self, changes: Mapping[str, Any], loosen: bool = False) -> Action:
+        """The same with other limits.
 
         Args:
-            limit: its name.
+            changes: limit → value: ``FIELD.LIMIT``, or one of `Limits`, which then is that of
+                every field of its role.
+            loosen: whether a limit may allow more than it did.
+
+        Raises:
+            UserError: there is no such limit, it does not fit the field, or it allows more.
         """
-        acting = self.acting_limits
-        if limit in acting or not any(limit in names for names in LIMITS_OF.values()):
-            return ""
-        return did_you_mean(limit, acting) if acting else "remove it"
+        action = self
+        for key, value in changes.items():
+            action = action._with_limit(key, value, loosen)
+        return action
+
+    def _with_limit(self, key: str, value: Any, loosen: bool) -> Action:
+        found = [(part, name) for part, name in self._limits_named(key)]
+        common = dict[str, Any]()
+        if not found:
+            _refuse_looser(key, key, value, getattr(self.limits, key), loosen)
+            common[key] = value
+        changed = {
+            part.name: self._limited(part, name, key, value, loosen) for part, name in found
+        }
+        fields = tuple(changed.get(part.name, part) for part in self.fields)
+        limits = dataclasses.replace(self.limits, **common)
+        return dataclasses.replace(self, fields=fields, limits=limits)
+
+    def _limits_named(self, key: str) -> Iterator[tuple[ActionField, str]]:
+        """The fields, and the limits of theirs, that a name means; none for a time-out."""
+        if key in ("chunk_timeout_s", "observation_timeout_s", "on_stale"):
+            return
+        names = [
+            (part, name)
+            for part in self.fields
+            for name in LIMITS_OF[part.role]
+            if key in (f"{part.name}.{name}", FORMER.get(part.role, {}).get(name))
+        ]
+        if not names:
+            known = [f"{p.name}.{name}" for p in self.fields for name in LIMITS_OF[p.role]]
+            what = "the action commands nothing that it limits"
+            raise UserError(what, f"limit {key}", did_you_mean(key, known))
+        yield from names
+
+    def _limited(
+        self, part: ActionField, name: str, key: str, value: Any, loosen: bool
+    ) -> ActionField:
+        value = tuple(map(float, value)) if isinstance(value, tuple | list) else float(value)
+        _refuse_looser(key, name, value, getattr(self.limits_of(part), name), loosen)
+        limits = dataclasses.replace(part.limits, **{name: value})
+        limited = dataclasses.replace(part, limits=limits)
+        whole = self.limits_of(limited)
+        for problem in whole.misfits(part.role, part.size, bool(part.state)):
+            raise UserError(problem.what, f"limit {key}", problem.cure)
+        return limited
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
@@ -181,5 +300,12 @@ class Action:
             yield Problem(
                 "record", f"gives {recorded} values, the fields need {size}", "make them equal"
             )
-        joints = self.of_kind("joint_position")
-        yield from self.limits.joint_problems(joints.size if joints else 0)
+        joints = self.of_role("joints")
+        yield from self.limits.joint_problems(joints[0].size if joints else 0)
+
+
+def _refuse_looser(key: str, name: str, new: Any, old: Any, loosen: bool) -> None:
+    """Raise what says that a limit would allow more than before, and that this was not asked."""
+    if not loosen and not is_tighter(name, new, old):
+        what = f"{new} allows more than the contract's {old}"
+        raise UserError(what, f"limit {key}", "give less, or loosen_limits:=true")

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros import strict_yaml
-from diffusion_policy_ros.contract.action import ACTION_KINDS, ROTATION_KINDS, Action, ActionField
+from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionField
 from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
+from diffusion_policy_ros.contract.outputs import (
+    DEFAULTS,
+    OTHER_HALF,
+    OUTPUTS,
+    Output,
+    grouped,
+)
 from diffusion_policy_ros.contract.stream import Stream
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.shipped import read_config
@@ -56,9 +63,7 @@ class Contract:
         record = action.record
         if not isinstance(record, str):
             record = tuple(s.resolved(f"action.record.{i}") for i, s in enumerate(record))
-        fields = tuple(
-            dataclasses.replace(f, size=f.size or ACTION_KINDS[f.kind]) for f in action.fields
-        )
+        fields = tuple(map(_resolved, action.fields))
         return dataclasses.replace(
             raw,
             observations={key: stream.resolved(key) for key, stream in raw.observations.items()},
@@ -76,15 +81,24 @@ class Contract:
         """
         text, where = read_config("contracts", name)
         contract = cls.from_text(text, where)
-        limits, idle = contract.action.limits, list[UserError]()
-        for limit, value in vars(limits).items():
-            cure = contract.action.cure_of_idle(limit)
-            if cure and value not in (None, ()):
-                what = f"action.limits.{limit}: the action commands nothing that it limits"
-                idle.append(UserError(what, where, cure))
-        if idle:
-            raise UserErrors(idle)
+        _raise(contract.action.idle_limits(), where)
         return contract
+
+    def check_outputs(self) -> None:
+        """Refuse what no player can play: every field has to be measured and sent.
+
+        Raises:
+            UserErrors: a field has no state, or no message carries it.
+        """
+        _raise(self._output_problems(), self.name)
+
+    def _output_problems(self) -> Iterator[Problem]:
+        for part in self.action.of_role("position", "rotation", "joints"):
+            if not part.state:
+                what = f"nothing measures {part.name}, so that a player cannot begin where it is"
+                cure = "name the observation as its state; what needs none is of kind scalar"
+                yield Problem(f"fields.{part.name}.state", what, cure)
+        yield from grouped(self.commanded, self.observations)[1]
 
     @property
     def period_ns(self) -> int:
@@ -117,6 +131,79 @@ class Contract:
         if part.kind == "joint_position" and state is not None and state.names:
             return list(state.names)
         return [f"{part.name}.{i}" for i in range(part.size)] if part.size > 1 else [part.name]
+
+    @functools.cached_property
+    def commanded(self) -> tuple[ActionField, ...]:
+        """The action's fields, then what is only kept: the other half of a pose of which the
+        action has one half.
+        """
+        found = list(self.action.fields)
+        for part in self.action.fields:
+            there = [other.role for other in found if other.send.topic == part.send.topic]
+            whole = part.send.type in OUTPUTS and OUTPUTS[part.send.type].whole
+            if whole and not {"position", "rotation"} <= set(there):
+                kind, half = ("position", "position")
+                if part.role == "position":
+                    kind, half = ("quaternion", "orientation")
+                name = f"{part.name}.{half}"
+                size = ACTION_KINDS[kind]
+                kept = ActionField(name, kind, size, part.frame, name, send=part.send)  # type: ignore[arg-type]
+                found.append(dataclasses.replace(kept, check_frame=part.check_frame))
+        return tuple(found)
+
+    @functools.cached_property
+    def measured(self) -> dict[str, Stream]:
+        """Key → stream of all that a player has to be shown: what measures its fields."""
+        fields, found = {p.name: p for p in self.action.fields}, dict[str, Stream]()
+        for part in self.commanded:
+            if part.name in fields:
+                if part.state:
+                    found[part.state] = self.observations[part.state]
+                continue
+            half = self.observations.get(fields[part.name.rpartition(".")[0]].state)
+            path, _, last = half.field.rpartition(".") if half is not None else ("", "", "")
+            if half is not None and last in OTHER_HALF:
+                field = f"{path}.{OTHER_HALF[last]}"
+                found[part.state] = dataclasses.replace(
+                    half, field=field, name=part.state, shape=(part.size,)
+                )
+        return found
+
+    @functools.cached_property
+    def frames(self) -> dict[str, str]:
+        """Key of what is measured → the tf frame that its messages have to be in; none where that
+        is not asked, or messages of the type have none.
+        """
+        return {
+            part.state: part.frame
+            for part in self.commanded
+            if part.check_frame
+            and part.role in ("position", "rotation")
+            and part.state in self.measured
+            and self.measured[part.state].message.stamped
+        }
+
+    @functools.cached_property
+    def outputs(self) -> list[Output]:
+        """The messages that set-points go out in."""
+        return grouped(self.commanded, self.observations)[0]
+
+    def action_difference(self, other: Contract) -> str:
+        """The first thing in which two contracts' actions differ, in words; empty where chunks of
+        the one are chunks of the other.
+        """
+        for what, ours, theirs in zip(
+            ("rate_hz", *_ACTION_MEANING), self._action_meaning, other._action_meaning, strict=True
+        ):
+            if ours != theirs:
+                return f"{what}: {ours} and {theirs}"
+        return ""
+
+    @property
+    def _action_meaning(self) -> list[str]:
+        parts = self.action.fields
+        told = [[str(getattr(part, key)) for part in parts] for key in _ACTION_MEANING]
+        return [f"{self.rate_hz:g}", *(", ".join(values) for values in told)]
 
     @functools.cached_property
     def topics(self) -> dict[str, list[Stream]]:
@@ -208,8 +295,7 @@ class Contract:
                 did_you_mean(part.state, self.observations),
             )
             return
-        needed = 4 if part.kind in ROTATION_KINDS else part.size or 3
-        needed = 3 if part.kind in ("delta_position", "position") else needed
+        needed = part.state_size or ACTION_KINDS[part.kind]
         shape = stream.resolved("").shape
         if part.kind != "binary" and shape and shape != (needed,):
             yield _misfit(i, part, shape, needed)
@@ -225,8 +311,27 @@ def _misfit(i: int, part: ActionField, shape: tuple[int, ...], needed: int) -> P
     """A state that does not have as many values as the action's field."""
     has = "is an image" if len(shape) > 1 else f"has {shape[0]} values"
     what = f"'{part.state}' {has}, {part.name} needs {needed}"
-    if part.kind != "joint_position":
+    if part.role in ("position", "rotation"):
         return Problem(f"action.fields.{i}.state", what, "name a pose's position or orientation")
     if len(shape) > 1:
         return Problem(f"action.fields.{i}.state", what, "name the joints' positions")
     return Problem(f"action.fields.{i}.size", what, f"set size: {shape[0]}")
+
+
+_ACTION_MEANING = ("name", "kind", "size", "frame", "deltas_from")
+"""What chunks mean, field by field."""
+
+
+def _resolved(part: ActionField) -> ActionField:
+    """The same with size and output filled in."""
+    topic, type_name = DEFAULTS[part.role]
+    send = part.send
+    send = dataclasses.replace(send, topic=send.topic or topic, type=send.type or type_name)
+    return dataclasses.replace(part, size=part.size or ACTION_KINDS[part.kind], send=send)
+
+
+def _raise(problems: Iterator[Problem], where: str) -> None:
+    """Raise all problems of an action at once, if there are any."""
+    errors = [UserError(f"action.{p.key}: {p.what}", where, p.cure) for p in problems]
+    if errors:
+        raise UserErrors(errors)

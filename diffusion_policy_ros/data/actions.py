@@ -123,6 +123,12 @@ def _delta_axis_angle(_part: ActionField, state: Array) -> Array:
     return np.asarray((turns[1:] * turns[:-1].inv()).as_rotvec())
 
 
+def _delta_joints(part: ActionField, state: Array) -> Array:
+    """Of continuous joints the short way round."""
+    steps = state[1:] - state[:-1]
+    return np.where(part.wrap, (steps + np.pi) % (2 * np.pi) - np.pi, steps)
+
+
 def _axis_angle(_part: ActionField, state: Array) -> Array:
     return np.asarray(Rotation.from_quat(state[1:]).as_rotvec())
 
@@ -147,7 +153,11 @@ _PART = {
     "axis_angle": _axis_angle,
     "quaternion": _next,
     "rotation_6d": _rotation_6d,
+    "delta_joint_position": _delta_joints,
     "joint_position": _next,
+    "joint_velocity": _next,
+    "twist": _next,
+    "scalar": _next,
     "binary": _binary,
 }
 

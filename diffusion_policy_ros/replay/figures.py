@@ -62,7 +62,7 @@ def _measure(part: ActionField, place: slice) -> Measure:
     if part.kind in ROTATION_KINDS:
         kind = "axis_angle" if part.kind == "delta_axis_angle" else part.kind
         return Measure(part.name, "rad", _of_part(place, lambda a, b: _angle(kind, a, b)))
-    if part.kind == "joint_position":
+    if part.role != "position":
         return Measure(part.name, "rad or m", _of_part(place, _largest))
     return Measure(part.name, "m", _of_part(place, _length))
 

@@ -6,32 +6,23 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffusion_policy_ros.contract import Limits
+    from diffusion_policy_ros.contract import Action
 
-UNITS = {
-    "translation": "m",
-    "rotation": "rad",
-    "lead": "m",
-    "lead_rotation": "rad",
-    "workspace_min": "m",
-    "workspace_max": "m",
-    "velocity": "m/s",
-    "acceleration": "m/s²",
-    "angular_velocity": "rad/s",
-    "angular_acceleration": "rad/s²",
-    "jump": "m",
-    "jump_rotation": "rad",
-    "chunk_timeout_s": "s",
-    "observation_timeout_s": "s",
-}
-"""Of a limit; those of joints are in what the joints are in, rad or m."""
+UNITS = {"position": "m", "rotation": "rad"}
+"""Role of a field → its unit; joints are in rad or m, as the robot has them."""
+PER = {"velocity": "/s", "acceleration": "/s²"}
 
 
-def limit_lines(limits: Limits) -> Iterator[str]:
-    """Yield a line for each limit that is set: its name, its value and its unit."""
-    for name, value in vars(limits).items():
-        if value is not None and value != ():
-            yield f"{name}: {format_value(value)} {UNITS.get(name, '')}".rstrip()
+def limit_lines(action: Action) -> Iterator[str]:
+    """Yield a line for each limit that acts: its field, its name, its value and its unit."""
+    for part in action.fields:
+        for name, value in action.limits_of(part).given.items():
+            unit = UNITS[part.role] + PER.get(name, "") if part.role in UNITS else ""
+            yield f"{part.name}.{name}: {format_value(value)} {unit}".rstrip()
+    limits = action.limits
+    yield f"chunk_timeout_s: {limits.chunk_timeout_s:g} s"
+    yield f"observation_timeout_s: {limits.observation_timeout_s:g} s"
+    yield f"on_stale: {limits.on_stale}"
 
 
 def format_value(value: str | float | Sequence[float]) -> str:

@@ -151,7 +151,7 @@ def _limits(page: Page, contract: Contract, found: Mapping[str, Any]) -> None:
     page.table(("limit", "actions that it clamps"), shares)
     page.paragraph(
         "A limit that clamps often either is too tight for the task, or the policy was trained on "
-        f"other units. The contract's limits: {', '.join(limit_lines(contract.action.limits))}."
+        f"other units. The contract's limits: {', '.join(limit_lines(contract.action))}."
     )
 
 

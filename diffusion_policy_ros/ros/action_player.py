@@ -125,11 +125,11 @@ def playable(settings: Settings) -> Contract:
     if settings.on_stale:
         changes["on_stale"] = settings.on_stale
     action = contract.action
-    for name in settings.limits:
-        cure = action.cure_of_idle(name)
-        if cure:
-            what = f"the action of {contract.name} commands nothing that it limits"
-            raise UserError(what, f"parameter {name}", cure)
+    for problem in dataclasses.replace(
+        action, limits=dataclasses.replace(action.limits, **changes)
+    ).idle_limits():
+        what = f"the action of {contract.name} commands nothing that it limits"
+        raise UserError(what, f"parameter {problem.key.rpartition('.')[2]}", problem.cure)
     for part in action.fields:
         if part.kind != "binary" and not part.state:
             cure = "name the observation that measures it as its state"
@@ -224,8 +224,7 @@ class ActionPlayer(Node):
         self.get_logger().info(f"player of {self._contract.name}: {where}")
         for name in self._contract.action.unlimited:
             self.get_logger().warning(
-                f"no {name} limit: set-points go as fast as the policy says; "
-                f"give limits.{name} or -p {name}:=..."
+                f"no {name}.velocity limit: set-points go as fast as the policy says"
             )
 
     def _advertise(self) -> None:

@@ -86,4 +86,4 @@ def test_a_robot_without_a_limit_of_speed_is_noted(tmp_path, capsys, limits, not
     path = tmp_path / "arm.yaml"
     path.write_text(f"{JOINTS}  limits: {limits}\n")
     assert main(["contract", "check", str(path)]) == 0
-    assert ("note: no joint_velocity limit" in capsys.readouterr().out) is noted
+    assert ("note: no arm.velocity limit" in capsys.readouterr().out) is noted
