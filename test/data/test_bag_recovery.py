@@ -50,7 +50,7 @@ def test_a_killed_writer_leaves_every_message_that_it_wrote(tmp_path):
             break
     process.send_signal(signal.SIGKILL)
     written = [int(line)] + [int(rest) for rest in process.stdout.read().split()]
-    process.wait(timeout=30)
+    process.wait(timeout=180)
     assert not (tmp_path / "bag" / "metadata.yaml").exists()
     bag = open_bag(tmp_path / "bag")
     assert bag.metadata["contract"] == CONTRACT.text

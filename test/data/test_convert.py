@@ -413,7 +413,7 @@ def interrupt(tmp_path, point, how):
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
     process.send_signal(how)
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
     return process.returncode
 
 
@@ -484,7 +484,7 @@ def test_two_conversions_at_once_do_not_mix(tmp_path):
     with pytest.raises(UserError, match="another conversion writes into it"):
         convert([tmp_path / "bags"], CONTRACT, tmp_path / "data")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
 
 
 def test_the_history_sees_log_times_as_arrivals(tmp_path):

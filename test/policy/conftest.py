@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.policy.recipe import Recipe
@@ -36,15 +35,6 @@ policy:
   image_encoder: {name: small_conv, keypoints: 4, features: 0, crop_shape: [16, 20]}
 training: {batch_size: 4, noise_samples: 2, lr: 1.0e-3, warmup_updates: 2}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small networks gain nothing by a second thread, and crawl beside other work with it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

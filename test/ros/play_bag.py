@@ -10,7 +10,7 @@ from rclpy.qos import QoSProfile
 
 from diffusion_policy_ros.ros.message_types import message_class
 
-MATCH_S = 60.0
+MATCH_S = 180.0
 
 
 def main(bag: str) -> None:

@@ -40,7 +40,7 @@ def test_the_parameter_file_is_what_the_node_declares(domain, checkpoint):
     assert names == {*FIXED, *LIVE, "use_sim_time"}
     command = [sys.executable, "-m", "diffusion_policy_ros.ros.policy_node", "--ros-args"]
     command += ["--params-file", str(path), "-p", "checkpoint:=/nowhere"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "/nowhere: no such directory" in done.stderr + done.stdout
 
 
@@ -96,7 +96,7 @@ def test_launch_brings_the_node_up_and_ends_it(domain, checkpoint, robot):
         policy.until_running()
         policy.process.signal(signal.SIGINT)
         policy.until_holds()
-        assert policy.process.wait(20) == 0
+        assert policy.process.wait() == 0
     finally:
         policy.process.end()
     assert "process has finished cleanly" in policy.process.output

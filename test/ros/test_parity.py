@@ -157,7 +157,7 @@ def test_a_bag_gives_the_node_the_windows_that_training_had(domain, node, contra
         )
         player.stdin.write("play\n")
         player.stdin.flush()
-        domain.until(lambda: len(seen) >= len(trained), 60, f"{len(trained)} frames come")
+        domain.until(lambda: len(seen) >= len(trained), why=f"{len(trained)} frames come")
     finally:
         player.kill()
         player.wait()

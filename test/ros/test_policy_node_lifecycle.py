@@ -27,7 +27,7 @@ def test_it_says_hold_before_it_ends(domain, robot, policy, number):
     policy.until_holds()
     policy.until_says("inactive")
     assert policy.values["last_hold"] == "deactivated"
-    assert policy.process.wait(20) == 0
+    assert policy.process.wait() == 0
     assert not policy.outputs[-1].points
     assert "Traceback" not in policy.process.output
 

@@ -9,6 +9,7 @@ pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 import rclpy  # noqa: E402
 from geometry_msgs.msg import PoseStamped  # noqa: E402
+from live import START_S  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
@@ -22,7 +23,7 @@ TOPIC = "/eef_pose"
 @pytest.fixture
 def node(domain):
     """A node that nobody spins."""
-    rclpy.init()
+    rclpy.init(domain_id=domain.domain)
     made = rclpy.create_node("takes")
     yield made
     made.destroy_node()
@@ -31,7 +32,7 @@ def node(domain):
 
 def until(done, publisher):
     """Publish until a condition holds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + START_S
     while not done():
         assert time.monotonic() < deadline
         publisher.publish(PoseStamped())
@@ -65,7 +66,7 @@ def test_an_error_on_the_thread_ends_the_spinning(node):
     streams.start()
     until(failed.is_set, node.create_publisher(PoseStamped, TOPIC, 10))
     with pytest.raises(ValueError, match=TOPIC):
-        rclpy.spin_once(node, timeout_sec=20)
+        rclpy.spin_once(node, timeout_sec=START_S)
     streams.destroy()
 
 
@@ -81,7 +82,7 @@ def test_it_waits_no_longer_than_it_may_and_can_be_woken(node):
     streams = StreamsThread(node, CONTRACT, lambda *_: None, on_time)
     streams.start()
     for _ in range(3):
-        assert asked.acquire(timeout=20)
+        assert asked.acquire(timeout=START_S)
     streams.wake()
-    assert asked.acquire(timeout=20)
+    assert asked.acquire(timeout=START_S)
     streams.destroy()

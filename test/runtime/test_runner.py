@@ -32,7 +32,7 @@ class Engine:
         """(1, 16, 7), every component the index in the horizon."""
         self.steps.append(steps)
         self.follows.append(follow)
-        assert self.may_go.wait(10)
+        assert self.may_go.wait(60)
         if self.error is not None:
             raise self.error
         return torch.arange(16.0)[None, :, None].expand(1, 16, 7)
@@ -60,7 +60,7 @@ class Rig:
 
     def wait(self, condition):
         """Until it holds, or fail."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.001)

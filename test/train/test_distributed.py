@@ -29,7 +29,7 @@ assert not left, left
 """
 
 
-def torchrun(*words, program=TRAIN, processes=2, timeout=240):
+def torchrun(*words, program=TRAIN, processes=2):
     """`torchrun ... PROGRAM WORDS`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", *program]
@@ -37,7 +37,6 @@ def torchrun(*words, program=TRAIN, processes=2, timeout=240):
         [*command, *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
