@@ -82,6 +82,20 @@ def test_all_mistakes_are_reported_at_once_with_line_and_cure():
         ),
         ("shape: [7]", "shape: [6]", "gives 6 values, the fields need 7"),
         ("kind: binary", "kind: boolean", "not a valid choice"),
+        ("kind: binary", "kind: binary, closed: above", "of what?; give threshold:"),
+        ("kind: binary", "kind: binary, open_value: 1", "give both open_value and closed_value"),
+        ("kind: binary", "kind: binary, open_value: 1, closed_value: 1", "is that of open, too"),
+        (
+            "kind: binary",
+            "kind: binary, open_value: 1, closed_value: 0, closed: above",
+            "contradicts open_value and closed_value",
+        ),
+        (
+            "kind: binary",
+            "kind: binary, open_value: 1, closed_value: 0, threshold: 2",
+            "is not between open_value and closed_value",
+        ),
+        ("kind: delta_position", "kind: delta_position, closed: above", "neither open nor closed"),
         ("topic: /eef_command", "topic: /eef_pose", "is geometry_msgs/msg/PoseStamped elsewhere"),
         ("state: robot0_eef_quat", "state: robot0_eef_pos", "has 3 values, rotation needs 4"),
         (

@@ -111,7 +111,6 @@ def test_what_no_output_can_carry_is_refused_at_check(field, expected):
         (ARM + ", deltas_from: measured", "is no delta"),
         (ARM + ", send: {type: geometry_msgs/msg/Pose}", "did you mean 'geometry_msgs/msg/Pose"),
         ("name: g, kind: binary, limits: {velocity: 1}", "has no such limit; remove it"),
-        ("name: g, kind: binary, open: 1", "same as closed"),
         ("name: g, kind: scalar, limits: {lead: 1}", "nothing measures the field"),
         ("name: v, kind: twist, limits: {lead: 1}", "has no such limit"),
     ],

@@ -55,7 +55,7 @@ ACTION_KINDS: dict[str, int] = {
 
 Deltas are per action, in the base frame, rotations multiplied from the left; ``rotation_6d`` is
 the first two rows of the rotation's matrix; ``twist`` is linear, then angular velocity; ``scalar``
-is a gripper's width or any other number; ``binary`` is open or closed.
+is a gripper's width or any other number; ``binary`` is −1 open and +1 closed.
 """
 ROLES: dict[str, str] = {
     "delta_position": "position",
@@ -88,8 +88,12 @@ class ActionField:
         frame: the tf frame that it is expressed in.
         state: the observation that measures the same thing: where the arm is now, and what actions
             are derived from when ``record`` is ``next_state``.
-        threshold: for ``binary`` from ``next_state``: closed where the state's first component is
-            below it.
+        threshold: for ``binary``: where the recorded command, or the state, is open on one side
+            and closed on the other; half way between ``open_value`` and ``closed_value`` if these
+            are given. Needed with ``next_state``; 0 for commands.
+        closed: the side of ``threshold`` that is closed; below a given one, and above 0.
+        open_value: what is recorded when the gripper is open; what it is sent is in ``send``.
+        closed_value: what is recorded when it is closed.
         actuation_latency_s: how long a command of this field takes to take effect; it is sent that
             much early, see `Contract.sent_early_ns`.
         check_frame: whether messages that measure its state must be in ``frame``.
@@ -97,9 +101,6 @@ class ActionField:
             delta is due, as robomimic, robosuite and many controllers have it.
         wrap: which joints are continuous, so that they go the short way round; one for all, or
             one each.
-        open: what a ``binary`` is when it is open.
-        closed: what a ``binary`` is when it is closed; 0 and 1 for data of zeros and ones. The cut
-            is half way, with hysteresis.
         limits: what it may not exceed.
         send: as what, and where to, its set-points are sent; by its kind where nothing is said.
     """
@@ -110,12 +111,13 @@ class ActionField:
     frame: str = "base"
     state: str = ""
     threshold: float | None = cell(None)
+    closed: Literal["", "above", "below"] = cell("")
+    open_value: float | None = cell(None)
+    closed_value: float | None = cell(None)
     actuation_latency_s: float = cell(0.0, 0.0, 10.0)
     check_frame: bool = cell(True)
     deltas_from: Literal["commanded", "measured"] = cell("commanded")
     wrap: bool | tuple[bool, ...] = cell(False)
-    open: float = cell(-1.0)
-    closed: float = cell(1.0)
     limits: FieldLimits = cell(FieldLimits())
     send: Send = cell(Send())
 
@@ -133,6 +135,16 @@ class ActionField:
     def state_size(self) -> int:
         """Values of the state that measures it; 0 where any number will do."""
         return 0 if self.role == "binary" else STATE_SIZES.get(self.role, self.size)
+
+    @property
+    def closes(self) -> tuple[float, bool] | None:
+        """Where a ``binary`` is cut, and whether it is closed above; None where nothing says."""
+        threshold, above = self.threshold, self.closed == "above"
+        if self.open_value is not None and self.closed_value is not None:
+            above = self.closed_value > self.open_value
+            middle = (self.open_value + self.closed_value) / 2
+            threshold = middle if threshold is None else threshold
+        return None if threshold is None else (threshold, above)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
@@ -152,10 +164,28 @@ class ActionField:
             yield Problem("wrap", f"{len(self.wrap)} of {self.size} joints", "give one for each")
         elif self.wrap is True and self.limits.min is not None:
             yield Problem("limits.min", "a continuous joint has no range", "remove it, or wrap")
-        if self.open == self.closed:
-            yield Problem("open", "is the same as closed", "give what was recorded of both")
         for problem in self.limits.misfits(self.role, size or self.size, bool(self.state)):
             yield problem._replace(key=f"limits.{problem.key}")
+        yield from self._gripper_problems()
+
+    def _gripper_problems(self) -> Iterator[Problem]:
+        low, high = self.open_value, self.closed_value
+        told = {"closed": self.closed, "open_value": low, "closed_value": high}
+        given = [name for name, value in told.items() if value not in ("", None)]
+        if given and self.kind != "binary":
+            yield Problem(given[0], f"{self.kind} is neither open nor closed", "remove it")
+        elif (low is None) != (high is None):
+            yield Problem(given[-1], "is one of two", "give both open_value and closed_value")
+        elif self.closed and self.closes is None:
+            yield Problem("closed", "of what?", "give threshold:, or open_value and closed_value")
+        elif low is None or high is None or self.closes is None:
+            return
+        elif low == high:
+            yield Problem("closed_value", "is that of open, too", "give what is said of each")
+        elif self.closed and (self.closed == "above") != (high > low):
+            yield Problem("closed", "contradicts open_value and closed_value", "remove it")
+        elif not min(low, high) < self.closes[0] < max(low, high):
+            yield Problem("threshold", "is not between open_value and closed_value", "remove it")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-
 CELL = {"cell": True}
 """Metadata of a key that belongs to the cell."""
 

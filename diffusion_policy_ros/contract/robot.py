@@ -299,11 +299,11 @@ class Contract:
         shape = stream.resolved("").shape
         if part.kind != "binary" and shape and shape != (needed,):
             yield _misfit(i, part, shape, needed)
-        if part.kind == "binary" and part.threshold is None and self.action.record == "next_state":
+        if part.kind == "binary" and part.closes is None and self.action.record == "next_state":
             yield Problem(
                 f"action.fields.{i}.threshold",
                 "is missing",
-                "say below which state the gripper is closed",
+                "say below which state the gripper is closed, or give open_value and closed_value",
             )
 
 

@@ -3,6 +3,8 @@
 The frame at time t gets the first command with a stamp in [t, t + 1 / rate): what the operator
 told the robot after seeing it. A frame without one has no action, and the episode ends there.
 
+Whatever a gripper says, width, angle or 0 and 1, its ``binary`` field is −1 open and +1 closed.
+
 An action is meant for the time at which it takes effect. A recorded command's stamp is moved by
 the ``actuation_latency_s`` of its field to when it did, and the player sends the action that much
 early: what was sent 0.1 s before its effect is sent so again. A state one frame later is an effect
@@ -68,9 +70,12 @@ class Commands:
             own = latencies[start : start + stream.size]
             parts.append(self._stream_actions(stream, times_ns, life, own))
             start += stream.size
-        return np.concatenate([p[0] for p in parts], axis=1), np.logical_and.reduce(
-            [p[1] for p in parts]
-        )
+        actions = np.concatenate([p[0] for p in parts], axis=1)
+        for part in fields:
+            if part.kind == "binary":
+                place = self._contract.action.slices[part.name]
+                actions[:, place] = _closed(part, actions[:, place])
+        return actions, np.logical_and.reduce([p[1] for p in parts])
 
     def _stream_actions(
         self, stream: Stream, times_ns: Array, life: int, latencies: Array
@@ -142,8 +147,13 @@ def _next(_part: ActionField, state: Array) -> Array:
 
 
 def _binary(part: ActionField, state: Array) -> Array:
-    """+1 for closed, -1 for open."""
-    return np.where(state[1:, :1] < (part.threshold or 0.0), 1.0, -1.0)
+    return _closed(part, state[1:, :1])
+
+
+def _closed(part: ActionField, values: Array) -> Array:
+    """+1 for closed, -1 for open; closed above 0 where the contract says nothing."""
+    threshold, above = part.closes or (0.0, True)
+    return np.where(values > threshold if above else values < threshold, 1.0, -1.0)
 
 
 _PART = {

@@ -256,7 +256,7 @@ def _without_commands(contract: Contract) -> Contract:
 def _follows_from_states(contract: Contract) -> bool:
     """Whether every part of the action follows from the states one frame later."""
     return all(
-        part.state and (part.kind != "binary" or part.threshold is not None)
+        part.state and (part.kind != "binary" or part.closes is not None)
         for part in contract.action.fields
     )
 

@@ -36,8 +36,8 @@ FIXED = {
     "checkpoint": _Entry("", "Directory of a trained policy, or of a run.", constraint=_WHEN),
     "contract": _Entry(
         "",
-        "Contract of this robot, a file or a shipped name: of the same meaning as the checkpoint's, "
-        "its own topics, types and limits. Empty: the checkpoint's.",
+        "Contract of this robot, a file or a shipped name: of the checkpoint's meaning, with its "
+        "own topics, types and limits. Empty: the checkpoint's.",
         constraint=_WHEN,
     ),
     "device": _Entry("auto", "Where to compute: auto, cpu, cuda, cuda:1.", constraint=_WHEN),

@@ -53,7 +53,41 @@ def test_a_command_belongs_to_the_frame_at_which_it_took_effect():
     actions, valid = found.actions(START + np.arange(6) * PERIOD, life=0)
     assert valid.tolist() == [False, False, True, True, True, True]
     assert actions[2:, 0].tolist() == [2, 3, 4, 5]
-    assert actions[2:, 6].tolist() == [0, 1, 2, 3]
+    assert actions[2:, 6].tolist() == [-1, 1, 1, 1]
+
+
+GRIPPERS = {
+    "width": ("open_value: 0.08, closed_value: 0.0", 0.079, 0.002),
+    "width by its cut": ("threshold: 0.04", 0.08, 0.0),
+    "angle": ("threshold: 0.4, closed: above", 0.0, 0.8),
+    "zero and one": ("open_value: 0, closed_value: 1", 0.0, 1.0),
+    "one and zero": ("open_value: 1, closed_value: 0", 1.0, 0.0),
+    "percent": ("threshold: 30, open_value: 0, closed_value: 100", 29.0, 31.0),
+}
+
+
+@pytest.mark.parametrize("said", GRIPPERS)
+@pytest.mark.parametrize("record", ["commands", "next_state"])
+def test_a_gripper_is_minus_one_open_and_plus_one_closed(said, record):
+    """Whatever it is recorded as, and whether the action is commanded or derived."""
+    keys, opened, closed = GRIPPERS[said]
+    values = np.array([opened, closed, closed, opened])
+    if record == "next_state":
+        text = TEXT[: TEXT.index("  record:")] + "  record: next_state\n"
+        text = text.replace("kind: binary", f"kind: binary, state: grip, {keys}")
+        text = text.replace(
+            "action:",
+            "  grip: {topic: /g, type: std_msgs/msg/Float32MultiArray, shape: [1]}\naction:",
+        )
+        states = {"position": np.zeros((4, 3)), "orientation": np.tile([0, 0, 0, 1.0], (4, 1))}
+        found = next_state_actions(Contract.from_text(text), {**states, "grip": values[:, None]})
+        assert found[:, 6].tolist() == [1, 1, -1]
+        return
+    commands = Commands(Contract.from_text(TEXT.replace("kind: binary", f"kind: binary, {keys}")))
+    for time, value in zip(TIMES, values, strict=True):
+        commands.push("/command", trajectory(time, [0] * 6 + [value]), time, life=0)
+    actions, valid = commands.actions(TIMES, life=0)
+    assert valid.all() and actions[:, 6].tolist() == [-1, 1, 1, -1]
 
 
 def test_commands_of_another_life_are_not_mixed_in():
