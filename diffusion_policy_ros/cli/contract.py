@@ -6,14 +6,16 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from diffusion_policy_ros.contract.check import recorded
 from diffusion_policy_ros.report.limits import limit_lines
 
 if TYPE_CHECKING:
-    from diffusion_policy_ros.contract import Contract, Stream
+    from diffusion_policy_ros.contract import ActionField, Contract, Stream
 
 ARRAY_HEADS = ("key", "array", "measures", "joints")
 STREAM_HEADS = ("key", "topic", "type", "field", "max age")
 ACTION_HEADS = ("component", "kind", "frame", "state")
+SOURCE_HEADS = ("component", "learned from")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,7 +60,8 @@ def describe(contract: Contract) -> Iterator[str]:
     yield f"frames    at the stamps of {contract.anchor}, {contract.settle_s * 1e3:g} ms to settle"
     yield "observations"
     yield from table(STREAM_HEADS, [stream_row(s) for s in contract.observations.values()])
-    yield from describe_record(contract)
+    yield "action"
+    yield from table(SOURCE_HEADS, list(source_rows(contract)))
     yield from (f"limit {line}" for line in limit_lines(contract.action))
     for output in contract.outputs:
         fields = ", ".join(part.name for part in output.fields)
@@ -95,10 +98,36 @@ def component_rows(contract: Contract) -> Iterator[tuple[str, ...]]:
             yield (name, part.kind, part.frame, part.state or "-")
 
 
-def describe_record(contract: Contract) -> Iterator[str]:
-    """Yield where training finds the actions."""
-    for stream in contract.action.commands:
-        yield f"actions are recorded on {stream.topic} ({stream.type}, {stream.field})"
+def source_rows(contract: Contract) -> Iterator[tuple[str, ...]]:
+    """Yield which recorded value feeds which component of the action."""
+    names = contract.action_names
+    for part in contract.action.fields:
+        found = [
+            f"{stream.topic} {stream.field}{value_name(stream, i)}"
+            for _, stream, place in recorded(contract, part)
+            for i in range(place.start, place.stop)
+        ]
+        later = contract.observations.get(part.state) if not found else None
+        for i, name in enumerate(names[contract.action.slices[part.name]]):
+            source = found[i] if found else f"{part.state} one frame later"
+            if later is not None and later.size == part.size:
+                source = f"{part.state}{value_name(later, i)} one frame later"
+            yield (name, source + cut(part))
+
+
+def value_name(stream: Stream, i: int) -> str:
+    """Return which of a stream's values: by the joint's name where it has one."""
+    scale = stream.scale[i if len(stream.scale) > 1 else 0] if stream.scale else 1.0
+    times = f" * {scale:g}" if scale != 1.0 else ""
+    return f"[{stream.names[i] if stream.names else i}]{times}"
+
+
+def cut(part: ActionField) -> str:
+    """Return where a gripper's value is closed; nothing for other fields."""
+    if part.kind != "binary":
+        return ""
+    threshold, above = part.closes or (0.0, True)
+    return f", closed {'above' if above else 'below'} {threshold:g}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -70,7 +70,9 @@ def find_contract(name: str | None, bags: list[str]) -> Contract:
     if not text:
         cure = "name one with --contract; diffusion-policy inspect BAG drafts one"
         raise UserError("was recorded without a contract", str(first), cure)
-    return Contract.from_text(text, f"{first}: contract")
+    contract = Contract.from_text(text, f"{first}: contract")
+    contract.refuse_contradictions(f"{first}: contract")
+    return contract
 
 
 class Printer:

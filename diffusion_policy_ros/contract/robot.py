@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionField
+from diffusion_policy_ros.contract.check import contradictions
 from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
 from diffusion_policy_ros.contract.outputs import (
     DEFAULTS,
@@ -76,13 +77,22 @@ class Contract:
         """Read a contract from a file, or a shipped one by its name.
 
         Raises:
-            UserError: there is no such file, or it has mistakes; also limits that cannot act,
-                with which what was recorded and trained stays readable.
+            UserError: there is no such file, or it has mistakes; also such with which what was
+                recorded and trained stays readable, see `refuse_contradictions`.
         """
         text, where = read_config("contracts", name)
         contract = cls.from_text(text, where)
-        _raise(contract.action.idle_limits(), where)
+        contract.refuse_contradictions(where)
         return contract
+
+    def refuse_contradictions(self, where: str) -> None:
+        """Refuse limits that cannot act, and recorded messages that are not what a field is.
+
+        Raises:
+            UserErrors: each with its key.
+        """
+        idle = (p._replace(key=f"action.{p.key}") for p in self.action.idle_limits())
+        _raise([*contradictions(self), *idle], where)
 
     def check_outputs(self) -> None:
         """Refuse what no player can play: every field has to be measured and sent.
@@ -90,7 +100,7 @@ class Contract:
         Raises:
             UserErrors: a field has no state, or no message carries it.
         """
-        _raise(self._output_problems(), self.name)
+        _raise([p._replace(key=f"action.{p.key}") for p in self._output_problems()], self.name)
 
     def _output_problems(self) -> Iterator[Problem]:
         for part in self.action.of_role("position", "rotation", "joints"):
@@ -330,8 +340,7 @@ def _resolved(part: ActionField) -> ActionField:
     return dataclasses.replace(part, size=part.size or ACTION_KINDS[part.kind], send=send)
 
 
-def _raise(problems: Iterator[Problem], where: str) -> None:
-    """Raise all problems of an action at once, if there are any."""
-    errors = [UserError(f"action.{p.key}: {p.what}", where, p.cure) for p in problems]
-    if errors:
-        raise UserErrors(errors)
+def _raise(problems: Sequence[Problem], where: str) -> None:
+    """Raise all problems at once, if there are any."""
+    if problems:
+        raise UserErrors([UserError(f"{p.key}: {p.what}", where, p.cure) for p in problems])

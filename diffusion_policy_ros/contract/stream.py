@@ -172,10 +172,15 @@ class Stream:
             yield Problem(
                 "crop", f"{list(self.crop)} is no crop", "write [top, left, height, width]"
             )
-        if self.source_size and (len(self.source_size) != 2 or min(self.source_size) < 1):
+        elif self.source_size and (len(self.source_size) != 2 or min(self.source_size) < 1):
             yield Problem(
                 "source_size", f"{list(self.source_size)} is no size", "write [height, width]"
             )
+        elif self.crop and self.source_size:
+            (top, left, height, width), (rows, columns) = self.crop, self.source_size
+            if top + height > rows or left + width > columns:
+                what = f"{list(self.crop)} is beyond a picture of {list(self.source_size)}"
+                yield Problem("crop", what, "write [top, left, height, width] within source_size")
         if self.names or self.scale:
             yield Problem("names" if self.names else "scale", "an image has none", "remove it")
 

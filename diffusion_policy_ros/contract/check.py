@@ -1,0 +1,98 @@
+"""What in a contract contradicts itself: a recorded message that cannot be what its field is.
+
+Sizes fit, so nothing else would notice: the robot would run wherever the numbers lead. It is
+looked for when a contract is loaded by name; what was recorded and trained with such a one stays
+readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diffusion_policy_ros.contract.action import ActionField
+from diffusion_policy_ros.contract.stream import Stream
+from diffusion_policy_ros.strict_yaml import Problem
+
+if TYPE_CHECKING:
+    from diffusion_policy_ros.contract.robot import Contract
+
+RECORDED_AS: dict[str, tuple[str, ...]] = {
+    "delta_position": ("linear_velocity",),
+    "position": ("position",),
+    "delta_axis_angle": ("angular_velocity",),
+    "axis_angle": ("orientation",),
+    "quaternion": ("orientation",),
+    "rotation_6d": ("orientation",),
+    "joint_position": ("joint_position",),
+    "delta_joint_position": ("joint_velocity",),
+    "joint_velocity": ("joint_velocity",),
+    "twist": ("linear_velocity", "angular_velocity"),
+}
+"""Kind of an action field → what a command of it may say. A message that does not say what it
+measures, such as a bare array, may be anything; so may what is recorded of grippers."""
+MEASURED_AS: dict[str, tuple[str, ...]] = {
+    "delta_position": ("position",),
+    "position": ("position",),
+    "delta_axis_angle": ("orientation",),
+    "axis_angle": ("orientation",),
+    "quaternion": ("orientation",),
+    "rotation_6d": ("orientation",),
+    "joint_position": ("joint_position",),
+    "delta_joint_position": ("joint_position",),
+}
+"""Kind of an action field → what its state may measure."""
+
+
+def contradictions(contract: Contract) -> Iterator[Problem]:
+    """What of the action cannot be meant, with keys from the contract's top."""
+    fields = contract.action.fields
+    for i, part in enumerate(fields):
+        state = contract.observations.get(part.state)
+        wanted = MEASURED_AS.get(part.kind, ())
+        if state is not None and wanted and state.quantity not in ("", *wanted):
+            what = f"'{part.state}' measures {_said(state)}, not {wanted[0]}"
+            yield Problem(
+                f"action.fields.{i}.state", f"{what} as {part.kind} needs it", "name another"
+            )
+        for number, stream, place in recorded(contract, part):
+            key = f"action.record.{number}"
+            yield from _command_problems(key, part, stream)
+            yield from _order_problems(key, part, stream, place, state)
+
+
+def recorded(contract: Contract, part: ActionField) -> Iterator[tuple[int, Stream, slice]]:
+    """The recorded streams that a field is read from: number, stream, and which of its values."""
+    wanted, begin = contract.action.slices[part.name], 0
+    for number, stream in enumerate(contract.action.commands):
+        first, last = max(wanted.start - begin, 0), min(wanted.stop - begin, stream.size)
+        begin += stream.size
+        if first < last:
+            yield number, stream, slice(first, last)
+
+
+def _command_problems(key: str, part: ActionField, stream: Stream) -> Iterator[Problem]:
+    wanted = RECORDED_AS.get(part.kind, ())
+    if not wanted or stream.quantity in ("", *wanted):
+        return
+    fitting = [kind for kind, said in RECORDED_AS.items() if stream.quantity in said]
+    cure = f"give {part.name} a kind that it is" + (f": {' or '.join(fitting)}" if fitting else "")
+    what = f"{stream.topic} says {_said(stream)}, but {part.name} is {part.kind}"
+    yield Problem(f"{key}.type", what, cure)
+
+
+def _order_problems(
+    key: str, part: ActionField, stream: Stream, place: slice, state: Stream | None
+) -> Iterator[Problem]:
+    """Joints that the command has in another order than the state that names the components."""
+    if state is None or not state.names or not stream.names:
+        return
+    told = stream.names[place]
+    if told != state.names and sorted(told) == sorted(state.names):
+        what = f"{part.name} has its joints as {', '.join(told)}, but its state as"
+        cure = "write both in the same order"
+        yield Problem(f"{key}.names", f"{what} {', '.join(state.names)}", cure)
+
+
+def _said(stream: Stream) -> str:
+    return f"{stream.quantity} ({stream.field})"
