@@ -1,17 +1,25 @@
 """The policy on a GPU as CUDA graphs: a chunk is one launch, not one for each small operation.
 
-`DiffusionPolicy.sample`, encoders and all denoising steps, is captured once for each way in which
-it is called, and replayed from then on, see
+Experimental: no GPU has run it yet. `DiffusionPolicy.sample`, encoders and all denoising steps, is
+captured once for each way in which it is called, and replayed from then on, see
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. Inputs are copied to where the
 graph reads them; noise is drawn outside, in the order in which the policy draws it. What cannot be
 captured is computed by the plain modules.
+
+The first way is captured before its first chunk is handed over. A later one, such as another
+number of denoising steps, is captured beside, by a thread of its own; until it is done the
+denoiser's graph, captured with the first and good for any number of steps, is replayed at each
+step: what was asked for is sampled all the time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+import functools
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +28,7 @@ from torch import Tensor, nn
 
 from diffusion_policy_ros.engine.eager import EagerEngine
 from diffusion_policy_ros.errors import UserError, did_you_mean, first_line
+from diffusion_policy_ros.policy.denoisers import Condition
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
 from diffusion_policy_ros.policy.following import Follow
 from diffusion_policy_ros.policy.samplers import DrawNoise, noise_source
@@ -91,8 +100,48 @@ def cuda_graph_engine(
     return CudaGraphEngine(policy, device, dtype or "f32", say)
 
 
+class Steps:
+    """The denoiser in its own place: its graph for the sizes of batch that have one.
+
+    Args:
+        network: the denoiser; computes what has no graph.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self.graphs: dict[int, tuple[list[Tensor], Callable[[], Tensor]]] = {}
+
+    def __call__(self, sample: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """As the denoiser."""
+        if len(sample) not in self.graphs:
+            out: Tensor = self._network(sample, timestep, condition)
+            return out
+        there, replay = self.graphs[len(sample)]
+        given = [part for part in (sample, timestep, *condition) if part is not None]
+        for place, part in zip(there, given, strict=True):
+            place.copy_(part)
+        return replay().clone()
+
+    def learn(self, sample: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """As the denoiser, which has a graph for this size of batch from now on.
+
+        It is not replayed here: it may be, by the thread that samples.
+        """
+        if len(sample) not in self.graphs:
+            given = (sample, timestep, *condition)
+            there = [None if part is None else torch.zeros_like(part) for part in given]
+            places, known = [part for part in there if part is not None], Condition(*there[2:])
+            replay = record(lambda: self._network(there[0], there[1], known))
+            self.graphs[len(sample)] = places, replay
+        out: Tensor = self._network(sample, timestep, condition)
+        return out
+
+
 class CudaGraphEngine:
-    """Replays captured chunks; the first of each kind is computed by the plain modules.
+    """Replays captured chunks, see above.
+
+    Whether float32 products may be rounded to TF32 is the process' own setting; the engine sets
+    it where it computes or captures, so that the engine that came last has it.
 
     Args:
         policy: moved to `device` and put into eval mode; its weights are learned no more.
@@ -115,7 +164,9 @@ class CudaGraphEngine:
         self._fast = lowered(self.policy, DTYPES[dtype])
         # Tensor cores want images so.
         self._fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._steps = Steps(self._fast.denoiser)
         self._graphs: dict[Hashable, Captured | None] = {}  # None: cannot be captured
+        self._capturing = threading.Thread()
 
     @property
     def device(self) -> torch.device:
@@ -139,6 +190,7 @@ class CudaGraphEngine:
         draw = noise_source(generator or self.policy.generator)
         graph = self._graphs.get(kind)
         if graph is not None and follow is None:
+            self._graphs[kind] = self._graphs.pop(kind)  # the one used last goes last
             return graph.chunk(given, draw, noise)
         drawn: list[Tensor] = []
 
@@ -146,58 +198,122 @@ class CudaGraphEngine:
             drawn.append(draw(like))
             return drawn[-1]
 
-        chunk = self.policy.sample(given, generator=remember, noise=noise, follow=follow, **how)
-        if follow is None and kind not in self._graphs:
-            start = [] if noise is None else [noise.to(self.device, FULL)]
-            self._graphs[kind] = self._capture(given, torch.stack(start + drawn), how)
+        _allow_tf32(self.dtype == "tf32")
+        options = {"generator": remember, "noise": noise, **how}
+        if follow is not None:
+            return self.policy.sample(given, follow=follow, **options)
+        new = kind not in self._graphs
+        if new and self._steps.graphs:
+            with self._precision():
+                chunk = _with_denoiser(self._fast, self._steps).sample(given, **options)
+        else:
+            chunk = self.policy.sample(given, **options)
+        if new:
+            start = [] if noise is None else [noise]
+            self._capture_beside(kind, given, torch.stack(start + drawn), how)
         return chunk
 
-    def _capture(
-        self, given: Mapping[str, Tensor], noise: Tensor, how: Mapping[str, Any]
-    ) -> Captured | None:
-        """A graph for such a call; None, and that is said once, where there can be none."""
+    def settle(self) -> None:
+        """Wait for the graph that is being captured."""
+        if self._capturing.ident is not None:
+            self._capturing.join()
+
+    def _capture_beside(
+        self, kind: Hashable, given: Mapping[str, Tensor], noise: Tensor, how: Mapping[str, Any]
+    ) -> None:
+        """Begin with a graph for such calls; the first one is waited for.
+
+        One at a time: where another is in the making, the next chunk asks again.
+        """
+        if self._capturing.is_alive() or kind in self._graphs:
+            return
+        first = not self._graphs
         if len(self._graphs) >= MOST:
             del self._graphs[next(iter(self._graphs))]
-        lower = DTYPES[self.dtype]
+        there = {key: torch.zeros_like(x, device=self.device) for key, x in given.items()}
+        read = (there, torch.zeros_like(noise, device=self.device, dtype=FULL))
+        work = (kind, *read, dict(how))
+        self._capturing = threading.Thread(target=self._capture, args=work, name="capture")
+        self._capturing.start()
+        if first:
+            self.settle()
 
-        def run() -> Tensor:
-            later = iter(graph.noise[1:])
-            options = {"generator": lambda like: next(later), "noise": graph.noise[0], **how}
-            with torch.autocast(self.device.type, lower, enabled=lower != FULL):
-                return self._fast.sample(graph.given, **options)
+    def _capture(
+        self, kind: Hashable, given: dict[str, Tensor], noise: Tensor, how: dict[str, Any]
+    ) -> None:
+        """Keep a graph for such calls; None, and that is said once, where there can be none."""
+
+        def run(policy: DiffusionPolicy = self._fast) -> Tensor:
+            later = iter(noise[1:])
+            options: dict[str, Any] = {
+                "generator": lambda _: next(later),
+                "noise": noise[0],
+                **how,
+            }
+            with self._precision():
+                return policy.sample(given, **options)
 
         try:
-            there = {key: torch.empty_like(x, device=self.device) for key, x in given.items()}
-            graph = Captured(there, torch.empty_like(noise), run)
-            graph.fill(given, noise)
-            with _tf32(self.dtype == "tf32"), torch.cuda.device_of(noise):  # type: ignore[no-untyped-call]
-                return graph._replace(replay=record(run))
-        except RuntimeError as error:  # out of memory is one, too
+            with torch.cuda.device_of(noise):  # type: ignore[no-untyped-call]
+                run(_with_denoiser(self._fast, self._steps.learn))
+                self._graphs[kind] = Captured(given, noise, record(run))
+        except Exception as error:  # whatever it is: nobody else hears of it in this thread
+            self._graphs[kind] = None
             why, say, self._say = first_line(error), self._say, lambda _: None
             say(f"engine cuda_graph: cannot capture ({why}); the plain modules compute, in f32")
-            return None
+
+    def _precision(self) -> AbstractContextManager[object]:
+        lower = DTYPES[self.dtype]
+        return torch.autocast(self.device.type, lower, enabled=lower != FULL)
 
 
 def record(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Capture what `run` does on the GPU, after three runs in which libraries make their choices.
 
-    What it gives does the same again, into the same memory.
+    Others may compute on the GPU, allocate and replay meanwhile: only this thread is held to what
+    can be captured, and `torch.cuda.graph` is not used because it waits for everybody's work and
+    gives back all memory that is kept for reuse. The runs have another stream than the capture:
+    cuBLAS has one workspace for each stream and thread, a graph keeps that of the capture, and no
+    later run may write to it while the graph is replayed.
+
+    Returns:
+        What does the same again, into the same memory.
     """
-    aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
+    warm_up, capture = _streams(torch.cuda.current_device())
+    warm_up.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm_up):
         for _ in range(3):
             run()
-    torch.cuda.current_stream().wait_stream(aside)
+    warm_up.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = run()
+    with torch.cuda.stream(capture):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            out = run()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # what ended it says more
+                graph.capture_end()
+            raise
+        graph.capture_end()
 
     def replay() -> Tensor:
         graph.replay()
         return out
 
     return replay
+
+
+@functools.cache
+def _streams(device: int) -> tuple[Any, Any]:
+    """Two streams, always the same: torch has 32 a GPU and gives them out again."""
+    return torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _with_denoiser(policy: DiffusionPolicy, denoiser: Callable[..., Tensor]) -> DiffusionPolicy:
+    """The policy, asking something else in its denoiser's place."""
+    other = copy.copy(policy)
+    other.__dict__["_modules"] = {**policy._modules, "denoiser": denoiser}
+    return other
 
 
 def lowered(policy: DiffusionPolicy, dtype: torch.dtype) -> DiffusionPolicy:
@@ -217,15 +333,8 @@ def lowered(policy: DiffusionPolicy, dtype: torch.dtype) -> DiffusionPolicy:
     return fast
 
 
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 products may be rounded to TF32; it is decided when they are captured."""
+def _allow_tf32(allowed: bool) -> None:
+    """Whether float32 products may be rounded to TF32, in all of the process."""
     parts: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [part.allow_tf32 for part in parts]
-    try:
-        for part in parts:
-            part.allow_tf32 = allowed
-        yield
-    finally:
-        for part, was in zip(parts, before, strict=True):
-            part.allow_tf32 = was
+    for part in parts:
+        part.allow_tf32 = allowed

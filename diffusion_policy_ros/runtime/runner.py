@@ -213,6 +213,7 @@ def warm_up(engine: Engine, sampling: Sampling) -> None:
     try:
         for _ in range(2 + (sampling.chunk_join in KINDS)):  # the first one follows none
             make_chunk(engine, contract, window, 0, sampling, generator, joiner)
+        getattr(engine, "settle", lambda: None)()  # one that goes on with it beside
     except NotFiniteError as error:
         raise UserError(str(error), "checkpoint", "train again") from None
     except torch.cuda.OutOfMemoryError as error:

@@ -1,5 +1,7 @@
 """CUDA graphs: what is around them on any machine, and they themselves where there is a GPU."""
 
+import threading
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.following import Follow
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.samplers import SAMPLERS
+from diffusion_policy_ros.runtime.runner import Sampling, warm_up
 
 CPU = torch.device("cpu")
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -25,6 +28,15 @@ CASES = [
     ("transformer", "tokens"),
     ("mlp", "global"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Of each computation: two that compute beside each other wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make(network="unet1d", conditioning="global", name="mini_lift_state", **settings):
@@ -59,12 +71,16 @@ def window(policy, seed, batch=1):
 
 
 def errors(engine, policy, calls=3, noise=None, batch=1, **how):
-    """Largest difference of each of some chunks in a row, which share a source of noise."""
+    """Largest difference of each of some chunks in a row, which share a source of noise.
+
+    All but the first are a graph's, if there can be one.
+    """
     ours, theirs = (torch.Generator().manual_seed(7) for _ in range(2))
     found = []
     for seed in range(calls):
         seen = window(policy, seed, batch)
         out = engine.sample(seen, generator=ours, noise=noise, **how)
+        getattr(engine, "settle", lambda: None)()
         expected = policy.sample(seen, generator=theirs, noise=noise, **how)
         found.append(float((out - expected).abs().max() / expected.abs().max()))
     return found
@@ -86,19 +102,25 @@ def recorded(monkeypatch):
         return torch.inference_mode()(replay)
 
     monkeypatch.setattr(cuda_graph, "record", record)
-    return runs
+    yield runs
+    for thread in threading.enumerate():
+        if thread.name == "capture":
+            thread.join(60)
 
 
 @pytest.mark.parametrize(("network", "conditioning"), CASES)
 def test_a_replay_has_the_same_observation_and_noise(recorded, network, conditioning):
-    """The chunks of one seed are eager's, for every sampler, each captured once."""
+    """The chunks of one seed are eager's, for every sampler, each captured once.
+
+    And the denoiser once, for all.
+    """
     policy = make(network, conditioning)
     engine = CudaGraphEngine(policy, CPU)
     for sampler in SAMPLERS:
         assert max(errors(engine, policy, steps=4, sampler=sampler)) < 1e-6, sampler
-    assert len(recorded) == len(SAMPLERS)
+    assert len(recorded) == 1 + len(SAMPLERS)
     assert max(errors(engine, policy, steps=4, sampler="ddim")) < 1e-6
-    assert len(recorded) == len(SAMPLERS)
+    assert len(recorded) == 1 + len(SAMPLERS)
 
 
 def test_another_way_of_calling_is_another_graph(recorded):
@@ -108,13 +130,14 @@ def test_another_way_of_calling_is_another_graph(recorded):
     ways = [{"steps": 2}, {"steps": 3}, {"guidance": 2.0}, {"batch": 2}, {"noise": noise}]
     for how in [*ways, *ways]:
         assert max(errors(engine, policy, **how)) < 1e-6, how
-    assert len(recorded) == len(ways)
+    assert len(recorded) == len(ways) + len({"the denoiser", "of two windows"})
 
 
 def test_a_chunk_does_not_change_with_the_next(recorded):
     """What was handed over is the caller's; the graph's own memory is written again."""
     policy = make()
     engine = CudaGraphEngine(policy, CPU)
+    engine.sample(window(policy, 0), steps=2)
     chunks = [engine.sample(window(policy, seed), steps=2) for seed in (0, 1)]
     before = chunks[1].clone()
     engine.sample(window(policy, 2), steps=2)
@@ -128,7 +151,97 @@ def test_graphs_do_not_pile_up(recorded, monkeypatch):
     engine = CudaGraphEngine(policy, CPU)
     for guidance in (2.0, 3.0, 4.0, 2.0):
         assert max(errors(engine, policy, steps=2, guidance=guidance)) < 1e-6
-    assert len(recorded) == 4 and len(engine._graphs) == 2
+    assert len(recorded) == 4 + len({"the denoiser, told and untold"}) and len(engine._graphs) == 2
+
+
+@pytest.fixture
+def slow_capture(monkeypatch, recorded):
+    """A stand-in that waits: the number of captures that it lets through is the semaphore's."""
+    gate, record = threading.Semaphore(2), cuda_graph.record  # denoiser and chunk of the first
+
+    def wait_and_record(run):
+        assert gate.acquire(timeout=60)
+        return record(run)
+
+    monkeypatch.setattr(cuda_graph, "record", wait_and_record)
+    yield gate
+    gate.release(100)
+
+
+@pytest.mark.parametrize(("network", "conditioning"), [*CASES, ("unet1d", "global")])
+def test_another_number_of_steps_is_captured_beside(slow_capture, network, conditioning):
+    """Meanwhile each chunk has the steps that were asked for, by the denoiser's graph."""
+    policy = make(network, conditioning)
+    engine = CudaGraphEngine(policy, CPU)
+    kept = engine.sample(window(policy, 0), steps=4)
+    assert kept is not None and len(engine._graphs) == 1
+    replayed = count_replays(engine)
+    for steps in (2, 5, 4, 2):
+        ours, theirs = (torch.Generator().manual_seed(steps) for _ in range(2))
+        seen = window(policy, steps)
+        out = engine.sample(seen, generator=ours, steps=steps)
+        expected = policy.sample(seen, generator=theirs, steps=steps)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert len(engine._graphs) == 1, "none is done yet"
+    assert len(replayed) == 2 + 5 + 2, "and none of theirs is eager"
+    slow_capture.release(2)
+    engine.settle()
+    assert len(engine._graphs) == 2, "the first that was asked for"
+    engine.sample(window(policy, 0), steps=2)
+    assert len(replayed) == 2 + 5 + 2, "its own graph has all steps"
+    engine.sample(window(policy, 0), steps=5)
+    engine.settle()
+    assert len(engine._graphs) == 3, "the other, when it was asked for again"
+
+
+def count_replays(engine):
+    """What the denoiser's graphs have been replayed for, from now on."""
+    replayed, graphs = [], engine._steps.graphs
+    for size, (places, replay) in graphs.items():
+        graphs[size] = places, lambda replay=replay: (replayed.append(1), replay())[1]
+    return replayed
+
+
+def test_mistakes_while_another_is_captured_are_the_policys_own(slow_capture):
+    """A number of steps that there is not is refused, whatever is in the making."""
+    policy = make()
+    engine = CudaGraphEngine(policy, CPU)
+    for steps in (4, 3):
+        engine.sample(window(policy, 0), steps=steps)
+    for steps in (0, 1000):
+        with pytest.raises(UserError, match="use 1 to"):
+            engine.sample(window(policy, 0), steps=steps)
+    assert len(engine._graphs) == 1
+
+
+def test_what_fails_beside_is_said_and_computed_plainly(recorded, monkeypatch):
+    """The thread dies of nothing, and what had a graph keeps it."""
+    policy, said = make(), []
+    engine = CudaGraphEngine(policy, CPU, say=said.append)
+    assert max(errors(engine, policy, steps=4)) < 1e-6
+    for error in (torch.cuda.OutOfMemoryError("CUDA out of memory"), KeyError("a bug of ours")):
+
+        def fail(run, error=error):
+            raise error
+
+        monkeypatch.setattr(cuda_graph, "record", fail)
+        steps = 2 + len(said)
+        assert max(errors(engine, policy, steps=steps)) < 1e-6
+        assert max(errors(engine, policy, steps=4)) < 1e-6
+    assert said == [
+        "engine cuda_graph: cannot capture (CUDA out of memory); the plain modules compute, in f32"
+    ]
+    assert [graph is None for graph in engine._graphs.values()] == [True, True, False]
+
+
+def test_warming_up_waits_for_the_graph(slow_capture):
+    """What is measured or runs after it has its graph."""
+    policy = make()
+    engine = CudaGraphEngine(policy, CPU)
+    warm_up(engine, Sampling.of(policy.recipe.policy, num_inference_steps=4))
+    slow_capture.release()
+    warm_up(engine, Sampling.of(policy.recipe.policy, num_inference_steps=2))
+    assert len(engine._graphs) == 2
 
 
 def test_a_chunk_that_follows_another_is_computed_plainly(recorded):
@@ -175,6 +288,8 @@ def test_lower_precision_is_near(recorded):
     engine = CudaGraphEngine(policy, CPU, "bf16")
     first, *later = errors(engine, policy, steps=4)
     assert first == 0 and all(0 < error < 0.05 for error in later)
+    another_number = errors(engine, policy, steps=5)
+    assert all(0 < error < 0.05 for error in another_number), "captured beside, no less precise"
     assert next(iter(policy.denoiser.parameters())).dtype == torch.float32
     assert engine.sample(window(policy, 9), steps=4).dtype == torch.float32
 
