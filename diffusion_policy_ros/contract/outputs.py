@@ -70,8 +70,8 @@ class OutputType:
 
 OUTPUTS: dict[str, OutputType] = {
     "geometry_msgs/msg/PoseStamped": OutputType(("position", "rotation"), most=1, whole=True),
-    "geometry_msgs/msg/TwistStamped": OutputType(("twist",), most=1),
-    "geometry_msgs/msg/Twist": OutputType(("twist",), most=1),
+    "geometry_msgs/msg/TwistStamped": OutputType(("twist", "position", "rotation"), most=1),
+    "geometry_msgs/msg/Twist": OutputType(("twist", "position", "rotation"), most=1),
     "trajectory_msgs/msg/JointTrajectory": OutputType(("joints", "scalar", "binary"), named=True),
     "std_msgs/msg/Float64MultiArray": OutputType(("joints", "joint_velocity", "scalar", "binary")),
     "std_msgs/msg/Float64": OutputType(("joints", "joint_velocity", "scalar", "binary"), 1, 1),
@@ -83,7 +83,7 @@ OUTPUTS: dict[str, OutputType] = {
         ("scalar", "binary"), most=1, size=1, named=True
     ),
 }
-"""Message or action type → what it can carry."""
+"""Message or action type → what it can carry; a pose that is sent as a twist is its velocity."""
 
 DEFAULTS: dict[str, tuple[str, str]] = {
     "position": ("~/pose", "geometry_msgs/msg/PoseStamped"),
@@ -147,6 +147,8 @@ class Output:
             yield Problem("send.names", what, "name the joints")
         if row.whole and len({part.frame for part in self.fields}) > 1:
             yield Problem("send", f"{names} are in different frames", "give each its own topic")
+        if "twist" in roles and len(roles) > 1:
+            yield Problem("send", f"{names} would be one twist", "give two topics")
         if {"joints", "joint_velocity"} <= set(roles) and row.named:
             yield Problem("send", f"{names} mix positions and velocities", "give two topics")
 

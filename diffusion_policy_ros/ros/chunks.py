@@ -86,42 +86,40 @@ def hold_msg(time_ns: int, contract: Contract) -> JointTrajectory:
 
 
 def chunk_of(message: JointTrajectory, contract: Contract) -> Chunk:
-    """The chunk of a message; one without actions means hold.
+    """The chunk of a message; one without actions means hold, whoever sends it.
 
     Raises:
-        UserError: the actions are another robot's, or not evenly spaced in time.
+        UserError: the actions are another robot's: other components, another frame or rate.
     """
-    if message.points and list(message.joint_names) != contract.action_names:
-        raise UserError(
-            f"a chunk of {', '.join(message.joint_names)[:200] or 'no names'}",
-            "action chunk",
-            f"publish {', '.join(contract.action_names)}",
-        )
     stamp = message.header.stamp
     stamp_ns = stamp.sec * SECOND_NS + stamp.nanosec
     if not message.points:
         return Chunk(stamp_ns, np.empty((0, contract.action_dim)), contract.period_ns)
-    offsets = [
-        p.time_from_start.sec * SECOND_NS + p.time_from_start.nanosec for p in message.points
-    ]
-    period_ns = offsets[1] - offsets[0] if len(offsets) > 1 else contract.period_ns
-    return Chunk(stamp_ns + offsets[0], _actions(message, contract, offsets, period_ns), period_ns)
+    _check_origin(message, contract)
+    offsets_ns = np.array([_offset_ns(point) for point in message.points])
+    even_ns = offsets_ns[0] + contract.period_ns * np.arange(len(offsets_ns))
+    if np.abs(offsets_ns - even_ns).max() > JITTER_NS:
+        step_s = (offsets_ns[-1] - offsets_ns[0]) / max(len(offsets_ns) - 1, 1) / SECOND_NS
+        cure = f"{contract.name} has {contract.rate_hz:g} Hz: set time_from_start to i / rate"
+        raise UserError(f"points {step_s:.4g} s apart, or uneven", "action chunk", cure)
+    actions = np.array([point.positions for point in message.points], dtype=np.float64)
+    return Chunk(stamp_ns + int(offsets_ns[0]), actions, contract.period_ns)
 
 
-def _actions(
-    message: JointTrajectory, contract: Contract, offsets: list[int], period_ns: int
-) -> np.ndarray:
-    """(n, Da), after checking the points' sizes and times."""
+def _offset_ns(point: JointTrajectoryPoint) -> int:
+    return int(point.time_from_start.sec * SECOND_NS + point.time_from_start.nanosec)
+
+
+def _check_origin(message: JointTrajectory, contract: Contract) -> None:
+    """Refuse what says itself that it is not this contract's."""
+    names, frame = list(message.joint_names), message.header.frame_id
+    if names != contract.action_names:
+        what = f"a chunk of {', '.join(names)[:200] or 'no names'}"
+        raise UserError(what, "action chunk", f"publish {', '.join(contract.action_names)}")
+    if frame != contract.action.frame:
+        cure = f"the actions of {contract.name} are in '{contract.action.frame}'"
+        raise UserError(f"a chunk in frame '{frame[:60]}'", "action chunk", cure)
     sizes = {len(point.positions) for point in message.points}
     if sizes != {contract.action_dim}:
-        raise UserError(
-            f"points of {sorted(sizes)} values", "action chunk", f"give {contract.action_dim}"
-        )
-    even = [offsets[0] + i * period_ns for i in range(len(offsets))]
-    if period_ns <= 0 or max(abs(a - b) for a, b in zip(even, offsets, strict=True)) > JITTER_NS:
-        raise UserError(
-            "points are not evenly spaced in time",
-            "action chunk",
-            "set time_from_start to i / rate",
-        )
-    return np.array([point.positions for point in message.points], dtype=np.float64)
+        cure = f"give {contract.action_dim}"
+        raise UserError(f"points of {sorted(sizes)} values", "action chunk", cure)

@@ -58,20 +58,49 @@ def test_a_hold_is_a_chunk_without_actions():
     assert back.stamp_ns == 5_000_000_001 and back.actions.shape == (0, 7)
 
 
+def refused(change):
+    """What is said of a chunk that was changed so."""
+    message = chunk_msg(chunk(), CONTRACT)
+    change(message)
+    with pytest.raises(UserError) as caught:
+        chunk_of(message, CONTRACT)
+    return str(caught.value)
+
+
 def test_another_robots_chunk_is_refused():
-    """By its names, the size of its points, or times that are not even."""
-    message = chunk_msg(chunk(), CONTRACT)
-    message.joint_names = ["shoulder", "elbow"]
-    with pytest.raises(UserError, match="a chunk of shoulder, elbow"):
-        chunk_of(message, CONTRACT)
-    message = chunk_msg(chunk(), CONTRACT)
-    message.points[3].positions = [0.0]
-    with pytest.raises(UserError, match=r"points of \[1, 7\] values; give 7"):
-        chunk_of(message, CONTRACT)
-    message = chunk_msg(chunk(), CONTRACT)
-    message.points[3].time_from_start.nanosec += 20_000_000
-    with pytest.raises(UserError, match="not evenly spaced"):
-        chunk_of(message, CONTRACT)
+    """By its names, its frame, the size of its points, or times that are not this rate's."""
+
+    def told(**values):
+        return lambda message: [setattr(message, key, value) for key, value in values.items()]
+
+    assert "a chunk of shoulder, elbow; publish " in refused(
+        told(joint_names=["shoulder", "elbow"])
+    )
+    said = refused(lambda message: setattr(message.header, "frame_id", "camera"))
+    assert (
+        said == "action chunk: a chunk in frame 'camera'; the actions of mini_lift are in 'base'"
+    )
+    said = refused(lambda message: setattr(message.points[3], "positions", [0.0]))
+    assert "points of [1, 7] values; give 7" in said
+
+    def late(message):
+        message.points[3].time_from_start.nanosec += 20_000_000
+
+    assert "uneven" in refused(late)
+
+    def dense(message):
+        for i, point in enumerate(message.points):
+            point.time_from_start.nanosec = i * 1_000_000
+            point.time_from_start.sec = 0
+
+    assert "points 0.001 s apart, or uneven; mini_lift has 20 Hz" in refused(dense)
+
+
+def test_a_hold_is_a_hold_whoever_sends_it():
+    """It stops the arm, so nothing has to be right about it."""
+    message = hold_msg(7, CONTRACT)
+    message.joint_names, message.header.frame_id = ["somebody"], "elsewhere"
+    assert not len(chunk_of(message, CONTRACT).actions)
 
 
 @pytest.mark.parametrize(
