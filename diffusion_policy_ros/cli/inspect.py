@@ -125,6 +125,24 @@ def describe_dataset(windows: WindowDataset) -> Iterator[str]:
         yield f"success   {sum(known)} of {len(known)}"
     yield ""
     yield from table(KEY_HEADS, list(key_rows(windows)))
+    remarks = [f"  {remark}" for remark in compared(windows)]
+    yield from ["", *remarks] if remarks else []
+
+
+def compared(windows: WindowDataset) -> Iterator[str]:
+    """Yield what looks permuted, turned round or of other units."""
+    import numpy as np
+
+    from diffusion_policy_ros.data.comparison import Comparison
+    from diffusion_policy_ros.data.dataset import ACTION
+
+    dataset, comparison = windows.dataset, Comparison(windows.contract)
+    vectors = [key for key, s in windows.contract.observations.items() if not s.is_image]
+    for episode in dataset.episodes:
+        rows = dataset.first_row(episode) + np.arange(episode.frames)
+        states = {key: dataset.rows[key].take(rows) for key in vectors}
+        comparison.add(states, dataset.rows[ACTION].take(rows))
+    yield from comparison.remarks()
 
 
 def key_rows(windows: WindowDataset) -> Iterator[tuple[str, ...]]:

@@ -111,10 +111,7 @@ def next_state_actions(contract: Contract, states: dict[str, Array]) -> Array:
     Returns:
         float32 (n - 1, Da).
     """
-    parts = [
-        _PART[part.kind](part, states[part.state].astype(np.float64))
-        for part in contract.action.fields
-    ]
+    parts = [followed(part, states[part.state]) for part in contract.action.fields]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -170,6 +167,23 @@ _PART = {
     "scalar": _next,
     "binary": _binary,
 }
+
+
+COMPARABLE = frozenset(_PART) - {"binary"}
+"""Kinds of which `followed` says what a command should have said."""
+
+
+def followed(part: ActionField, state: Array) -> Array:
+    """What a field's state says was done, as a command of it would have said it.
+
+    Args:
+        part: of one of the kinds `COMPARABLE`.
+        state: (n, size) of frames that follow each other.
+
+    Returns:
+        (n - 1, size).
+    """
+    return _PART[part.kind](part, state.astype(np.float64))
 
 
 class Idle(NamedTuple):

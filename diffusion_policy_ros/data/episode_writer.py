@@ -52,7 +52,7 @@ class TopicReport:
     """What came on one topic.
 
     Attributes:
-        times_ns: of its messages: their stamps, or when they arrived where the type has none.
+        times_ns: of its messages: their stamps, or when they arrived where these are zero or none.
     """
 
     times_ns: list[int] = field(default_factory=list)
@@ -188,7 +188,7 @@ class EpisodeWriter:
         if entry.topic not in self._stamped:
             return entry.log_ns
         stamp = StampedMessage(lambda _: {}, memoryview(entry.data)).header.stamp
-        return stamp.sec * 1_000_000_000 + stamp.nanosec
+        return stamp.sec * 1_000_000_000 + stamp.nanosec or entry.log_ns
 
 
 def _reason(error: OSError) -> str:

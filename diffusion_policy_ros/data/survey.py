@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.data.bags import Bag
 from diffusion_policy_ros.observe.codecs import stamp_ns
 
+SILENT_S = 1.0
+"""A stream that ends this much before the recording does is said to have died."""
 GAP = 3.0
 """Usual intervals without a message that make a gap."""
 
@@ -33,6 +35,7 @@ class Topic:
         offset_s: log time minus stamp, median; None without stamps.
         offset_spread_ms: what 95 % of these differ from the median at most.
         backwards: stamps that are not later than the one before.
+        silent_s: how long before the recording's end its last message came.
         first: the first message.
     """
 
@@ -48,6 +51,7 @@ class Topic:
     offset_s: float | None = None
     offset_spread_ms: float = 0.0
     backwards: int = 0
+    silent_s: float = 0.0
     first: Any = field(default=None, repr=False)
 
     def remarks(self) -> Iterator[str]:
@@ -58,6 +62,8 @@ class Topic:
             yield f"{self.backwards} stamps not later than the one before"
         if self.gaps:
             yield f"{self.gaps} gaps, the longest {self.longest_s:.2f} s"
+        if self.rate_hz > 1.0 and self.silent_s > max(SILENT_S, 5 / self.rate_hz):
+            yield f"nothing in the last {self.silent_s:.1f} s of the recording: did it die?"
         if self.offset_s is not None and abs(self.offset_s) > 1e6:
             yield "stamps are not of the recorder's clock (simulated, or not set)"
 
@@ -73,10 +79,14 @@ def survey(bag: Bag) -> dict[str, Topic]:
     for topic, log_ns, msg in bag.messages():
         times[topic].append((log_ns, stamp_ns(msg)))
         first.setdefault(topic, msg)
-    return {
-        name: _describe(Topic(name, bag.topics[name][0], len(t), False, first=first.get(name)), t)
-        for name, t in times.items()
-    }
+    end_ns = max((t[-1][0] for t in times.values() if t), default=0)
+    found = {}
+    for name, t in times.items():
+        silent_s = (end_ns - t[-1][0]) / 1e9 if t else 0.0
+        kind = bag.topics[name][0]
+        blank = Topic(name, kind, len(t), False, silent_s=silent_s, first=first.get(name))
+        found[name] = _describe(blank, t)
+    return found
 
 
 def _describe(topic: Topic, times: list[tuple[int, int | None]]) -> Topic:

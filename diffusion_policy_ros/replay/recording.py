@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.actions import Commands, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
-from diffusion_policy_ros.data.convert import cell_of, resolve_topics
+from diffusion_policy_ros.data.conversion import cell_of, reason_kind, resolve_topics
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.errors import UserError
@@ -160,8 +160,8 @@ class _BagReplay:
             if isinstance(event, Frame):
                 self._note(event)
             elif isinstance(event, Refused):
-                # One reason a stream: they tell ages, so no two are the same.
-                self.found.refused[self.reasons.setdefault(event.key, event.reason)] += 1
+                kind = reason_kind(event.reason)
+                self.found.refused[self.reasons.setdefault(kind, event.reason)] += 1
             else:
                 self.found.resets.append(event.reason)
                 self.life += 1

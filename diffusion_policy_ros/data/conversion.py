@@ -1,0 +1,300 @@
+"""One bag into a shard: the frame rule, actions, idle ends, and what is odd about it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_actions
+from diffusion_policy_ros.data.bags import Bag, open_bag
+from diffusion_policy_ros.data.building import BagReport
+from diffusion_policy_ros.data.comparison import Comparison
+from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
+from diffusion_policy_ros.errors import UserError, names_said
+from diffusion_policy_ros.observe.codecs import Array, stamp_ns
+from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
+
+MIN_FRAMES = 2
+FASTER = 1.1
+"""Frames wanted faster than the anchor comes by this factor are a mistake, not jitter."""
+WHOLE = 0.05
+"""How far from a whole number of frames the anchor may come, as a share."""
+SILENT_S = 1.0
+"""A stream that ends this much before the recording does has died."""
+SPANS = 5
+"""Spans of idle frames that are told of a bag."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert.
+
+    Attributes:
+        keep_idle: leave motionless ends in.
+        skip_failed: reject bags whose recorder noted that the episode failed.
+        own_cells: read a bag as the contract in it says, where that means the same.
+    """
+
+    keep_idle: bool = False
+    skip_failed: bool = False
+    own_cells: bool = False
+
+
+@dataclass
+class _Segment:
+    """Frames without a gap: vectors in memory, images already in the shard."""
+
+    first_row: int
+    life: int
+    times: list[int] = field(default_factory=list)
+    vectors: list[dict[str, Array]] = field(default_factory=list)
+
+
+def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Options) -> BagReport:
+    """Append one bag's frames to a shard; a rejected bag leaves the shard as it was."""
+    report = BagReport(str(path))
+    before = shard.rows
+    try:
+        bag = open_bag(path)
+        report.notes = list(bag.notes)
+        report.success = _success(bag)
+        if options.skip_failed and report.success is False:
+            raise UserError("its recorder noted that the episode failed")
+        read_as = cell_of(bag, contract) if options.own_cells else contract
+        _Conversion(bag, read_as, shard, options, report).run()
+        report.status = "kept"
+    except UserError as error:
+        shard.truncate(before)
+        report.reason = str(error).removeprefix(f"{path}: ")
+    return report
+
+
+def cell_of(bag: Bag, contract: Contract) -> Contract:
+    """The contract that a bag was recorded with, where it means the same; else the one given.
+
+    So topics, types and encodings may have changed since.
+    """
+    text = bag.metadata.get("contract", "")
+    recorded = Contract.from_text(text, f"{bag.path}: contract") if text else contract
+    return recorded if recorded.hash == contract.hash else contract
+
+
+def _success(bag: Bag) -> bool | None:
+    return {"true": True, "false": False}.get(bag.metadata.get("success", "").lower())
+
+
+class _Conversion:
+    """One bag on its way into a shard."""
+
+    def __init__(
+        self, bag: Bag, contract: Contract, shard: ShardWriter, options: Options, report: BagReport
+    ) -> None:
+        self.bag, self.contract, self.shard = bag, contract, shard
+        self.options, self.report = options, report
+        self.commands = Commands(contract)
+        self.segments: list[_Segment] = []
+        self.life = 0
+        self.refused: dict[str, list[Any]] = {}
+        self.comparison = Comparison(contract)
+        self._anchor = contract.observations[contract.anchor]
+        self._last_ns: dict[str, int] = {}
+        self._anchor_ns: list[int] = []
+        self._idle: list[tuple[int, int]] = []
+        self._images = [k for k, stream in contract.observations.items() if stream.is_image]
+        self._vectors = [k for k, stream in contract.observations.items() if not stream.is_image]
+        self._row = shard.rows
+
+    def run(self) -> None:
+        """Convert it.
+
+        Raises:
+            UserError: nothing of it can be used, and why.
+        """
+        names = resolve_topics(self.bag, self.contract.recorded_topics)
+        self._read({recorded: topic for topic, recorded in names.items()})
+        self.report.refused = {reason: count for count, reason in self.refused.values()}
+        self.report.frames = sum(len(segment.times) for segment in self.segments)
+        self.report.gaps = max(0, len(self.segments) - 1 - len(self.report.resets))
+        if not self.segments:
+            reason = next(iter(self.report.refused), "its messages make no frame")
+            raise UserError(f"not a single frame: {reason}")
+        for segment in self.segments:
+            self._finish(segment)
+        for reason, count in self.commands.refused.items():
+            self.report.refused[reason] = count
+        rate = self._rate_said()
+        if not self.report.episodes:
+            raise UserError(rate if "above" in rate else self._why_nothing())
+        self.report.notes += filter(None, (rate, *self._silent(), self._idle_said()))
+        self.report.notes += self.comparison.remarks()
+
+    def _read(self, topics: dict[str, str]) -> None:
+        """Push every message through the frame rule; images go into the shard at once."""
+        history = History(self.contract, n_obs_steps=1)
+        observed, commanded, log_ns = self.contract.topics, self.commands.topics, 0
+        for recorded, log_ns, msg in self.bag.messages(topics):
+            topic = topics[recorded]
+            self._last_ns[topic] = log_ns
+            if topic == self._anchor.topic:
+                stamp = stamp_ns(msg)
+                self._anchor_ns.append(log_ns if stamp is None else stamp)
+            if topic in observed:
+                for event in history.push(topic, msg, log_ns):
+                    self._take(event)
+            if topic in commanded:
+                self.commands.push(topic, msg, log_ns, self.life)
+        for event in history.poll(log_ns + round(self.contract.settle_s * 1e9)):
+            self._take(event)
+
+    def _take(self, event: Frame | Refused | Reset) -> None:
+        if isinstance(event, Refused):
+            self.refused.setdefault(reason_kind(event.reason), [0, event.reason])[0] += 1
+            return
+        if isinstance(event, Reset):
+            self.report.resets.append(event.reason)
+            self.life += 1
+            return
+        if event.first or not self.segments:
+            self.segments.append(_Segment(self._row, self.life))
+        segment = self.segments[-1]
+        segment.times.append(event.time_ns)
+        segment.vectors.append({key: event.arrays[key] for key in self._vectors})
+        self.shard.append({key: event.arrays[key][None] for key in self._images})
+        self._row += 1
+
+    def _finish(self, segment: _Segment) -> None:
+        """Write a segment's vectors and actions, and note the episodes in it."""
+        times = np.array(segment.times, dtype=np.int64)
+        states = {key: np.stack([v[key] for v in segment.vectors]) for key in self._vectors}
+        actions, valid = self._actions(times, states, segment.life)
+        self.shard.append({**states, ACTION: actions, STAMP: times})
+        self.comparison.add({k: v[valid] for k, v in states.items()}, actions[valid])
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
+        for start, stop in edges.reshape(-1, 2).tolist():
+            self._keep(segment, start, stop, states, actions)
+
+    def _actions(self, times: Array, states: dict[str, Array], life: int) -> tuple[Array, Array]:
+        if self.contract.action.commands:
+            return self.commands.actions(times, life)
+        actions = np.zeros((len(times), self.contract.action_dim), np.float32)
+        actions[:-1] = next_state_actions(self.contract, states)
+        return actions, np.arange(len(times)) < len(times) - 1
+
+    def _keep(
+        self,
+        segment: _Segment,
+        start: int,
+        stop: int,
+        states: dict[str, Array],
+        actions: Array,
+    ) -> None:
+        part = slice(start, stop)
+        if not self.options.keep_idle:
+            idle = idle_ends(self.contract, {k: v[part] for k, v in states.items()}, actions[part])
+            trimmed = self.report.trimmed
+            self.report.trimmed = (trimmed[0] + idle.start, trimmed[1] + idle.end)
+            ends = (start, idle.start), (stop - idle.end, idle.end)
+            self._idle += [(segment.times[at], frames) for at, frames in ends if frames]
+            start, stop = start + idle.start, stop - idle.end
+        if stop - start >= MIN_FRAMES:
+            self.report.episodes.append((segment.first_row + start, stop - start))
+
+    def _rate_said(self) -> str:
+        """That the anchor is slower than frames are wanted, or no multiple of them; or nothing."""
+        intervals = np.diff(np.array(self._anchor_ns, dtype=np.int64))
+        intervals = intervals[intervals > 0]
+        if not len(intervals):
+            return ""
+        hz, wanted, topic = 1e9 / float(np.median(intervals)), self.contract.rate_hz, ""
+        topic = self._anchor.topic
+        if wanted > hz * FASTER:
+            came = f"{hz:.1f} Hz at which {topic} comes"
+            return f"rate_hz {wanted:g} is above the {came}: give the contract this rate or less"
+        messages = hz / wanted
+        if messages < 1 or abs(messages - round(messages)) <= WHOLE * messages:
+            return ""
+        steps = [f"{1e3 * n / hz:.0f}" for n in (math.floor(messages), math.ceil(messages))]
+        better = f"{hz / math.ceil(messages):.3g} or {hz / math.floor(messages):.3g}"
+        apart = f"frames are {steps[0]} and {steps[1]} ms apart in turn"
+        came = f"{hz:.1f} Hz at which {topic} comes"
+        return f"rate_hz {wanted:g} does not divide the {came}: {apart}; {better} Hz would be even"
+
+    def _silent(self) -> Iterator[str]:
+        """Streams that ended before the others, as a camera that died."""
+        end_ns = max(self._last_ns.values())
+        for topic in self.contract.topics:
+            silent_s = (end_ns - self._last_ns[topic]) / 1e9
+            ages_s = [stream.max_age_s for stream in self.contract.topics[topic]]
+            if silent_s > max(SILENT_S, *ages_s):
+                yield f"{topic} says nothing in the last {silent_s:.1f} s: did it die?"
+
+    def _idle_said(self) -> str:
+        """Where idle frames were left out, in seconds from the first frame."""
+        spans, first_ns = self._idle, self.segments[0].times[0]
+        said = [
+            f"{(ns - first_ns) / 1e9:.1f} s ({frames / self.contract.rate_hz:.1f} s long)"
+            for ns, frames in spans[:SPANS]
+        ]
+        more = [f"{len(spans) - SPANS} more"] if len(spans) > SPANS else []
+        return f"left out, for nothing moved, from {', '.join(said + more)}" if spans else ""
+
+    def _why_nothing(self) -> str:
+        if sum(self.report.trimmed) > self.report.frames / 2:
+            return (
+                f"the arm does not move in its {self.report.frames} frames; --keep-idle keeps them"
+            )
+        reason = next(iter(self.commands.refused), "")
+        return f"no {MIN_FRAMES} frames in a row with an action" + (
+            f": {reason}" if reason else ""
+        )
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without its numbers: ages and sizes differ from frame to frame."""
+    return re.sub(r"[-+.\d]+", "#", reason)
+
+
+def resolve_topics(bag: Bag, wanted: Mapping[str, str]) -> dict[str, str]:
+    """The contract's topics → the bag's, where a relative one was recorded below a namespace.
+
+    Args:
+        bag: the recording.
+        wanted: topic → message type, as the contract has them.
+
+    Raises:
+        UserError: a topic is not in the bag, or of another type.
+    """
+    found: dict[str, str] = {}
+    for topic, kind in wanted.items():
+        fitting = [
+            t for t in bag.topics if t == topic or (topic[0] != "/" and t.endswith(f"/{topic}"))
+        ]
+        if not fitting or not any(bag.topics[t][1] for t in fitting):
+            what = (
+                "has no messages"
+                if fitting
+                else f"is not in the bag, which has {names_said(bag.topics)}"
+            )
+            raise UserError(f"{topic} {what}", "", "record it, or mend the contract")
+        if len(fitting) > 1:
+            raise UserError(
+                f"'{topic}' may be {' or '.join(fitting)}",
+                "",
+                "write the whole name in the contract",
+            )
+        recorded = bag.topics[fitting[0]][0]
+        if recorded != kind:
+            raise UserError(
+                f"{topic} is {recorded} in the bag, {kind} in the contract",
+                "",
+                "mend the contract",
+            )
+        found[topic] = fitting[0]
+    return found
