@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_ros.engine import Engine
-from diffusion_policy_ros.evaluation import Pilot, Result, evaluate, make_simulator
+from diffusion_policy_ros.evaluation import ClosedLoop, Result, evaluate, make_simulator
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
-from diffusion_policy_ros.runtime.runner import Sampling
+from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED
 
 Row = dict[str, Any]
@@ -62,10 +62,10 @@ def fly(
 ) -> Result:
     """Episodes of the evaluation seeds, see `evaluation`; the delay is in frames."""
     contract, seen = engine.policy.contract, engine.policy.recipe.policy.n_obs_steps
-    pilot = Pilot(engine, contract, seen, sampling, delay)
-    with make_simulator("mini_lift", contract) as arm:
+    policy = ClosedLoop(engine, contract, seen, sampling, delay)
+    with make_simulator("mini_lift", contract) as robot:
         seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + episodes)
-        return evaluate(arm, pilot, seeds, on_step=on_step)
+        return evaluate(robot, policy, seeds, on_step=on_step)
 
 
 def drawn_window(policy: DiffusionPolicy, source: np.random.Generator) -> dict[str, Array]:

@@ -35,12 +35,13 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import build_engine
-from diffusion_policy_ros.evaluation import Pilot
+from diffusion_policy_ros.evaluation import ClosedLoop
 from diffusion_policy_ros.policy.checkpoint import load_policy
+from diffusion_policy_ros.runtime.inference import make_chunk
 from diffusion_policy_ros.runtime.joining import JOINS, Joiner
-from diffusion_policy_ros.runtime.playback import Chunk, SetPoint
-from diffusion_policy_ros.runtime.runner import Sampling, make_chunk
-from diffusion_policy_ros.sim.arm import SimArm
+from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.simulated_robot import SimulatedRobot, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +75,19 @@ class Smoothness:
         self._path: list[NDArray[np.float64]] = []
         self._chunk: Chunk | None = None
 
-    def __call__(self, arm: SimArm, pilot: Pilot, target: SetPoint) -> None:
+    def __call__(self, robot: SimulatedRobot, policy: ClosedLoop, step: Step) -> None:
         """Note a step."""
-        if arm.steps == 1:
+        position = step.set_point.position
+        assert position is not None
+        if robot.arm.steps <= 1:
             self._path, self._chunk = [], None
-        assert target.position is not None
-        self._path.append(target.position)
+        self._path.append(position)
         if len(self._path) > 3:
             third = np.diff(self._path[-4:], n=3, axis=0)[0] / (self.period_ns / 1e9) ** 3
             self.jerks.append(float(third @ third))
-        new, old, self._chunk = pilot.chunk, self._chunk, pilot.chunk
+        new, old, self._chunk = policy.chunk, self._chunk, policy.chunk
         if new is not old and new is not None and old is not None:
-            now_ns = arm.time_ns - self.period_ns
+            now_ns = policy.now_ns - self.period_ns
             both = [self._at(chunk, now_ns) for chunk in (old, new)]
             if both[0] is not None and both[1] is not None:
                 self.jumps_m.append(float(np.linalg.norm(both[1] - both[0])))

@@ -25,10 +25,10 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.engine import Engine, build_engine
-from diffusion_policy_ros.evaluation import Pilot, evaluate, make_simulator
+from diffusion_policy_ros.evaluation import ClosedLoop, evaluate, make_simulator
 from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
 from diffusion_policy_ros.policy.recipe import Recipe
-from diffusion_policy_ros.runtime.runner import Sampling
+from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED
 from diffusion_policy_ros.train.trainer import train
 
@@ -94,10 +94,10 @@ def add_success(row: dict[str, Any], engine: Engine, episodes: int, notes: Path)
         key = f"{row['network']} {row['target']} {steps} {episodes}"
         if key not in known:
             sampling = Sampling.of(settings, num_inference_steps=steps)
-            pilot = Pilot(engine, contract, settings.n_obs_steps, sampling)
+            policy = ClosedLoop(engine, contract, settings.n_obs_steps, sampling)
             seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + episodes)
-            with make_simulator("mini_lift", contract) as arm:
-                summary = evaluate(arm, pilot, seeds).summary()
+            with make_simulator("mini_lift", contract) as robot:
+                summary = evaluate(robot, policy, seeds).summary()
             known[key] = [summary["success_rate"], summary["mean_steps"]]
             notes.write_text(json.dumps(known, indent=1))
         row[f"success_{steps}"], row[f"mean_steps_{steps}"] = known[key]

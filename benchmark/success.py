@@ -32,7 +32,8 @@ from cells import Row, drawn_window, fly, held, run
 from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.policy.samplers import SAMPLERS
-from diffusion_policy_ros.runtime.runner import Sampling, make_chunk
+from diffusion_policy_ros.runtime.inference import make_chunk
+from diffusion_policy_ros.runtime.sampling import Sampling
 
 ENGINES = "eager:f32,openvino:f32,openvino:int8"
 TURNS = 30

@@ -1,62 +1,48 @@
-"""Closed-loop episodes without ROS: simulator → messages → history → policy → playback →
-simulator.
+"""Closed-loop episodes without ROS: a policy drives the simulated robot, step by step.
 
-Every part but the transport is the one that the robot runs. Inference takes no simulated time:
-what is measured is the policy at zero latency, or at an artificial one of whole frames.
+Every part but the transport is the one that the robot runs: `runtime.policy_loop` from messages to
+chunks, with its noise, joins and holds, and the player's stream and limits from chunks to
+set-points. Inference takes no simulated time: what is measured is the policy at zero latency, or
+at an artificial one of whole frames.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import torch
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError, did_you_mean
-from diffusion_policy_ros.observe.codecs import Array
-from diffusion_policy_ros.observe.history import Frame, History
-from diffusion_policy_ros.runtime.commander import SetPoint
-from diffusion_policy_ros.runtime.joining import Joiner
+from diffusion_policy_ros.runtime.inference import Inference
 from diffusion_policy_ros.runtime.playback import Chunk
-from diffusion_policy_ros.runtime.player import Player
-from diffusion_policy_ros.runtime.runner import Sampling, make_chunk
-from diffusion_policy_ros.sim.arm import RATE_HZ, SimArm
+from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
+from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.sim.arm import MAX_STEPS, PERIOD_NS
 from diffusion_policy_ros.sim.messages import messages
+from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step
 
-SIMULATORS: dict[str, Callable[[bool], SimArm]] = {"mini_lift": SimArm}
-"""Name → what makes the simulator, with cameras or without."""
-
-
-@dataclass(frozen=True)
-class Episode:
-    """How one went.
-
-    Attributes:
-        seed: the episode's seed.
-        success: whether the task was done in time.
-        steps: control periods until success or the end.
-    """
-
-    seed: int
-    success: bool
-    steps: int
+SIMULATORS: dict[str, Callable[[Contract, bool], SimulatedRobot]] = {"mini_lift": SimulatedRobot}
+"""Name → what makes the simulated robot of a contract, with cameras or without."""
+START_NS = 1_000_000_000
+"""When an episode begins; a stamp of zero is none."""
 
 
 @dataclass
-class Pilot:
-    """The robot's side of the loop: messages in, set-points out.
+class ClosedLoop:
+    """A policy, stepped together with the robot that it drives.
 
     Attributes:
+        engine: samples the policy.
+        sampling: how.
         delay_frames: how many frames after its newest observation a chunk arrives; 0: none.
         chunk_ms: computing time of every chunk.
-        chunk: the newest that has arrived.
+        chunk: the newest that has arrived; without actions it means hold.
+        now_ns: the time.
     """
 
     engine: Engine
@@ -66,56 +52,54 @@ class Pilot:
     delay_frames: int = 0
     chunk_ms: list[float] = field(default_factory=list)
     chunk: Chunk | None = None
+    now_ns: int = START_NS
 
-    def reset(self, seed: int) -> None:
+    def reset(self, robot: SimulatedRobot, seed: int) -> None:
         """Begin an episode; the noise follows from its seed."""
-        self._history = History(self.contract, self.n_obs_steps)
-        self._player = Player(self.contract, RATE_HZ, interpolate=False)
-        self._joiner = Joiner(self.contract)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._frames = 0
-        self._under_way: deque[Chunk] = deque()
-        self.chunk = None
+        self.now_ns, self.chunk = START_NS, None
+        self._under_way: deque[Inference] = deque()
+        robot.reset(seed, self.now_ns)
 
-    def set_point(self, obs: dict[str, Array], time_ns: int) -> SetPoint:
-        """What the robot is told after an observation."""
-        for topic, _, msg in messages(obs, time_ns, _duck_typed):
-            if topic in self.contract.topics:
-                for event in self._history.push(topic, msg, time_ns):
-                    self._take(event)
-        self._deliver(time_ns)
-        return self._player.at(time_ns, obs)
+        def publish(chunk: Chunk) -> None:
+            self.chunk = chunk
+            robot.offer(chunk)
 
-    def _deliver(self, time_ns: int) -> None:
-        """Play what has arrived by now."""
-        latest_ns = time_ns - self.delay_frames * self.contract.period_ns
-        while self._under_way and self._under_way[0].stamp_ns <= latest_ns:
-            self.chunk = self._under_way.popleft()
-            self._player.offer(self.chunk)
-
-    def _take(self, event: Any) -> None:
-        if not isinstance(event, Frame):
-            raise UserError(event.reason, "simulator", "use a contract that fits the simulator")
-        if self._frames % self.sampling.replan_steps == 0:
-            self._infer(event.time_ns)
-        self._frames += 1
-
-    def _infer(self, time_ns: int) -> None:
-        window = self._history.window()
-        assert window is not None, "a frame was just closed"
-        begun = time.perf_counter()
-        chunk = make_chunk(
+        self._loop = PolicyLoop(
             self.engine,
             self.contract,
-            window,
-            time_ns,
+            self.n_obs_steps,
             self.sampling,
-            self._generator,
-            self._joiner,
-            self.delay_frames,
+            publish,
+            lambda: self.now_ns,
+            seed=seed,
+            delay_frames=self.delay_frames,
         )
-        self.chunk_ms.append((time.perf_counter() - begun) * 1e3)
-        self._under_way.append(chunk)
+        self._loop.start(self.now_ns)
+
+    def step(self, robot: SimulatedRobot) -> Step:
+        """Observe, sample, and let the robot execute for one control period.
+
+        Raises:
+            UserError: an observation makes no frame, or the network's output is not finite.
+        """
+        loop, now_ns = self._loop, self.now_ns
+        for topic, _, msg in messages(robot.obs, now_ns, _duck_typed):
+            if topic in self.contract.topics:
+                loop.push(topic, msg, now_ns)
+        request = loop.due()
+        if request is not None:
+            self._under_way.append(loop.infer(request))
+        arrived_ns = now_ns - self.delay_frames * self.contract.period_ns
+        while self._under_way and self._under_way[0].request.time_ns <= arrived_ns:
+            inference = self._under_way.popleft()
+            self.chunk_ms.append((inference.ended_ns - inference.begun_ns) / 1e6)
+            loop.take(inference)
+        if loop.counts.refused or loop.counts.failures:
+            cure = "use a contract that fits the simulator, and a policy that was trained"
+            raise UserError(loop.last_hold, "simulator", cure)
+        step = robot.advance(now_ns)
+        self.now_ns += PERIOD_NS
+        return step
 
 
 def _duck_typed(_: str) -> type[SimpleNamespace]:
@@ -131,7 +115,7 @@ class Result:
         chunk_ms: computing time of every chunk, ms.
     """
 
-    episodes: list[Episode]
+    episodes: list[EpisodeResult]
     chunk_ms: list[float]
 
     def summary(self) -> dict[str, float]:
@@ -144,74 +128,61 @@ class Result:
         }
 
 
-def make_simulator(name: str, contract: Contract) -> SimArm:
-    """The simulator of a name, with cameras if the contract has images.
+def make_simulator(name: str, contract: Contract) -> SimulatedRobot:
+    """The simulated robot of a name, with cameras if the contract has images.
 
     Raises:
-        UserError: unknown, or it lacks a topic of the contract.
+        UserError: unknown, or it is not the contract's robot.
     """
     if name not in SIMULATORS:
         raise UserError(f"no simulator '{name}'", "--sim", did_you_mean(name, SIMULATORS))
-    arm = SIMULATORS[name](any(stream.is_image for stream in contract.observations.values()))
-    offered = {topic: type_name for topic, type_name, _ in messages(arm.reset(0), 0, _duck_typed)}
-    for stream in contract.observations.values():
-        if offered.get(stream.topic) != stream.type:
-            arm.close()
-            cure = "use a checkpoint whose contract is of this simulator"
-            raise UserError(
-                f"the simulator has no {stream.type} on {stream.topic}", contract.name, cure
-            )
-    return arm
+    cameras = any(stream.is_image for stream in contract.observations.values())
+    return SIMULATORS[name](contract, cameras)
+
+
+OnStep = Callable[[SimulatedRobot, ClosedLoop, Step], None]
 
 
 def run_episode(
-    arm: SimArm,
-    pilot: Pilot,
-    seed: int,
-    on_step: Callable[[SimArm, Pilot, SetPoint], None] | None = None,
-) -> Episode:
+    robot: SimulatedRobot, policy: ClosedLoop, seed: int, on_step: OnStep | None = None
+) -> EpisodeResult:
     """One closed-loop episode, ending at success or after the task's last step.
 
     Args:
-        arm: the simulator.
-        pilot: drives it.
+        robot: the simulated robot.
+        policy: drives it.
         seed: of the episode and of the noise.
         on_step: called after every step, for pictures.
     """
-    obs = arm.reset(seed)
-    pilot.reset(seed)
-    while not arm.done:
-        target = pilot.set_point(obs, arm.time_ns)
-        if target.position is None or target.quaternion is None:
-            raise UserError(
-                "the action commands no pose", "simulator", "use a contract with deltas or poses"
-            )
-        gripper = -1.0 if target.gripper is None else target.gripper
-        obs = arm.step(target.position, target.quaternion, gripper)
+    policy.reset(robot, seed)
+    for _ in range(2 * MAX_STEPS):  # one that is never told to move must end, too
+        step = policy.step(robot)
         if on_step is not None:
-            on_step(arm, pilot, target)
-    return Episode(seed, arm.success, arm.steps)
+            on_step(robot, policy, step)
+        if step.result is not None:
+            return step.result
+    return robot.give_up()
 
 
 def evaluate(
-    arm: SimArm,
-    pilot: Pilot,
+    robot: SimulatedRobot,
+    policy: ClosedLoop,
     seeds: Iterable[int],
-    on_episode: Callable[[Episode], None] | None = None,
-    on_step: Callable[[SimArm, Pilot, SetPoint], None] | None = None,
+    on_episode: Callable[[EpisodeResult], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Result:
     """Run the episodes of these seeds.
 
     Args:
-        arm: the simulator.
-        pilot: drives it.
+        robot: the simulated robot.
+        policy: drives it.
         seeds: of the episodes; evaluation seeds begin at 10000.
         on_episode: called after each, for progress.
         on_step: called after every step.
     """
     episodes = []
     for seed in seeds:
-        episodes.append(run_episode(arm, pilot, seed, on_step))
+        episodes.append(run_episode(robot, policy, seed, on_step))
         if on_episode is not None:
             on_episode(episodes[-1])
-    return Result(episodes, pilot.chunk_ms)
+    return Result(episodes, policy.chunk_ms)

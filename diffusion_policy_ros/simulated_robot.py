@@ -23,6 +23,7 @@ from diffusion_policy_ros.sim.expert import OPEN, Expert
 from diffusion_policy_ros.sim.messages import COMMAND_TOPIC, TOPICS, TRAJECTORY
 
 Vector = NDArray[np.float64]
+Observation = dict[str, np.ndarray]
 
 STATES = ("robot0_eef_pos", "robot0_eef_quat")
 EXPERT_KINDS = ("delta_position", "delta_axis_angle", "binary")
@@ -33,9 +34,10 @@ standstill.
 """
 MOVED_M = 1e-4
 """A set-point that lies so far from where the arm was reset to begins the episode."""
-LATE_NS = PERIOD_NS // 4
-"""A step lasts a whole period: the action is the one of a quarter in, whatever a stamp's jitter.
-"""
+STREAM_HZ = 100
+"""Set-points a second, as of the action player."""
+JITTER_NS = PERIOD_NS // 4
+"""Of stamps: what is due so soon counts as done."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class SimulatedRobot:
         """
         cut_short = None if self.waiting or self._result else self._over("reset")
         self.obs = self.arm.reset(seed)
-        self.player = Player(self.contract, RATE_HZ, interpolate=False)
+        self.player, self._ticked_ns = Player(self.contract, STREAM_HZ), time_ns
         self.playback = self.player.playback
         self.playback.commander.anchor(self.obs)
         self._expert = Expert(seed) if self._led else None
@@ -176,9 +178,15 @@ class SimulatedRobot:
         gripper = OPEN if set_point.gripper is None else set_point.gripper
         upright = UPRIGHT if set_point.quaternion is None else set_point.quaternion
         assert set_point.position is not None, "check_contract demands one"
-        self.obs = self.arm.step(set_point.position, upright, gripper)
+        before, self.obs = self.obs, self.arm.step(set_point.position, upright, gripper)
+        self._stream(time_ns, before)
         self._holds += bool(set_point.holding)
         return Step(set_point, command, self._check_over())
+
+    def give_up(self) -> EpisodeResult:
+        """End the episode as it is."""
+        self._result = self._over("reset")
+        return self._result
 
     def planned(self, time_ns: int) -> Vector:
         """Where the actions that are still to come lead: (n, 3) commanded positions, m, from the
@@ -188,7 +196,7 @@ class SimulatedRobot:
         part = self.contract.action.of_kind("delta_position", "position")
         if chunk is None or part is None or set_point is None or set_point.position is None:
             return np.empty((0, 3))
-        done = (time_ns + LATE_NS - chunk.stamp_ns) // chunk.period_ns + 1
+        done = (time_ns + JITTER_NS - chunk.stamp_ns) // chunk.period_ns + 1
         to_come = chunk.actions[max(done, 0) :, self.contract.action.slices[part.name]]
         here = set_point.position[None]
         if part.kind == "delta_position":
@@ -210,7 +218,7 @@ class SimulatedRobot:
         if self._followed is not None:
             return self._begun_by(self._followed), None
         if self._expert is None:
-            return self.player.at(time_ns + LATE_NS, self.obs), None
+            return self._tick(time_ns, self.obs), None
         commander = self.playback.commander
         before = commander.set_point
         assert before is not None and before.position is not None and before.quaternion is not None
@@ -218,6 +226,17 @@ class SimulatedRobot:
             return before, None
         clean, executed = self._expert.act(self.obs, before.position, before.quaternion)
         return commander.apply(executed, self.obs), clean
+
+    def _tick(self, time_ns: int, measured: Observation) -> SetPoint:
+        self._ticked_ns = max(time_ns, self._ticked_ns)  # stamps jitter, time does not go back
+        return self.player.at(self._ticked_ns, measured)
+
+    def _stream(self, time_ns: int, measured: Observation) -> None:
+        """The player's ticks until the arm, whose controller is slower, is told anew."""
+        if self._followed is None and self._expert is None:
+            parts = STREAM_HZ // RATE_HZ
+            for part in range(1, parts):
+                self._tick(time_ns + part * PERIOD_NS // parts, measured)
 
     def _begun_by(self, told: SetPoint) -> SetPoint:
         """The same; one that does not yet lead anywhere is a hold until the episode has begun."""

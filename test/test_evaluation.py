@@ -7,12 +7,22 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion_policy_ros import evaluation
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.evaluation import Pilot, evaluate, make_simulator, run_episode
+from diffusion_policy_ros.evaluation import (
+    START_NS,
+    ClosedLoop,
+    evaluate,
+    make_simulator,
+    run_episode,
+)
 from diffusion_policy_ros.runtime.joining import JOINS
-from diffusion_policy_ros.runtime.runner import Runner, Sampling
+from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
+from diffusion_policy_ros.runtime.runner import Runner
+from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.expert import Expert
+from diffusion_policy_ros.sim.messages import messages
 
 CONTRACT = Contract.load("mini_lift_state")
 SAMPLING = Sampling(num_inference_steps=1, sampler="ddim", replan_steps=1, n_action_steps=8)
@@ -36,44 +46,49 @@ class ExpertEngine:
 
 
 @pytest.fixture(scope="module")
-def arm():
+def robot():
     """The simulated arm without cameras."""
-    with make_simulator("mini_lift", CONTRACT) as arm:
-        yield arm
+    with make_simulator("mini_lift", CONTRACT) as robot:
+        yield robot
 
 
-def pilot(**changes):
-    """A pilot that the expert flies."""
-    return Pilot(ExpertEngine(), CONTRACT, 2, dataclasses.replace(SAMPLING, **changes))
+def expert(**changes):
+    """A policy that is the expert."""
+    return ClosedLoop(ExpertEngine(), CONTRACT, 2, dataclasses.replace(SAMPLING, **changes))
 
 
-def test_the_expert_succeeds_through_messages_windows_chunks_and_playback(arm):
+def frame_of(time_ns):
+    """Which frame of an episode a time is."""
+    return (time_ns - START_NS) // CONTRACT.period_ns
+
+
+def test_the_expert_succeeds_through_messages_windows_chunks_and_playback(robot):
     """Unseen seeds; if any part of the loop were off, the block would stay where it is."""
-    result = evaluate(arm, pilot(), range(10_000, 10_005))
+    result = evaluate(robot, expert(), range(10_000, 10_005))
     assert result.summary()["success_rate"] == 1.0
     assert result.summary()["episodes"] == 5 and len(result.chunk_ms) > 50
 
 
-def test_windows_begin_by_repeating_the_first_frame(arm):
+def test_windows_begin_by_repeating_the_first_frame(robot):
     """As in training: the first window is the first frame twice, later ones move on by a frame."""
-    flown = pilot()
-    run_episode(arm, flown, 10_000)
+    flown = expert()
+    run_episode(robot, flown, 10_000)
     windows = np.concatenate(flown.engine.windows)
     assert np.array_equal(windows[0, 0], windows[0, 1])
     assert np.array_equal(windows[1:, 0], windows[:-1, 1])
 
 
-def test_replan_steps_and_delay(arm):
+def test_replan_steps_and_delay(robot):
     """A chunk every second frame; delayed by three, it arrives three frames after its stamp."""
-    seen = []
+    arrived = {}
 
-    def note(arm, pilot, target):
-        seen.append((arm.steps - 1, pilot.chunk and pilot.chunk.stamp_ns // CONTRACT.period_ns))
+    def note(robot, policy, step):
+        chunk = policy.chunk if len(policy.chunk.actions) else None
+        arrived[frame_of(policy.now_ns) - 1] = chunk and frame_of(chunk.stamp_ns)
 
-    flown = pilot(replan_steps=2)
+    flown = expert(replan_steps=2)
     flown.delay_frames = 3
-    run_episode(arm, flown, 10_000, note)
-    arrived = dict(seen)
+    run_episode(robot, flown, 10_000, note)
     assert arrived[2] is None and arrived[3] == 0 and arrived[4] == 0 and arrived[5] == 2
 
 
@@ -93,41 +108,98 @@ class FollowingEngine:
 
 
 @pytest.mark.parametrize("join", JOINS)
-def test_the_node_joins_chunks_as_the_evaluation_does(arm, join):
-    """The same frames and the same latency give the same chunks, to the bit."""
-    sampling = dataclasses.replace(SAMPLING, replan_steps=2, chunk_join=join)
-    flown = Pilot(FollowingEngine(), CONTRACT, 2, sampling, delay_frames=3)
-    evaluated, lived, now = {}, [], [0]
+def test_a_thread_makes_the_chunks_that_the_evaluation_makes(robot, join):
+    """The same messages and the same latency give the same chunks, to the bit."""
+    sampling = dataclasses.replace(SAMPLING, replan_steps=4, chunk_join=join)
+    flown = ClosedLoop(FollowingEngine(), CONTRACT, 2, sampling, delay_frames=3)
+    evaluated, heard, lived = {}, [], []
 
-    def note(arm, pilot, target):
-        if pilot.chunk is not None:
-            evaluated[pilot.chunk.stamp_ns] = pilot.chunk.actions
+    def note(robot, policy, step):
+        if len(policy.chunk.actions):
+            evaluated[policy.chunk.stamp_ns] = policy.chunk.actions
 
-    run_episode(arm, flown, 10_000, note)
-    runner = Runner(
-        FollowingEngine(), CONTRACT, sampling, lived.append, lived.append, lambda: now[0]
+    def record(obs, time_ns, types):
+        heard.append(messages(obs, time_ns, types))
+        return heard[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "messages", record)
+        run_episode(robot, flown, 10_000, note)
+    now = [START_NS]
+    loop = PolicyLoop(
+        FollowingEngine(), CONTRACT, 2, sampling, lived.append, lambda: now[0], seed=10_000
     )
+    loop.delay_frames = 3
+    loop.start(START_NS)
+    runner = Runner(loop)
     runner.start()
-    window = {"robot0_eef_pos": np.zeros((2, 3), np.float32)}
-    for stamp in list(evaluated)[:20]:
-        now[0], seen = stamp + 3 * CONTRACT.period_ns, len(lived)
-        runner.offer(stamp, lambda: window)
-        runner.offer(stamp + CONTRACT.period_ns, lambda: window)
+    for number, stamped in enumerate(heard[:40]):
+        time_ns = START_NS + number * CONTRACT.period_ns
+        now[0] = time_ns + 3 * CONTRACT.period_ns  # when what is sampled now arrives
+        with runner.turn():
+            for topic, _, message in stamped:
+                if topic in CONTRACT.topics:
+                    loop.push(topic, message, time_ns)
         deadline = time.monotonic() + 60
-        while len(lived) == seen:
+        while len(lived) < 2 + number // 4:
             assert time.monotonic() < deadline
             time.sleep(0.001)
     assert runner.stop()
-    for chunk in lived:
+    hold, *chunks = lived
+    assert not len(hold.actions) and len(chunks) == 10
+    for chunk in chunks:
         assert np.array_equal(chunk.actions, evaluated[chunk.stamp_ns])
 
 
-def test_episodes_end_at_success_or_after_the_last_step(arm):
+def test_episodes_end_at_success_or_after_the_last_step(robot):
     """200 steps without success are the end."""
-    idle = pilot()
+    idle = expert()
     idle.engine.sample = lambda observation, **_: torch.zeros(1, 16, 7)
-    episode = run_episode(arm, idle, 10_000)
+    episode = run_episode(robot, idle, 10_000)
     assert not episode.success and episode.steps == 200
+
+
+@pytest.mark.parametrize("value", [float("nan"), RuntimeError("no memory left")])
+def test_an_inference_that_fails_ends_the_evaluation_by_name(robot, value):
+    """The robot would hold; here nobody is to wait for a success rate of nothing."""
+    failing = expert()
+
+    def sample(observation, **_):
+        if isinstance(value, Exception):
+            raise value
+        return torch.full((1, 16, 7), value)
+
+    failing.engine.sample = sample
+    with pytest.raises(UserError, match="output is not finite|no memory left"):
+        run_episode(robot, failing, 10_000)
+
+
+def test_one_that_is_never_told_to_move_ends_too(robot):
+    """Chunks that no player takes: the arm stays where it is, and that is no success."""
+    late = expert()
+    late.delay_frames = 30
+    episode = run_episode(robot, late, 10_000)
+    assert not episode.success and episode.steps == 0
+
+
+LIMITED = CONTRACT.text.replace("limits: {", "limits: {velocity: 0.05, acceleration: 0.2, ")
+
+
+def test_the_stream_s_limits_act_between_the_robot_s_steps():
+    """As on the robot: no faster than the contract allows, at the player's rate."""
+    contract, places = Contract.from_text(LIMITED), []
+
+    def note(robot, policy, step):
+        places.append(step.set_point.position)
+
+    flown = dataclasses.replace(expert(), contract=contract)
+    with make_simulator("mini_lift", contract) as robot:
+        run_episode(robot, flown, 10_000, note)
+        clamped = robot.player.clamped
+    speeds = np.linalg.norm(np.diff(places, axis=0), axis=1) * CONTRACT.rate_hz
+    assert 0.049 < speeds.max() < 0.05 + 1e-6
+    assert np.abs(np.diff(speeds)).max() * CONTRACT.rate_hz < 0.2 + 1e-6
+    assert sum(clamped.values()) > 0
 
 
 def test_what_does_not_fit_the_simulator_is_refused():

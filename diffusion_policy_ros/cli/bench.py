@@ -132,7 +132,7 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str], float]:
     from diffusion_policy_ros.engine import ENGINES
     from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
     from diffusion_policy_ros.policy.devices import pick_device
-    from diffusion_policy_ros.runtime.runner import Sampling
+    from diffusion_policy_ros.runtime.sampling import Sampling
     from diffusion_policy_ros.runtime.speed import Plan
     from diffusion_policy_ros.runtime.verdict import Demand
 

@@ -18,7 +18,7 @@ from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.engine import Engine
-    from diffusion_policy_ros.runtime.runner import Sampling
+    from diffusion_policy_ros.runtime.sampling import Sampling
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -111,12 +111,12 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, Any
     from diffusion_policy_ros import evaluation
     from diffusion_policy_ros.engine import build_engine
     from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
-    from diffusion_policy_ros.runtime.runner import Sampling
+    from diffusion_policy_ros.runtime.sampling import Sampling
 
     policy, where = load_policy(checkpoint), find_checkpoint(checkpoint)
     settings = policy.recipe.policy
     _check_delay(args.delay, settings.n_action_steps)
-    arm = evaluation.make_simulator(args.sim, policy.contract)
+    robot = evaluation.make_simulator(args.sim, policy.contract)
     sampling = Sampling.of(
         settings,
         num_inference_steps=args.steps,
@@ -125,18 +125,19 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, Any
         chunk_join=args.chunk_join,
     )
     engine = build_engine(policy, args.engine, args.device, args.dtype, args.threads, where)
-    pilot = evaluation.Pilot(engine, policy.contract, settings.n_obs_steps, sampling, args.delay)
+    how = (settings.n_obs_steps, sampling, args.delay)
+    closed_loop = evaluation.ClosedLoop(engine, policy.contract, *how)
     seeds = range(args.seed, args.seed + args.episodes)
-    with arm, tqdm(total=args.episodes, unit="episode", disable=not sys.stderr.isatty()) as bar:
+    with robot, tqdm(total=args.episodes, unit="episode", disable=not sys.stderr.isatty()) as bar:
         won = 0
 
-        def show(episode: evaluation.Episode) -> None:
+        def show(episode: evaluation.EpisodeResult) -> None:
             nonlocal won
             won += episode.success
             bar.set_postfix_str(f"{won} succeeded")
             bar.update()
 
-        result = evaluation.evaluate(arm, pilot, seeds, show)
+        result = evaluation.evaluate(robot, closed_loop, seeds, show)
     summary = {
         **result.summary(),
         "checkpoint": str(where),

@@ -90,7 +90,7 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
     from diffusion_policy_ros.engine import build_engine
     from diffusion_policy_ros.policy.checkpoint import load_policy
     from diffusion_policy_ros.replay.policy import Policy, to_horizon
-    from diffusion_policy_ros.runtime.runner import Sampling
+    from diffusion_policy_ros.runtime.sampling import Sampling
 
     loaded = load_policy(args.checkpoint)
     settings = loaded.recipe.policy

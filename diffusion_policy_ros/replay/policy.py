@@ -9,15 +9,11 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.runtime.inference import NotFiniteError, make_chunk, noise_generator
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.made import SAMPLING, Made
 from diffusion_policy_ros.runtime.playback import Chunk
-from diffusion_policy_ros.runtime.runner import (
-    NotFiniteError,
-    Sampling,
-    make_chunk,
-    noise_generator,
-)
+from diffusion_policy_ros.runtime.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 if TYPE_CHECKING:  # the action player says how it is, too, and needs no torch
-    from diffusion_policy_ros.runtime.supervisor import Supervisor
+    from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 
 
 def message(
@@ -29,52 +29,53 @@ def message(
     return array
 
 
-def level(supervisor: Supervisor) -> bytes:
-    """OK while chunks flow or nobody wants them, warning when told to hold, otherwise error."""
-    if not supervisor.reason or supervisor.state == "inactive":
-        return DiagnosticStatus.OK
-    return DiagnosticStatus.WARN if supervisor.held else DiagnosticStatus.ERROR
+def level(loop: PolicyLoop) -> bytes:
+    """OK while chunks flow or nobody wants them; an error for a hold that nobody asked for."""
+    if loop.active and loop.reason and not loop.held:
+        return DiagnosticStatus.ERROR
+    warns = loop.held or (loop.active and loop.outdated)
+    return DiagnosticStatus.WARN if warns else DiagnosticStatus.OK
 
 
-def values(supervisor: Supervisor, notes: Mapping[str, str], now_ns: int) -> dict[str, object]:
+def values(loop: PolicyLoop, notes: Mapping[str, str], now_ns: int) -> dict[str, object]:
     """What happened, and how every stream is.
 
     Args:
-        supervisor: counts it.
+        loop: counts it.
         notes: topic → what is wrong with its publishers.
         now_ns: by the clock that arrivals are of.
     """
-    counts, runner = supervisor.runner.counts, supervisor.runner
+    counts = loop.counts
     return {
         "frames": counts.frames,
         "chunks": counts.chunks,
         "chunk_ms_p50": percentile(counts.chunk_ms, 50),
         "chunk_ms_p99": percentile(counts.chunk_ms, 99),
-        "latency_ms_p50": percentile(supervisor.latency_ms, 50),
-        "latency_ms_p99": percentile(supervisor.latency_ms, 99),
+        "latency_ms_p50": percentile(counts.latency_ms, 50),
+        "latency_ms_p99": percentile(counts.latency_ms, 99),
         "deadline_misses": counts.deadline_misses,
         "replaced_windows": counts.replaced,
-        "rejected_frames": supervisor.refused,
+        "rejected_frames": counts.refused,
         "rejected_chunks": counts.failures,
-        "late_chunks": supervisor.late,
-        "clamped_actions": supervisor.clamped,
-        "holds": supervisor.holds,
-        "last_hold": supervisor.last_hold,
-        "num_inference_steps": runner.sampling.num_inference_steps,
-        "sampler": runner.sampling.sampler,
-        "replan_steps": runner.sampling.replan_steps,
-        "chunk_join": runner.sampling.chunk_join,
-        "delay_frames": runner.delay_frames,
-        "noise_seed": runner.noise_seed,
-        "newest_chunks": runner.made,
-        **_streams(supervisor, notes, now_ns),
+        "late_chunks": counts.late,
+        "clamped_actions": counts.clamped,
+        "holds": counts.holds,
+        "last_hold": loop.last_hold,
+        "num_inference_steps": loop.sampling.num_inference_steps,
+        "sampler": loop.sampling.sampler,
+        "replan_steps": loop.sampling.replan_steps,
+        "chunk_join": loop.sampling.chunk_join,
+        "delay_frames": loop.delay_frames,
+        "noise_seed": loop.noise_seed,
+        "newest_chunks": loop.made,
+        **_streams(loop, notes, now_ns),
     }
 
 
-def _streams(supervisor: Supervisor, notes: Mapping[str, str], now_ns: int) -> dict[str, object]:
+def _streams(loop: PolicyLoop, notes: Mapping[str, str], now_ns: int) -> dict[str, object]:
     found: dict[str, object] = {}
-    for key, stream in supervisor.contract.observations.items():
-        arrivals = supervisor.arrivals[stream.topic]
+    for key, stream in loop.contract.observations.items():
+        arrivals = loop.arrivals[stream.topic]
         age_s = arrivals.age_s(now_ns)
         found[f"{key}.age_s"] = "never" if age_s is None else f"{age_s:.3f}"
         found[f"{key}.rate_hz"] = f"{arrivals.rate_hz(now_ns):.1f}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import re
 import sys
 import time
 import traceback
@@ -30,6 +29,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
+from std_srvs.srv import SetBool
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine, build_engine
@@ -43,13 +43,12 @@ from diffusion_policy_ros.ros.processes import (
     told_of,
 )
 from diffusion_policy_ros.ros.robot_link import RobotLink
-from diffusion_policy_ros.runtime.runner import warm_up
+from diffusion_policy_ros.runtime.inference import warm_up
+from diffusion_policy_ros.runtime.policy_loop import kind_of
 
 REPORT_S = 0.5
 LOG_S = 1.0
-"""At most one line of log about holding and running in so long."""
-NUMBERS = re.compile(r"[\d.]+")
-"""In a reason they count on while it stays the same."""
+"""At most one line of log about the same reason to hold, or about running, in so long."""
 EXIT_USER_ERROR = 2
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -66,7 +65,8 @@ class PolicyNode(LifecycleNode):
         self.link: RobotLink | None = None
         self._facts: dict[str, object] = {}
         self._failure = self._logged = ""
-        self._log_again_s = 0.0
+        self._log_again_s: dict[str, float] = {}
+        self._held = False
         policy_parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -74,6 +74,8 @@ class PolicyNode(LifecycleNode):
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(REPORT_S, self._report, clock=self._steady)
         self._changed = self.create_guard_condition(self._report)
+        # Of the node, not of what is configured: it stays held whatever comes between.
+        self.create_service(SetBool, "~/hold", self._serve_hold)
 
     def bring_up(self) -> bool:
         """Configure and activate; whether both went well."""
@@ -88,12 +90,19 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm up the policy, connect to the robot."""
-        return self._attempt("configure", self._set_up)
+        result = self._attempt("configure", self._set_up)
+        if result != SUCCESS:
+            self._tear_down()
+        return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Wait for fresh messages and make chunks of them."""
         super().on_activate(state)
-        return self._attempt("activate", self._link.start)
+        result = self._attempt("activate", self._link.start)
+        if result != SUCCESS:
+            self._link.stop()
+            super().on_deactivate(state)
+        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Tell the robot to hold, then go quiet."""
@@ -143,9 +152,9 @@ class PolicyNode(LifecycleNode):
         warm_up(engine, sampling)
         seed = policy_parameters.seed(self)
         trace = policy_parameters.value(self, "trace")
-        link = RobotLink(self, engine, sampling, self._changed.trigger, seed, trace)
         policy_parameters.adopt(self, settings, sampling)
-        self.link = link
+        self.link = RobotLink(self, engine, sampling, self._changed.trigger, seed, trace)
+        self.link.set_hold(self._held)
         self._warn_of_unstamped(engine.policy.contract)
         # What lives now lives long; looking through it for garbage would take 50 ms each time.
         gc.collect()
@@ -198,19 +207,33 @@ class PolicyNode(LifecycleNode):
         assert self.link is not None, "the lifecycle has configured it"
         return self.link
 
+    def _serve_hold(self, asked: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """Hold, or no longer; in every state of the node, and over all its transitions."""
+        self._held = asked.data
+        state = "unconfigured" if self.link is None else self.link.set_hold(asked.data)
+        response.success, response.message = True, state
+        return response
+
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
-        """As rclpy has it, but a wrong type is refused in words."""
+        """As rclpy has it, but a wrong type is refused in words; what is set then takes effect.
+
+        Not in the callback, which only asks whether it may; Humble has none for what was set.
+        """
         try:
             policy_parameters.check_types(self, parameter_list)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        return super().set_parameters_atomically(parameter_list)
+        result = super().set_parameters_atomically(parameter_list)
+        if result.successful and self.link is not None:
+            with self.link.runner.turn() as loop:
+                policy_parameters.apply(loop, parameter_list)
+        return result
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Refuse with the reason, or let it take effect from the next chunk on."""
+        """Whether they may be set, or why not."""
         try:
             if self.link is not None:
-                policy_parameters.apply(self.link.pilot.runner, parameters)
+                policy_parameters.checked(self.link.loop, parameters)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -222,10 +245,10 @@ class PolicyNode(LifecycleNode):
         if self.link is not None:
             self.link.look_after_topics()
             self.link.look_after_the_clock()
-            pilot = self.link.pilot
-            message, level, robot = pilot.state, diagnostics.level(pilot), pilot.contract.name
+            loop = self.link.loop
+            message, level, robot = loop.state, diagnostics.level(loop), loop.contract.name
             self._log(message)
-            values.update(diagnostics.values(pilot, self.link.problems, time.monotonic_ns()))
+            values.update(diagnostics.values(loop, self.link.problems, time.monotonic_ns()))
             values.update(self.link.look_after_trace())
         if self._failure:
             message, level = self._failure, DiagnosticStatus.ERROR
@@ -235,15 +258,16 @@ class PolicyNode(LifecycleNode):
 
     def _log(self, state: str) -> None:
         """Who looks at the terminal alone sees when it begins to hold, why, and when it ends."""
-        kind, now_s = NUMBERS.sub("", state), time.monotonic()
-        # What lasts is said in the end, however much there was to say before it.
-        if kind == self._logged or now_s < self._log_again_s:
-            return
-        self._logged, self._log_again_s = kind, now_s + LOG_S
-        if state.startswith("holding"):
-            self.get_logger().warning(state)
-        elif state == "running":
-            self.get_logger().info(state)
+        kind, now_s = kind_of(state), time.monotonic()
+        again_s = {said: at for said, at in self._log_again_s.items() if at > now_s}
+        # What lasts is said in the end, however often it was said before.
+        if kind != self._logged and kind not in again_s:
+            self._logged, again_s[kind] = kind, now_s + LOG_S
+            if state == "running":
+                self.get_logger().info(state)
+            elif not state.startswith("inactive"):
+                self.get_logger().warning(state)
+        self._log_again_s = again_s
 
 
 def main(args: list[str] | None = None) -> int:

@@ -20,7 +20,8 @@ from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.samplers import SAMPLERS
 from diffusion_policy_ros.ros.parameters import check_overrides, declare_described
 from diffusion_policy_ros.runtime.joining import JOINS
-from diffusion_policy_ros.runtime.runner import Runner, Sampling
+from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
+from diffusion_policy_ros.runtime.sampling import Sampling
 
 
 class _Entry(NamedTuple):
@@ -152,8 +153,8 @@ def check_types(node: Node, parameters: Sequence[Parameter]) -> None:
             raise UserError(what, f"parameter {parameter.name}", cure)
 
 
-def apply(runner: Runner, parameters: Sequence[Parameter]) -> None:
-    """Let changed parameters take effect from the next chunk on.
+def checked(loop: PolicyLoop, parameters: Sequence[Parameter]) -> Sampling:
+    """How the loop would sample with changed parameters.
 
     Raises:
         UserError: one of them is of `FIXED`, or the policy cannot be sampled so.
@@ -164,10 +165,16 @@ def apply(runner: Runner, parameters: Sequence[Parameter]) -> None:
             cure = "deactivate and clean up the node first"
             raise UserError("is read by configure", f"parameter {name}", cure)
     changes = {name: new[name] for name in SAMPLING if name in new}
-    changed = dataclasses.replace(runner.sampling, **changes)
-    runner.sampling = changed.checked(runner.engine.policy.recipe.policy)
-    if "seed" in new:
-        runner.seed(_seed(new["seed"]))
+    changed = dataclasses.replace(loop.sampling, **changes)
+    return changed.checked(loop.engine.policy.recipe.policy)
+
+
+def apply(loop: PolicyLoop, parameters: Sequence[Parameter]) -> None:
+    """Let parameters that were `checked` and set take effect from the next chunk on."""
+    loop.sampling = checked(loop, parameters)
+    for parameter in parameters:
+        if parameter.name == "seed":
+            loop.seed(_seed(parameter.value))
 
 
 def _seed(number: int) -> int | None:

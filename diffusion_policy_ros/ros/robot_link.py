@@ -6,7 +6,6 @@ It lives from configure to cleanup; between `start` and `stop` the robot is told
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
-from std_srvs.srv import SetBool, Trigger
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_ros.engine import Engine
@@ -26,8 +25,9 @@ from diffusion_policy_ros.ros.planned_path import path_msg
 from diffusion_policy_ros.ros.qos import crowd
 from diffusion_policy_ros.ros.streams_thread import FOREVER_NS, StreamsThread
 from diffusion_policy_ros.runtime.playback import Chunk
-from diffusion_policy_ros.runtime.runner import Sampling
-from diffusion_policy_ros.runtime.supervisor import Supervisor
+from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
+from diffusion_policy_ros.runtime.runner import Runner
+from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.runtime.trace import Trace
 
 CHUNK_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
@@ -43,7 +43,7 @@ CLOCK_STANDS_S = 1.0
 
 
 class RobotLink:
-    """Topics, services and clocks around a supervisor.
+    """Topics, services and clocks around a policy loop.
 
     Args:
         node: has them.
@@ -54,7 +54,8 @@ class RobotLink:
         trace: file for the times of every chunk; empty: none.
 
     Attributes:
-        pilot: decides what the robot is told.
+        loop: decides what the robot is told; whoever calls it has to have its turn.
+        runner: gives turns with it, and samples.
         problems: topic → what is wrong with its publishers.
         trace: writes that file.
 
@@ -79,11 +80,9 @@ class RobotLink:
         self._chunk_bytes = ChunkBytes(self.contract)
         self._jumped_ns = 0
         self._built, self._started = contextlib.ExitStack(), contextlib.ExitStack()
-        # Whose turn it is to call the supervisor: the messages' thread or the executor's.
-        self._turn = threading.Lock()
         self._simulated = self._last_chance = False
         self._wound_ns = self._overdue_ns = self._said_at_ns = -1
-        self.pilot = Supervisor(
+        self.loop = PolicyLoop(
             engine,
             self.contract,
             engine.policy.recipe.policy.n_obs_steps,
@@ -93,6 +92,7 @@ class RobotLink:
             on_change=on_change,
             seed=seed,
         )
+        self.runner = Runner(self.loop)
         with contextlib.ExitStack() as half_built:
             half_built.callback(self.close)
             if trace:
@@ -101,7 +101,7 @@ class RobotLink:
             half_built.pop_all()
 
     def _begin_trace(self, trace: Trace) -> None:
-        self.trace, self.pilot.runner.on_times = trace, trace.add
+        self.trace, self.loop.on_times = trace, trace.add
         self._built.callback(trace.close)
 
     def _open(self) -> None:
@@ -113,8 +113,8 @@ class RobotLink:
         self._streams = StreamsThread(self._node, self.contract, self._on_message, self._on_time)
         self._built.callback(self._streams.destroy)
         self._streams.start()
-        self._service(Trigger, "~/reset", self._serve_reset)
-        self._service(SetBool, "~/hold", self._serve_hold)
+        service = self._node.create_service(Trigger, "~/reset", self._serve_reset)
+        self._built.callback(self._node.destroy_service, service)
 
     def _publish_contract(self) -> None:
         """What the chunks mean, for whoever plays them; also while the node is inactive."""
@@ -127,15 +127,10 @@ class RobotLink:
         self._built.callback(self._node.destroy_lifecycle_publisher, made)
         return made
 
-    def _service(self, kind: Any, name: str, serve: Callable[..., Any]) -> None:
-        self._built.callback(
-            self._node.destroy_service, self._node.create_service(kind, name, serve)
-        )
-
     def close(self) -> None:
         """Take all down, as far as it has been built; what is being sampled is waited for."""
         self.stop()
-        if not self.pilot.runner.stop():
+        if not self.runner.stop():
             self._node.get_logger().warning("an inference goes on that was begun before")
         self._built.close()
 
@@ -150,8 +145,9 @@ class RobotLink:
                 min_forward=Duration(nanoseconds=1), min_backward=None, on_clock_change=False
             )
             self._on_jumps(on, self._on_clock)
-        with self._turn:
-            self.pilot.start(time.monotonic_ns())
+        self.runner.start()
+        with self.runner.turn() as loop:
+            loop.start(time.monotonic_ns())
             self._said_at_ns = -1
         self._streams.wake()
 
@@ -164,36 +160,38 @@ class RobotLink:
 
         What is being sampled is not waited for: it comes to nothing when it ends.
         """
-        if self.pilot.active:
-            with self._turn:
-                self.pilot.stop(timeout_s=0.0)
+        with self.runner.turn() as loop:
+            was_active = loop.active
+            loop.stop()
+        self.runner.stop(timeout_s=0.0)
+        if was_active:
             self._chunks.wait_for_all_acked(Duration(seconds=1))
         self._started.close()
 
     def _on_message(self, topic: str, message: Any) -> None:
-        with self._turn:
-            self.pilot.push(topic, message, time.monotonic_ns())
+        with self.runner.turn() as loop:
+            loop.push(topic, message, time.monotonic_ns())
 
     def _on_time(self) -> int:
         """Do what is due; for how many ns there is nothing more."""
-        with self._turn:
-            if not self.pilot.active:
+        with self.runner.turn() as loop:
+            if not loop.active:
                 return FOREVER_NS
             now_ns = time.monotonic_ns()
-            self.pilot.poll(now_ns)
-            if self.pilot.heard_ns != self._wound_ns:
-                self._wound_ns = self.pilot.heard_ns
+            loop.poll(now_ns)
+            if loop.heard_ns != self._wound_ns:
+                self._wound_ns = loop.heard_ns
                 self._wait_from(self._wound_ns)
             elif now_ns >= self._overdue_ns:
                 self._when_overdue(now_ns)
-            settles_ns = self.pilot.history.settles_ns
+            settles_ns = loop.history.settles_ns
         due_ns = self._overdue_ns if settles_ns is None else min(self._overdue_ns, settles_ns)
         return min(max(due_ns - now_ns, 0), FOREVER_NS)
 
     def _wait_from(self, now_ns: int) -> None:
         """Wait for the next frame as long as it may take."""
         # A simulator's seconds are longer or shorter than ours: `_on_clock` counts them.
-        limit_ns = round(CLOCK_STANDS_S * 1e9) if self._simulated else self.pilot.limit_ns
+        limit_ns = round(CLOCK_STANDS_S * 1e9) if self._simulated else self.loop.limit_ns
         self._overdue_ns, self._last_chance = now_ns + limit_ns, False
 
     def _when_overdue(self, now_ns: int) -> None:
@@ -201,16 +199,16 @@ class RobotLink:
             self._last_chance, self._overdue_ns = True, now_ns + LAST_CHANCE_NS
             return
         self._said_at_ns = self._node.get_clock().now().nanoseconds
-        moved_ns = self._said_at_ns - self.pilot.heard_at_ns
-        stands = self._simulated and moved_ns < self.pilot.limit_ns
-        self.pilot.overdue(now_ns, f"/clock moved {moved_ns / 1e9:.3f} s since" if stands else "")
+        moved_ns = self._said_at_ns - self.loop.heard_at_ns
+        stands = self._simulated and moved_ns < self.loop.limit_ns
+        self.loop.overdue(now_ns, f"/clock moved {moved_ns / 1e9:.3f} s since" if stands else "")
         self._wait_from(now_ns)
 
     def _on_clock(self, _: TimeJump) -> None:
         """Simulated time went on."""
-        now_ns, pilot = self._node.get_clock().now().nanoseconds, self.pilot
-        with self._turn:
-            overdue = now_ns - max(pilot.heard_at_ns, self._said_at_ns) >= pilot.limit_ns
+        now_ns = self._node.get_clock().now().nanoseconds
+        with self.runner.turn() as loop:
+            overdue = now_ns - max(loop.heard_at_ns, self._said_at_ns) >= loop.limit_ns
             if not overdue or self._last_chance:
                 return
             self._overdue_ns = 0
@@ -221,23 +219,23 @@ class RobotLink:
         self._jumped_ns, self._said_at_ns = time.monotonic_ns(), -1
         reason = f"/clock jumped {-jump.delta.nanoseconds / 1e9:.3f} s back"
         several = crowd(self._node, "/clock")
-        with self._turn:
+        with self.runner.turn() as loop:
             if several:
-                self.pilot.bar(f"{reason}; {several}")
+                loop.bar(f"{reason}; {several}")
             else:
-                self.pilot.hold(reason)
+                loop.hold(reason)
 
     def look_after_the_clock(self) -> None:
         """Go on once only one tells the time, or all have agreed for a while."""
         agreed_s = (time.monotonic_ns() - self._jumped_ns) / 1e9
-        if self.pilot.barred and (agreed_s > CLOCK_STANDS_S or not crowd(self._node, "/clock")):
-            with self._turn:
-                self.pilot.bar("")
+        if self.loop.barred and (agreed_s > CLOCK_STANDS_S or not crowd(self._node, "/clock")):
+            with self.runner.turn() as loop:
+                loop.bar("")
 
     def look_after_topics(self) -> None:
         """Find out why topics are silent, or of two minds; subscribe anew where that helps."""
         now_ns = time.monotonic_ns()
-        for topic, arrivals in self.pilot.arrivals.items():
+        for topic, arrivals in self.loop.arrivals.items():
             age_s = arrivals.age_s(now_ns)
             waited_s = (now_ns - self._built_ns) / 1e9 if age_s is None else age_s
             silent = waited_s > SILENT_S
@@ -265,23 +263,21 @@ class RobotLink:
             self._path_due.trigger()
 
     def _publish_path(self) -> None:
-        with self._turn:
-            newest = list(self.pilot.history.frames)[-1:]
+        with self.runner.turn() as loop:
+            newest = list(loop.history.frames)[-1:]
         if newest and self._paths.is_activated:
             self._paths.publish(path_msg(self._newest, self.contract, newest[0].arrays))
 
     def _serve_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message = self.pilot.active, "node is not active"
-        if self.pilot.active:
-            with self._turn:
-                self.pilot.reset(time.monotonic_ns())
-            response.message = self.pilot.state
+        with self.runner.turn() as loop:
+            response.success, response.message = loop.active, "node is not active"
+            if loop.active:
+                loop.reset(time.monotonic_ns())
+                response.message = loop.state
         return response
 
-    def _serve_hold(self, asked: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.success, response.message = self.pilot.active, "node is not active"
-        if self.pilot.active:
-            with self._turn:
-                self.pilot.set_hold(asked.data)
-            response.message = self.pilot.state
-        return response
+    def set_hold(self, on: bool) -> str:
+        """Hold until told otherwise, also while inactive; the state after it."""
+        with self.runner.turn() as loop:
+            loop.set_hold(on)
+            return loop.state

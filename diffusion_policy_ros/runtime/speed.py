@@ -28,7 +28,8 @@ from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError, first_line
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
-from diffusion_policy_ros.runtime.runner import Sampling, make_chunk, warm_up
+from diffusion_policy_ros.runtime.inference import make_chunk, warm_up
+from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.runtime.verdict import EXACT, Timing
 
 MOST, FEWEST, BUDGET_S = 200, 5, 10.0

@@ -28,7 +28,7 @@ from diffusion_policy_ros.policy.checkpoint import (
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.playback import Playback
-from diffusion_policy_ros.runtime.runner import Sampling
+from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.shipped import config_names, config_path
 from fuzzing.bags import CONTRACT, make_mcaps
 from fuzzing.damage import Source, damaged, damaged_text

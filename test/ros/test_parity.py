@@ -147,7 +147,8 @@ def test_a_bag_gives_the_node_the_windows_that_training_had(domain, node, contra
         )
         assert node.bring_up()
         seen = {}
-        node.link.pilot.runner.offer = lambda time_ns, window, *_: seen.update({time_ns: window()})
+        loop = node.link.loop
+        loop.wants = lambda frame: seen.update({frame.time_ns: loop.history.window()})
         spinning.start()
         subscriptions = [s for s in node.subscriptions if s.topic_name in CONTRACT.topics]
         assert len(subscriptions) == len(CONTRACT.topics)

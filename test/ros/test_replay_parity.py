@@ -15,7 +15,7 @@ from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
 from diffusion_policy_ros.replay.figures import against_live  # noqa: E402
 from diffusion_policy_ros.replay.policy import Policy, to_horizon  # noqa: E402
 from diffusion_policy_ros.replay.recording import replay_bag  # noqa: E402
-from diffusion_policy_ros.runtime.runner import Sampling  # noqa: E402
+from diffusion_policy_ros.runtime.sampling import Sampling  # noqa: E402
 
 pytestmark = pytest.mark.ros
 SHIPPED = Contract.load("mini_lift_state").text
