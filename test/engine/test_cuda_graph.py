@@ -13,7 +13,8 @@ from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.following import Follow
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.samplers import SAMPLERS
-from diffusion_policy_ros.runtime.runner import Sampling, warm_up
+from diffusion_policy_ros.runtime.inference import warm_up
+from diffusion_policy_ros.runtime.sampling import Sampling
 
 CPU = torch.device("cpu")
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
