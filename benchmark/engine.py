@@ -51,7 +51,7 @@ policy:
   horizon: 16
   num_inference_steps: 10
   denoiser: {denoiser}
-  image_encoder: {{name: resnet18, keypoints: 32, features: 64, crop_shape: [76, 76]}}
+  image_encoder: {{name: resnet18, keypoints: 32, features: 64, crop: [76, 76]}}
 """
 NETWORKS = {
     "unet_512": "{name: unet1d, down_dims: [512, 1024, 2048], kernel_size: 5}",

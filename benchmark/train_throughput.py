@@ -46,7 +46,7 @@ RECIPE = """
 name: train_throughput
 policy:
   denoiser: {name: unet1d, down_dims: [128, 256, 512], kernel_size: 5}
-  image_encoder: {name: resnet18, keypoints: 32, features: 64, crop_shape: [76, 76]}
+  image_encoder: {name: resnet18, keypoints: 32, features: 64, crop: [76, 76]}
 training:
   batch_size: 16
   batch_shares: 2

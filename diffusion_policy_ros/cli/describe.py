@@ -52,6 +52,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="how many to measure at most (default %(default)s); 0 builds no weights",
     )
     parser.add_argument("--device", default="auto", help="where to measure (default: %(default)s)")
+    parser.add_argument(
+        "--dataset",
+        metavar="DIR",
+        type=Path,
+        help="write view_CAMERA.png: what is seen of its first picture, and eight varied samples",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path(), help="where they go (default: here)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -64,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     check_least(args, chunks=0)
     policy = build(args.policy, args.contract, weights=args.chunks > 0)
     print("\n".join(describe(policy)), flush=True)
+    for path in draw_views(policy, args.dataset, args.out) if args.dataset else ():
+        print(f"drawn     {path}", flush=True)
     if args.chunks > 0:
         print("\n".join(speed(policy, args.chunks, args.device)))
     return 0
@@ -92,6 +103,22 @@ def build(name: str, contract: str | None, weights: bool) -> DiffusionPolicy:
         return DiffusionPolicy(recipe, robot).eval()
 
 
+def draw_views(policy: DiffusionPolicy, dataset: Path, folder: Path) -> Iterator[Path]:
+    """Draw what each camera's encoder sees of a dataset's first pictures; yields the files.
+
+    Raises:
+        UserError: the dataset cannot be read, or is of another robot.
+    """
+    from diffusion_policy_ros.data.dataset import WindowDataset
+    from diffusion_policy_ros.policy.checkpoint import check_contract
+    from diffusion_policy_ros.policy.contact_sheet import write_contact_sheets
+
+    windows = WindowDataset(dataset, n_obs_steps=1, horizon=1)
+    check_contract(policy.contract, windows.contract, str(dataset))
+    folder.mkdir(parents=True, exist_ok=True)
+    yield from write_contact_sheets(policy.encoder, windows.batch([0]), folder)
+
+
 def made_for(recipe: str) -> str:
     """The shipped contract that shows what a recipe gives."""
     return next((MADE_FOR[start] for start in MADE_FOR if recipe.startswith(start)), ANY_CONTRACT)
@@ -108,6 +135,8 @@ def describe(policy: DiffusionPolicy) -> Iterator[str]:
     yield ""
     yield from table(HEADS, list(parts(policy)))
     yield ""
+    for key, camera in policy.encoder.image_encoders.items():
+        yield f"sees      {key}: {camera.view.text}"
     size = f"{settings.predicted_steps} actions of {contract.action_dim} values"
     yield f"chunk     {size}, {settings.n_action_steps} executed from the newest frame on"
     steps = "Ta" if settings.pred_action_steps_only else "H"
@@ -117,8 +146,6 @@ def describe(policy: DiffusionPolicy) -> Iterator[str]:
 
 def parts(policy: DiffusionPolicy) -> Iterator[tuple[str, ...]]:
     """Yield a row for each part: what goes in, what comes out, how many parameters it has."""
-    from diffusion_policy_ros.policy.encoders import ImageEncoder
-    from diffusion_policy_ros.policy.normalizer import module_name
     from diffusion_policy_ros.policy.sizes import param_count
 
     steps = policy.recipe.policy.n_obs_steps
@@ -126,8 +153,7 @@ def parts(policy: DiffusionPolicy) -> Iterator[tuple[str, ...]]:
         dtype, seen = "uint8" if stream.is_image else "float32", (steps, *stream.shape)
         out, count = seen, "-"
         if stream.is_image:
-            camera = policy.encoder.cameras[module_name(key)]
-            assert isinstance(camera, ImageEncoder)
+            camera = policy.encoder.image_encoders[key]
             out, count = (steps, camera.features), millions(param_count(camera))
         yield (key, f"{dtype} {seen}", str(out), count)
     for name, module in policy.named_children():

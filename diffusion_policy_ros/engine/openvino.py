@@ -31,9 +31,10 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, find_checkpoint
 from diffusion_policy_ros.policy.denoisers import Condition
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
-from diffusion_policy_ros.policy.encoders import ImageEncoder, crop_windows
+from diffusion_policy_ros.policy.eyes import ImageEncoder
 from diffusion_policy_ros.policy.following import Follow
 from diffusion_policy_ros.policy.samplers import inference_timesteps
+from diffusion_policy_ros.policy.view import look
 
 Module = TypeVar("Module", bound=nn.Module)
 AHEAD = 64
@@ -172,14 +173,14 @@ class CompiledCamera(nn.Module):
         self.plain, self._compiled, self._frames = plain, compiled, frames
         for count in range(1, frames + 1):
             compiled.fit(count)
-        self._seen: list[tuple[Tensor, Tensor]] = []  # frame (h, w, C), its features (F,)
+        self._seen: list[tuple[Tensor, Tensor]] = []  # frame (H, W, C), its features (F,)
 
-    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
         """See ImageEncoder."""
-        if places is not None:
-            out: Tensor = self.plain(images, places)
+        if numbers is not None:
+            out: Tensor = self.plain(images, numbers)
             return out
-        frames = list(crop_windows(images, self.plain.crop, None).flatten(0, 1))
+        frames = list(images.flatten(0, 1))
         found = [self._recall(frame) for frame in frames]
         new = [frame for frame, known in zip(frames, found, strict=True) if known is None]
         fresh = iter(self._encode(new))
@@ -192,11 +193,11 @@ class CompiledCamera(nn.Module):
 
     def _encode(self, frames: list[Tensor]) -> list[Tensor]:
         """Features of each frame, as many at once as a window has."""
-        return [
-            features
-            for first in range(0, len(frames), self._frames)
-            for features in self._compiled(torch.stack(frames[first : first + self._frames]))
-        ]
+        features: list[Tensor] = []
+        for first in range(0, len(frames), self._frames):
+            some = torch.stack(frames[first : first + self._frames])
+            features += self._compiled(look(some[None], self.plain.view)[0])
+        return features
 
 
 class _Denoiser(nn.Module):
@@ -214,7 +215,7 @@ class _Denoiser(nn.Module):
 
 
 class _Frames(nn.Module):
-    """A camera's encoder, of frames that are cropped already."""
+    """A camera's encoder, of what is seen of frames."""
 
     def __init__(self, camera: ImageEncoder) -> None:
         super().__init__()
@@ -246,20 +247,21 @@ def _shallow(module: Module) -> Module:
 
 
 def _cameras(policy: DiffusionPolicy) -> Mapping[str, ImageEncoder]:
-    cameras = policy.encoder.cameras.items()
-    return {name: camera for name, camera in cameras if isinstance(camera, ImageEncoder)}
+    encoder = policy.encoder
+    return {encoder.module_names[key]: camera for key, camera in encoder.image_encoders.items()}
 
 
-def _converted(policy: DiffusionPolicy, dtype: str) -> Models:
+def _converted(policy: DiffusionPolicy, precision: str) -> Models:
     """All its networks in OpenVINO's form."""
     stages = split(_traced_denoiser(policy))
     halves = {"early": stages.early, "late": stages.late}
-    rewrite = compress if dtype == "int8" else unroll
+    rewrite = compress if precision == "int8" else unroll
     models = {name: convert(rewrite(half)) for name, half in halves.items()}
     for name, camera in _cameras(policy).items():
-        height, width = camera.crop
+        height, width = camera.view.size
         channels = next(camera.backbone.parameters()).shape[1]
-        frames = torch.zeros(EXAMPLE, height, width, channels, dtype=torch.uint8)
+        dtype = torch.float32 if camera.view.resized else torch.uint8
+        frames = torch.zeros(EXAMPLE, height, width, channels, dtype=dtype)
         models[name] = convert(trace(_Frames(camera), [frames]))
     return models
 

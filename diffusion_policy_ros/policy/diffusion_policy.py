@@ -14,7 +14,7 @@ from torch.nn import functional
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition, Sizes
-from diffusion_policy_ros.policy.encoders import ObservationEncoder, TemporalEncoder
+from diffusion_policy_ros.policy.eyes import ObservationEncoder, TemporalEncoder
 from diffusion_policy_ros.policy.following import Follow, following
 from diffusion_policy_ros.policy.inpainting import MaskGenerator
 from diffusion_policy_ros.policy.normalizer import ACTION, Normalizer, Statistics
@@ -36,14 +36,15 @@ class Draws(NamedTuple):
     """The random numbers of a training step; a part of them belongs to a part of the batch.
 
     Attributes:
-        crops: (B, cameras, 2) from 0 to below 1, see crop_windows; None for central crops.
+        views: (B, cameras, numbers) from 0 to below 1: how pictures vary, see view.py; None for
+            what is seen when running.
         noise: (B, S, H, Da) standard normal, S draws for each window; with inpainting Da + Do.
         timesteps: (B, S) integers in [0, T).
         hidden: (B, S), whose observation is hidden; None where none is.
         seed: of the network's dropout; None where there is none.
     """
 
-    crops: Tensor | None
+    views: Tensor | None
     noise: Tensor
     timesteps: Tensor
     hidden: Tensor | None = None
@@ -51,9 +52,9 @@ class Draws(NamedTuple):
 
     def part(self, where: slice) -> Draws:
         """Those of the batch's windows `where`."""
-        crops = None if self.crops is None else self.crops[where]
+        views = None if self.views is None else self.views[where]
         hidden = None if self.hidden is None else self.hidden[where]
-        return Draws(crops, self.noise[where], self.timesteps[where], hidden, self.seed)
+        return Draws(views, self.noise[where], self.timesteps[where], hidden, self.seed)
 
 
 class DiffusionPolicy(nn.Module):
@@ -124,18 +125,18 @@ class DiffusionPolicy(nn.Module):
         for camera in self.encoder.cameras.values():
             camera.backbone.compile()  # type: ignore[union-attr]
 
-    def encode(self, observation: Arrays, *, crops: Tensor | None = None) -> Condition:
+    def encode(self, observation: Arrays, *, views: Tensor | None = None) -> Condition:
         """Observation window -> condition.
 
         Args:
             observation: key -> (B, To, ...), images uint8 (B, To, H, W, C), vectors float32.
-            crops: (B, cameras, 2), places of the crops; central ones without.
+            views: (B, cameras, numbers), how pictures vary in training; see Draws.
 
         Raises:
             UserError: a key is missing, or of another shape or type than the contract's.
         """
         settings = self.recipe.policy
-        frames = self._frames(observation, settings.n_obs_steps, crops)
+        frames = self._frames(observation, settings.n_obs_steps, views)
         match settings.conditioned:
             case "tokens":
                 return Condition(tokens=frames)
@@ -149,11 +150,11 @@ class DiffusionPolicy(nn.Module):
                 return self._inpainting(given)
         return Condition(frames.flatten(1) if self.temporal is None else self.temporal(frames))
 
-    def _frames(self, observation: Arrays, steps: int, crops: Tensor | None) -> Tensor:
+    def _frames(self, observation: Arrays, steps: int, views: Tensor | None) -> Tensor:
         """Features (B, steps, Do) of each observed frame."""
         keys = self.contract.observations
         window = {key: self._on_device(observation, key, steps) for key in keys}
-        out: Tensor = self.encoder(window, self.normalizer, crops)
+        out: Tensor = self.encoder(window, self.normalizer, views)
         return out
 
     def _inpainting(self, given: Tensor) -> Condition:
@@ -184,14 +185,15 @@ class DiffusionPolicy(nn.Module):
     def draw(self, windows: int, generator: torch.Generator | None = None) -> Draws:
         """All that is random in a loss over `windows` windows.
 
-        In training mode crops are random and each encoded window is used for `noise_samples`
-        draws of noise and step; in eval mode crops are central and each window has one draw.
+        In training mode pictures vary and each encoded window is used for `noise_samples`
+        draws of noise and step; in eval mode they do not and each window has one draw.
         """
         source, settings = generator or self.generator, self.recipe.policy
-        device, crops, times = source.device, None, 1
+        device, views, times = source.device, None, 1
         if self.training:
-            places = (windows, len(self.encoder.cameras), 2)
-            crops = torch.rand(places, generator=source, device=device)
+            each = settings.image_encoder.augment.numbers
+            numbers = (windows, len(self.encoder.cameras), each)
+            views = torch.rand(numbers, generator=source, device=device)
             times = self.recipe.training.noise_samples
         chunks = (windows, times, settings.predicted_steps, self.sizes.action_dim)
         noise = torch.randn(chunks, generator=source, device=device)
@@ -203,7 +205,7 @@ class DiffusionPolicy(nn.Module):
             hidden = hidden < settings.observation_dropout
         if self.training and self._drops_out:
             seed = int(torch.randint(2**31, (), generator=source, device=device))
-        return Draws(crops, noise, steps, hidden, seed)
+        return Draws(views, noise, steps, hidden, seed)
 
     def loss(
         self,
@@ -217,19 +219,19 @@ class DiffusionPolicy(nn.Module):
             batch: observations as in `encode` (with inpainting of all H frames), "action"
                 (B, H, Da) in physical units, and "action_is_pad" (B, H) where padding is to be
                 masked.
-            generator: source of crops, noise and steps; the policy's own where not given.
-            draws: crops, noise and steps themselves, instead of drawn ones; see `draw`.
+            generator: source of views, noise and steps; the policy's own where not given.
+            draws: views, noise and steps themselves, instead of drawn ones; see `draw`.
         """
         settings = self.recipe.policy
         clean = self.normalizer[ACTION].normalize(self._actions(batch))[:, settings.predicted]
         draws = draws or self.draw(len(clean), generator)
         times = draws.noise.shape[1]
         if settings.conditioned == "inpainting":
-            observed = self._frames(batch, settings.training_obs_steps, draws.crops)
+            observed = self._frames(batch, settings.training_obs_steps, draws.views)
             clean = torch.cat([clean, observed], dim=-1)
             condition = self._inpainting(clean)
         else:
-            condition = self.encode(batch, crops=draws.crops)
+            condition = self.encode(batch, views=draws.views)
         condition = condition.repeat(times)
         if draws.hidden is not None:
             condition = condition.hidden(draws.hidden.flatten().to(self.device, non_blocking=True))

@@ -19,6 +19,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DenoiserSettings
 from diffusion_policy_ros.policy.denoisers.transformer import TransformerSettings
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
+from diffusion_policy_ros.policy.eyes import ImageEncoderSettings, TemporalEncoderSettings
 from diffusion_policy_ros.policy.normalizer import NormalizationSettings
 from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
@@ -27,43 +28,6 @@ from diffusion_policy_ros.strict_yaml import Problem
 def _within(default: Any, low: float, high: float) -> Any:
     """A field with a default and a range that the reader checks."""
     return dataclasses.field(default=default, metadata={"min": low, "max": high})
-
-
-@dataclass(frozen=True)
-class ImageEncoderSettings:
-    """How one camera's image becomes features; each camera has weights of its own.
-
-    Attributes:
-        name: a key of IMAGE_ENCODERS.
-        keypoints: of the spatial softmax, two coordinates each.
-        features: size after a last linear layer; 0 leaves the coordinates as they are.
-        crop_shape: (height, width) cut out at random in training and from the centre otherwise.
-    """
-
-    name: Literal["small_conv", "resnet18"] = "resnet18"
-    keypoints: int = _within(32, 1, 1024)
-    features: int = _within(64, 0, 4096)
-    crop_shape: tuple[int, ...] = ()
-
-    def problems(self) -> Iterator[Problem]:
-        """What is wrong with them that types cannot show."""
-        if self.crop_shape and (len(self.crop_shape) != 2 or min(self.crop_shape) < 1):
-            yield Problem(
-                "crop_shape", f"{list(self.crop_shape)} is no size", "write [height, width]"
-            )
-
-
-@dataclass(frozen=True)
-class TemporalEncoderSettings:
-    """How the features of a window's frames become one vector, instead of being put in a row.
-
-    Attributes:
-        hidden_size: size of the vector.
-        num_layers: recurrent layers.
-    """
-
-    hidden_size: int = _within(256, 1, 65536)
-    num_layers: int = _within(1, 1, 100)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import TrainingSettings
+from diffusion_policy_ros.train.batches import Data
 from diffusion_policy_ros.train.loggers import Logger
 
 TABLE, PICTURE = "loss.csv", "loss.png"
@@ -29,13 +30,10 @@ Say = Callable[[str], None]
 
 
 def introduction(
-    policy: DiffusionPolicy,
-    training: WindowDataset,
-    validation: WindowDataset | None,
-    processes: int = 1,
+    policy: DiffusionPolicy, data: Data, out: Path, processes: int = 1
 ) -> Iterator[str]:
     """What is about to be trained, on what; and what looks wrong with the data."""
-    settings = policy.recipe.training
+    settings, training, validation = policy.recipe.training, data.training, data.validation
     held = 0 if validation is None else len(validation.episodes)
     epochs = settings.updates * settings.batch_size / len(training)
     where = policy.device.type
@@ -47,6 +45,8 @@ def introduction(
     episodes = f"{count} episode{'' if count == 1 else 's'}"
     yield f"          {episodes}, {len(training)} windows; {held} held out"
     yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"
+    for key, camera in policy.encoder.image_encoders.items():
+        yield f"sees      {key}: {camera.view.text}: {out / f'view_{key}.png'}"
     yield f"training  {settings.updates} updates of {settings.batch_size} windows on {where}"
     yield f"          every window about {epochs:.1f} times"
     for warning in policy.normalizer.warnings():

@@ -1,6 +1,7 @@
 """Training, from a dataset to a checkpoint; read it from top to bottom.
 
     RUN/recipe.yaml                  what was asked for, every key written out
+    RUN/view_CAMERA.png              what is seen of each camera, and how it varies
     RUN/loss.csv, RUN/loss.png       how it went
     RUN/checkpoints/update_001000/   see policy/checkpoint.py
 
@@ -28,6 +29,7 @@ import torch
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import run_checkpoints
+from diffusion_policy_ros.policy.contact_sheet import write_contact_sheets
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 from diffusion_policy_ros.train.batches import Data, open_data
 from diffusion_policy_ros.train.distributed import peers
@@ -102,10 +104,10 @@ def train(
         learner = Learner(recipe, data, group.device, group)
         if newest is not None:
             learner.restore(newest, data)
-        for line in introduction(learner.policy, data.training, data.validation, group.count):
+        for line in introduction(learner.policy, data, out, group.count):
             say(line)
         group.wait()  # all have seen the run as it was
-        with _watcher(learner, out, progress, say) as watcher:
+        with _watcher(learner, data, out, progress, say) as watcher:
             _loop(learner, data, watcher, out, stop_after)
         group.wait()  # all is written
     if learner.finished:
@@ -125,12 +127,13 @@ def _hush(line: str) -> None:
 
 
 def _watcher(
-    learner: Learner, out: Path, progress: Progress, say: Say
+    learner: Learner, data: Data, out: Path, progress: Progress, say: Say
 ) -> AbstractContextManager[Watcher | Bystander]:
     """Who shows and writes the losses; in all processes but the first nobody does."""
     if not learner.group.first:
         return Bystander()
     _prepare_run(out, learner.recipe)
+    list(write_contact_sheets(learner.policy.encoder, data.training.batch([0]), out))
     loggers = open_loggers(out, learner.recipe, learner.update)
     return Watcher(out, learner.recipe.training, learner.update, progress, say, loggers)
 

@@ -115,9 +115,10 @@ def test_one_thread(network):
         torch.set_num_threads(before)
 
 
-def test_frames_are_encoded_once():
+@pytest.mark.parametrize("view", ["", ", resize: [44, 40], crop: 0.8"])
+def test_frames_are_encoded_once(view):
     """A window that slides has one new frame, and its chunk is the plain policy's."""
-    policy = make("mlp", name="mini_lift")
+    policy = make("mlp", name="mini_lift", encoder=SMALL_CONV[:-1] + view + "}")
     engine = OpenVinoEngine(policy, CPU)
     first, second = window(policy, 0), window(policy, 1)
     slid = {key: torch.cat([first[key][:, 1:], second[key][:, :1]], 1) for key in first}
@@ -129,7 +130,7 @@ def test_frames_are_encoded_once():
 
 def test_the_encoder_of_the_recommended_recipe():
     """ResNet-18: it once ended the process while it was compiled."""
-    policy = make("mlp", name="mini_lift", encoder="{name: resnet18, crop_shape: [76, 76]}")
+    policy = make("mlp", name="mini_lift", encoder="{name: resnet18, crop: [76, 76]}")
     assert relative_error(OpenVinoEngine(policy, CPU), policy, steps=2) < 1e-4
 
 

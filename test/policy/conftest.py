@@ -32,7 +32,7 @@ policy:
   num_inference_steps: 4
   prediction_type: sample
   denoiser: {down_dims: [16, 32], kernel_size: 3, n_groups: 4, diffusion_step_embed_dim: 16}
-  image_encoder: {name: small_conv, keypoints: 4, features: 0, crop_shape: [16, 20]}
+  image_encoder: {name: small_conv, keypoints: 4, features: 0, crop: [16, 20]}
 training: {batch_size: 4, noise_samples: 2, lr: 1.0e-3, warmup_updates: 2}
 """
 

@@ -104,8 +104,8 @@ def test_drawn_numbers_are_the_generator_s(policy, batch):
     parts = [slice(0, 2), slice(2, 5)]
     losses = [policy.loss({k: v[p] for k, v in batch.items()}, draws=draws.part(p)) for p in parts]
     torch.testing.assert_close(losses[0] * 0.4 + losses[1] * 0.6, whole)
-    assert draws.crops.shape == (5, 1, 2)
-    assert policy.eval().draw(5, generator(3)).crops is None
+    assert draws.views.shape == (5, 1, 2)
+    assert policy.eval().draw(5, generator(3)).views is None
 
 
 def test_padded_actions_do_not_count(policy, batch, monkeypatch):

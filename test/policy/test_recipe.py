@@ -8,7 +8,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.policy.denoisers import DENOISERS
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
-from diffusion_policy_ros.policy.encoders import IMAGE_ENCODERS
+from diffusion_policy_ros.policy.eyes import IMAGE_ENCODERS
 from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
 from diffusion_policy_ros.policy.samplers import PREDICTION_TYPES, SAMPLERS, SPACINGS
 from diffusion_policy_ros.policy.schedules import SCHEDULES

@@ -31,7 +31,7 @@ policy:
   num_inference_steps: 2
   prediction_type: sample
   denoiser: {down_dims: [8, 16], kernel_size: 3, n_groups: 4, diffusion_step_embed_dim: 8}
-  image_encoder: {name: small_conv, keypoints: 4, features: 0, crop_shape: [16, 20]}
+  image_encoder: {name: small_conv, keypoints: 4, features: 0, crop: [16, 20]}
 training:
   batch_size: 6
   noise_samples: 2

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from diffusion_policy_ros.errors import UserError
@@ -337,3 +338,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(dataset, changed, tmp_path, number):
     if target > 40:
         whole, _ = quietly(dataset, recipe, tmp_path / "a", resume=True, stop_after=target)
     assert_equal_tensors(tensors(run_checkpoints(tmp_path / "b")[-1]), tensors(whole))
+
+
+def test_a_run_shows_what_is_seen_of_each_camera(dataset, recipe, tmp_path):
+    """The share in a line, and a picture that begins with the dataset's first frame."""
+    _, said = quietly(dataset, recipe, tmp_path / "run", stop_after=1)
+    line = f"sees      camera: 16 x 20 of 20 x 24, 67% of it: {tmp_path}/run/view_camera.png"
+    assert line in said
+    with Image.open(tmp_path / "run" / "view_camera.png") as sheet:
+        found = np.asarray(sheet)[:20, :24]
+    first = np.load(dataset / "shards" / "first" / "camera.npy")[0]
+    inside = slice(3, 17), slice(3, 21)
+    assert np.array_equal(found[inside], first[inside])

@@ -7,6 +7,8 @@ torch's channels-last already, so nothing is transposed in memory on the way to 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.convolutions import Conv2d
 from diffusion_policy_ros.policy.normalizer import Normalizer, module_name
-from diffusion_policy_ros.policy.recipe import ImageEncoderSettings, TemporalEncoderSettings
+from diffusion_policy_ros.policy.view import ViewSettings, look, look_varied, view_of
 
 Observation = Mapping[str, Tensor]
 
@@ -107,6 +109,21 @@ IMAGE_ENCODERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+@dataclass(frozen=True)
+class ImageEncoderSettings(ViewSettings):
+    """How one camera's picture becomes features; each camera has weights of its own.
+
+    Attributes:
+        name: a key of IMAGE_ENCODERS.
+        keypoints: of the spatial softmax, two coordinates each.
+        features: size after a last linear layer; 0 leaves the coordinates as they are.
+    """
+
+    name: Literal["small_conv", "resnet18"] = "resnet18"
+    keypoints: int = field(default=32, metadata={"min": 1, "max": 1024})
+    features: int = field(default=64, metadata={"min": 0, "max": 4096})
+
+
 class ImageEncoder(nn.Module):
     """One camera: uint8 (B, To, H, W, C) -> features (B, To, F).
 
@@ -121,14 +138,16 @@ class ImageEncoder(nn.Module):
     def __init__(self, stream: Stream, settings: ImageEncoderSettings) -> None:
         super().__init__()
         height, width, channels = stream.shape
-        self.crop = _crop_size(stream, settings)
+        self.view = view_of(stream.name, (height, width), settings)
         self.backbone = IMAGE_ENCODERS[settings.name](channels)
         with torch.no_grad():
             try:
-                maps = self.backbone(torch.zeros(1, channels, *self.crop))
+                maps = self.backbone(torch.zeros(1, channels, *self.view.size))
             except RuntimeError:
-                what = f"{height} x {width} is too small for {settings.name}"
-                raise UserError(what, f"image {stream.name}", "use a larger image") from None
+                seen = "{} x {}".format(*self.view.size)
+                what = f"{height} x {width}, of which {seen} is seen, is too small for"
+                cure = "use a larger image, or a smaller encoder"
+                raise UserError(f"{what} {settings.name}", f"image {stream.name}", cure) from None
         self.to_keypoints = nn.Conv2d(maps.shape[1], settings.keypoints, 1)
         # A constant moves no key point: learning it would only gather errors of rounding.
         self.to_keypoints.bias.requires_grad_(False)  # type: ignore[union-attr]
@@ -139,15 +158,16 @@ class ImageEncoder(nn.Module):
             self.project = nn.Linear(2 * settings.keypoints, settings.features)
         _to_channels_last(self)
 
-    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
-        """Images (B, To, H, W, C) and the crops' places, see crop_windows -> (B, To, F)."""
-        batch, frames = images.shape[:2]
-        cropped = crop_windows(images, self.crop, places).flatten(0, 1)
-        return self.encode(cropped).view(batch, frames, -1)
+    def forward(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """Images (B, To, H, W, C) -> (B, To, F); in training varied by `numbers`, see view.py."""
+        seen = look(images, self.view)
+        if numbers is not None:
+            seen = look_varied(images, self.view, numbers)
+        return self.encode(seen.flatten(0, 1)).view(*images.shape[:2], -1)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames of the crop's size (N, h, w, C) -> features (N, F)."""
-        pixels = frames.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        """What is seen of frames (N, h, w, C), in 0..255 -> features (N, F)."""
+        pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0
         keypoints = self.pool(self.to_keypoints(self.backbone(pixels)))
         features: Tensor = self.project(keypoints)
         return features
@@ -158,42 +178,6 @@ def _to_channels_last(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
-
-
-def _crop_size(stream: Stream, settings: ImageEncoderSettings) -> tuple[int, int]:
-    height, width = stream.shape[:2]
-    if not settings.crop_shape:
-        return height, width
-    crop = settings.crop_shape[0], settings.crop_shape[1]
-    if crop[0] > height or crop[1] > width:
-        what = f"{crop[0]} x {crop[1]} does not fit into {stream.name}, {height} x {width}"
-        cure = "use a size up to the image's, or [] for none"
-        raise UserError(what, "policy.image_encoder.crop_shape", cure)
-    return crop
-
-
-def crop_windows(images: Tensor, size: tuple[int, int], places: Tensor | None) -> Tensor:
-    """(B, To, H, W, C) -> (B, To, h, w, C), the same place in all frames of a window.
-
-    Args:
-        images: the windows.
-        size: (h, w).
-        places: (B, 2) from 0 to below 1: where between top and bottom, left and right, each
-            window is cut; None cuts from the centre.
-    """
-    spare = images.shape[2] - size[0], images.shape[3] - size[1]
-    if spare == (0, 0):
-        return images
-    if places is None:
-        top, left = spare[0] // 2, spare[1] // 2
-        return images[:, :, top : top + size[0], left : left + size[1]]
-    corners = (places.cpu() * (torch.tensor(spare) + 1)).long().tolist()
-    return torch.stack(
-        [
-            window[:, top : top + size[0], left : left + size[1]]
-            for window, (top, left) in zip(images, corners, strict=True)
-        ]
-    )
 
 
 class ObservationEncoder(nn.Module):
@@ -215,27 +199,46 @@ class ObservationEncoder(nn.Module):
             }
         )
         vectors = sum(s.size for s in contract.observations.values() if not s.is_image)
-        cameras = [camera for camera in self.cameras.values() if isinstance(camera, ImageEncoder)]
-        self.frame_features = vectors + sum(camera.features for camera in cameras)
+        eyes = self.image_encoders.values()
+        self.frame_features = vectors + sum(eye.features for eye in eyes)
+
+    @property
+    def image_encoders(self) -> dict[str, ImageEncoder]:
+        """Key of each camera -> its encoder, in the contract's order."""
+        named = {key: self.cameras[n] for key, n in self.module_names.items() if n in self.cameras}
+        return {key: camera for key, camera in named.items() if isinstance(camera, ImageEncoder)}
 
     def forward(
         self,
         observation: Observation,
         normalizer: Normalizer,
-        crops: Tensor | None = None,
+        views: Tensor | None = None,
     ) -> Tensor:
         """Images (B, To, H, W, C) and vectors (B, To, D) in physical units -> (B, To, Do).
 
-        `crops` (B, cameras, 2) are places as in crop_windows; without, all are central.
+        `views` (B, cameras, numbers) are what varies of the pictures in training, see view.py.
         """
-        places = iter([] if crops is None else crops.unbind(1))
+        numbers = iter([] if views is None else views.unbind(1))
         parts = [
-            self.cameras[name](observation[key], next(places, None))
+            self.cameras[name](observation[key], next(numbers, None))
             if name in self.cameras
             else normalizer[key].normalize(observation[key])
             for key, name in self.module_names.items()
         ]
         return torch.cat(parts, dim=-1)
+
+
+@dataclass(frozen=True)
+class TemporalEncoderSettings:
+    """How the features of a window's frames become one vector, instead of being put in a row.
+
+    Attributes:
+        hidden_size: size of the vector.
+        num_layers: recurrent layers.
+    """
+
+    hidden_size: int = field(default=256, metadata={"min": 1, "max": 65536})
+    num_layers: int = field(default=1, metadata={"min": 1, "max": 100})
 
 
 class TemporalEncoder(nn.Module):
