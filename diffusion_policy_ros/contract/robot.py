@@ -22,7 +22,7 @@ from diffusion_policy_ros.contract.outputs import (
     Output,
     grouped,
 )
-from diffusion_policy_ros.contract.stream import Stream
+from diffusion_policy_ros.contract.stream import OF_A_TOPIC, Stream
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
@@ -265,6 +265,8 @@ class Contract:
             yield Problem(
                 "anchor", "its messages have no stamp", "anchor frames to a stamped stream"
             )
+        elif self.observations[self.anchor].static:
+            yield Problem("anchor", "it is static", "anchor frames to a stream that goes on")
         types: dict[str, str] = {}
         for key, stream in [
             *self.observations.items(),
@@ -277,15 +279,21 @@ class Contract:
                     "",
                 )
         for key, stream in self.observations.items():
-            latency_s = self.topics[stream.topic][0].observation_latency_s
-            if stream.observation_latency_s != latency_s:
-                yield Problem(
-                    f"observations.{key}.observation_latency_s",
-                    f"{stream.topic} has {latency_s:g} elsewhere",
-                    "a message has one age: give all its streams the same",
-                )
+            yield from self._topic_problems(f"observations.{key}", stream)
         for i, part in enumerate(self.action.fields):
             yield from self._state_problems(i, part)
+
+    def _topic_problems(self, key: str, stream: Stream) -> Iterator[Problem]:
+        """What does not fit the other streams of its topic, or an observation."""
+        first = self.topics[stream.topic][0]
+        for name in OF_A_TOPIC:
+            ours, theirs = getattr(stream, name), getattr(first, name)
+            if ours != theirs:
+                what = f"{stream.topic} has {theirs} elsewhere"
+                yield Problem(f"{key}.{name}", what, "give all streams of a topic the same")
+        for name, usual in (("hold_s", 0.0), ("combine", "first")):
+            if getattr(stream, name) != usual:
+                yield Problem(f"{key}.{name}", "is of recorded commands", "move it to the action")
 
     def _state_problems(self, i: int, part: ActionField) -> Iterator[Problem]:
         key = f"action.fields.{i}.state"

@@ -14,6 +14,8 @@ from diffusion_policy_ros.contract.meaning import CELL, cell
 from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
 
+OF_A_TOPIC = ("observation_latency_s", "static", "time", "qos")
+"""Keys that must be the same of all streams of a topic."""
 TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 """What ROS takes for a topic's name."""
 
@@ -96,8 +98,18 @@ class Stream:
         resize: how an image gets to its shape: ``area`` averages, ``none`` demands the exact size.
         scale: what one unit of the message is in SI units; one number, or one for each component.
         max_age_s: a frame is refused when the newest message is older than this.
+        static: a latched message that holds until another one comes: a goal, a calibration. It is
+            kept over resets, has no age, and is asked for from before the subscription.
+        time: which time a message has: its ``header`` stamp, or that of its ``receipt``, for
+            drivers whose stamps are of no use. One for all streams of a topic, as ``static``,
+            ``qos`` and ``observation_latency_s``.
+        qos: what reliability is asked for; where not given, the most that all publishers offer.
+        hold_s: of a recorded command: how long one holds when no other follows, as of a gripper
+            that is told on the press of a button.
+        combine: of recorded commands: which of those between two frames is the action, or what
+            they make together; ``mean`` or ``sum`` of velocities that come faster than frames.
         observation_latency_s: how much older than its stamp a measurement is; taken off the stamp
-            wherever one is read. One for all streams of a topic.
+            wherever one is read.
         name: the array's key; filled in.
     """
 
@@ -113,6 +125,11 @@ class Stream:
     resize: Literal["area", "bilinear", "none"] = cell("area")
     scale: tuple[float, ...] = cell(())
     max_age_s: float = cell(0.15, 0.001, 3600.0)
+    static: bool = cell(False)
+    time: Literal["header", "receipt"] = cell("header")
+    qos: Literal["", "reliable", "best_effort"] = cell("")
+    hold_s: float = cell(0.0, 0.0, 1e6)
+    combine: Literal["first", "last", "mean", "sum"] = cell("first")
     observation_latency_s: float = cell(0.0, 0.0, 10.0)
     name: str = dataclasses.field(default="", metadata={"derived": True})
 
@@ -206,6 +223,8 @@ class Stream:
             yield Problem(
                 "scale", f"{len(self.scale)} numbers", "give one, or one for each component"
             )
+        if self.combine in ("mean", "sum") and _quantity(self.resolved("")) == "orientation":
+            yield Problem("combine", f"quaternions have no {self.combine}", "use last")
         if self.crop or self.source_size:
             yield Problem(
                 "crop" if self.crop else "source_size", "only images have one", "remove it"

@@ -1,7 +1,9 @@
 """Which action belongs to which frame: recorded commands, or the states one frame later.
 
 The frame at time t gets the first command with a stamp in [t, t + 1 / rate): what the operator
-told the robot after seeing it. A frame without one has no action, and the episode ends there.
+told the robot after seeing it; or the last, the mean or the sum of them (``combine``). Without one
+it gets the one before for as long as that holds (``hold_s``); else it has no action, and the
+episode ends there.
 
 Whatever a gripper says, width, angle or 0 and 1, its ``binary`` field is −1 open and +1 closed.
 
@@ -32,13 +34,20 @@ KEPT_IDLE_FRAMES = 2
 
 
 class Commands:
-    """The recorded commands of one bag, decoded when a frame asks for them."""
+    """The recorded commands of one bag, decoded when a frame asks for them.
+
+    Attributes:
+        refused: why a frame has no action → how many.
+        unstamped: topic → messages with a stamp of zero.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._streams = contract.action.commands
         self._found: dict[tuple[int, str], list[tuple[int, Any]]] = {}
+        self._by_receipt = {s.topic for s in self._streams if s.time == "receipt"}
         self.refused: Counter[str] = Counter()
+        self.unstamped: Counter[str] = Counter()
 
     @property
     def topics(self) -> set[str]:
@@ -46,10 +55,13 @@ class Commands:
         return {stream.topic for stream in self._streams}
 
     def push(self, topic: str, msg: Any, arrival_ns: int, life: int) -> None:
-        """Take a message; ``life`` counts how often the robot's time has started anew."""
-        stamp = stamp_ns(msg)
-        entry = (arrival_ns if stamp is None else stamp, msg)
-        self._found.setdefault((life, topic), []).append(entry)
+        """Take a message; ``life`` counts how often the robot's time has started anew.
+
+        A stamp of zero is what publishers of commands leave in them: the time of receipt is taken.
+        """
+        stamp = None if topic in self._by_receipt else stamp_ns(msg)
+        self.unstamped[topic] += stamp == 0
+        self._found.setdefault((life, topic), []).append((stamp or arrival_ns, msg))
 
     def actions(self, times_ns: NDArray[np.int64], life: int) -> tuple[Array, NDArray[np.bool_]]:
         """Actions of frames, and which frames have one.
@@ -88,17 +100,34 @@ class Commands:
         valid = np.ones(len(times_ns), bool)
         for latency in np.unique(latencies):
             columns, sent_ns = latencies == latency, times_ns - latency
-            for i, place in enumerate(np.searchsorted(stamps, sent_ns)):
-                if place == len(found) or stamps[place] >= sent_ns[i] + self._contract.period_ns:
+            begins = np.searchsorted(stamps, sent_ns)
+            ends = np.searchsorted(stamps, sent_ns + self._contract.period_ns)
+            for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+                if (
+                    begin == end
+                    and begin
+                    and sent_ns[i] - stamps[begin - 1] <= stream.hold_s * 1e9
+                ):
+                    begin -= 1
+                if begin == end:
                     self.refused[f"no command on {stream.topic} within one frame"] += 1
                     valid[i] = False
                     continue
                 try:
-                    values[i, columns] = decode(stream, found[place][1])[columns]
+                    told = [entry[1] for entry in found[begin:end]]
+                    values[i, columns] = _combined(stream, told)[columns]
                 except DecodeError as error:
                     self.refused[str(error)] += 1
                     valid[i] = False
         return values, valid
+
+
+def _combined(stream: Stream, told: list[Any]) -> Array:
+    """What the commands between two frames make together."""
+    if stream.combine in ("first", "last"):
+        return decode(stream, told[0 if stream.combine == "first" else -1])
+    values = np.stack([decode(stream, msg) for msg in told])
+    return np.asarray(values.sum(axis=0) if stream.combine == "sum" else values.mean(axis=0))
 
 
 def next_state_actions(contract: Contract, states: dict[str, Array]) -> Array:

@@ -20,6 +20,7 @@ from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
 from diffusion_policy_ros.errors import UserError, names_said
 from diffusion_policy_ros.observe.codecs import Array, stamp_ns
 from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
+from diffusion_policy_ros.observe.receipt import ReceiptClock
 
 MIN_FRAMES = 2
 FASTER = 1.1
@@ -105,6 +106,7 @@ class _Conversion:
         self.comparison = Comparison(contract)
         self._anchor = contract.observations[contract.anchor]
         self._last_ns: dict[str, int] = {}
+        self._stamped: dict[str, bool] = {}
         self._anchor_ns: list[int] = []
         self._idle: list[tuple[int, int]] = []
         self._images = [k for k, stream in contract.observations.items() if stream.is_image]
@@ -122,6 +124,7 @@ class _Conversion:
         self.report.refused = {reason: count for count, reason in self.refused.values()}
         self.report.frames = sum(len(segment.times) for segment in self.segments)
         self.report.gaps = max(0, len(self.segments) - 1 - len(self.report.resets))
+        self._refuse_unstamped()
         if not self.segments:
             reason = next(iter(self.report.refused), "its messages make no frame")
             raise UserError(f"not a single frame: {reason}")
@@ -134,22 +137,29 @@ class _Conversion:
             raise UserError(rate if "above" in rate else self._why_nothing())
         self.report.notes += filter(None, (rate, *self._silent(), self._idle_said()))
         self.report.notes += self.comparison.remarks()
+        zero = [topic for topic, count in self.commands.unstamped.items() if count]
+        self.report.notes += [f"{t} has stamps of zero: those of receipt are taken" for t in zero]
 
     def _read(self, topics: dict[str, str]) -> None:
         """Push every message through the frame rule; images go into the shard at once."""
-        history = History(self.contract, n_obs_steps=1)
+        history, clock = History(self.contract, n_obs_steps=1), ReceiptClock()
         observed, commanded, log_ns = self.contract.topics, self.commands.topics, 0
         for recorded, log_ns, msg in self.bag.messages(topics):
             topic = topics[recorded]
             self._last_ns[topic] = log_ns
+            stamp = stamp_ns(msg)
+            if topic == self._anchor.topic or not self._anchor_ns:
+                clock.note(stamp, log_ns)
+            received_ns = clock.at(log_ns)
             if topic == self._anchor.topic:
-                stamp = stamp_ns(msg)
-                self._anchor_ns.append(log_ns if stamp is None else stamp)
+                own = stamp if self._anchor.time == "header" else None
+                self._anchor_ns.append(received_ns if own is None else own)
             if topic in observed:
-                for event in history.push(topic, msg, log_ns):
+                self._stamped[topic] = self._stamped.get(topic, False) or stamp != 0
+                for event in history.push(topic, msg, log_ns, received_ns):
                     self._take(event)
             if topic in commanded:
-                self.commands.push(topic, msg, log_ns, self.life)
+                self.commands.push(topic, msg, received_ns, self.life)
         for event in history.poll(log_ns + round(self.contract.settle_s * 1e9)):
             self._take(event)
 
@@ -206,6 +216,17 @@ class _Conversion:
         if stop - start >= MIN_FRAMES:
             self.report.episodes.append((segment.first_row + start, stop - start))
 
+    def _refuse_unstamped(self) -> None:
+        """Stamps that a driver leaves at zero make no frame.
+
+        Raises:
+            UserError: the topic, and the cure.
+        """
+        for topic, stamped in self._stamped.items():
+            if not stamped and self.contract.topics[topic][0].time == "header":
+                what = f"all stamps of {topic} are zero"
+                raise UserError(what, "", "give its streams time: receipt, or mend its driver")
+
     def _rate_said(self) -> str:
         """That the anchor is slower than frames are wanted, or no multiple of them; or nothing."""
         intervals = np.diff(np.array(self._anchor_ns, dtype=np.int64))
@@ -229,10 +250,10 @@ class _Conversion:
     def _silent(self) -> Iterator[str]:
         """Streams that ended before the others, as a camera that died."""
         end_ns = max(self._last_ns.values())
-        for topic in self.contract.topics:
+        for topic, streams in self.contract.topics.items():
             silent_s = (end_ns - self._last_ns[topic]) / 1e9
-            ages_s = [stream.max_age_s for stream in self.contract.topics[topic]]
-            if silent_s > max(SILENT_S, *ages_s):
+            limit_s = max(SILENT_S, *(stream.max_age_s for stream in streams))
+            if silent_s > limit_s and not streams[0].static:
                 yield f"{topic} says nothing in the last {silent_s:.1f} s: did it die?"
 
     def _idle_said(self) -> str:

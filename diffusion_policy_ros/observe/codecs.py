@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,11 +105,29 @@ def _picked(stream: Stream, names: Sequence[str], values: Sequence[float]) -> Ar
     if not stream.names:
         return _float32(values)
     places = {name: i for i, name in enumerate(names)}
-    missing = [name for name in stream.names if places.get(name, len(values)) >= len(values)]
+    missing = _missing(stream, places, values)
     if missing:
         what = f"no {stream.field} of joint '{missing[0]}'"
         raise UserError(what, "", f"the message has {names_said(places)}")
     return _float32([values[places[name]] for name in stream.names])
+
+
+def _missing(stream: Stream, places: Mapping[str, int], values: Sequence[float]) -> list[str]:
+    return [name for name in stream.names if places.get(name, len(values)) >= len(values)]
+
+
+def holds(stream: Stream, msg: Any) -> bool:
+    """Whether a message has all the joints that a stream names; one of another driver has not.
+
+    What cannot be read holds them as well, so that decoding says why.
+    """
+    if not stream.names:
+        return True
+    try:
+        places = {name: i for i, name in enumerate(msg.name)}
+        return not _missing(stream, places, getattr(msg, stream.field))
+    except (UserError, AttributeError):
+        return True
 
 
 def _part(stream: Stream, msg: Any) -> Array:

@@ -10,6 +10,10 @@ A stamp here is when something was measured: the header's, less the stream's
 ``observation_latency_s``. It is taken off in `History.push` and nowhere else on the way of
 observations, so that frames, chunks and the actions of a dataset all have the corrected time.
 
+Several nodes may publish a topic whose streams name joints, as an arm's and a gripper's driver do:
+each stream takes the newest message that holds its joints. A static stream is what was last heard
+of it, whenever that was.
+
 The converter pushes recorded messages through this class in recorded arrival order, the node
 pushes live ones: so the same messages in the same order give the same windows. Nothing here reads
 a clock.
@@ -19,13 +23,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract, Stream
-from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
+from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, holds, stamp_ns
 
 EARLY = 0.25
 """How much of a period an anchor may come before its grid point: cameras jitter."""
@@ -88,18 +93,49 @@ class _Topic:
     latency_ns: int
     messages: deque[tuple[int, Any]] = field(default_factory=deque)
 
+    def __post_init__(self) -> None:
+        self.static: bool = self.streams[0].static
+        self.by_receipt = self.streams[0].time == "receipt"
+        self.shared = any(stream.names for stream in self.streams)
+
     @property
     def newest_ns(self) -> int | None:
         return self.messages[-1][0] if self.messages else None
 
     def push(self, stamp: int, msg: Any) -> None:
+        if self.static:
+            self.messages.clear()
         self.messages.append((stamp, msg))
         while self.messages[0][0] < stamp - self.keep_ns:
             self.messages.popleft()
 
-    def at(self, time_ns: int) -> tuple[int, Any] | None:
-        """The newest message with a stamp at or before ``time_ns``."""
-        return next((entry for entry in reversed(self.messages) if entry[0] <= time_ns), None)
+    def insert(self, stamp: int, msg: Any) -> None:
+        """Put a message of another publisher among those that are newer."""
+        place = len(self.messages)
+        while place and self.messages[place - 1][0] > stamp:
+            place -= 1
+        self.messages.insert(place, (stamp, msg))
+
+    def has_shown(self, time_ns: int) -> bool:
+        """Whether nothing older than ``time_ns`` is still to be expected."""
+        if self.static or not self.shared:
+            return self.static or bool(self.messages and self.messages[-1][0] >= time_ns)
+        later = [msg for stamp, msg in self.messages if stamp >= time_ns]
+        return all(any(holds(stream, msg) for msg in later) for stream in self.streams)
+
+    def at(self, stream: Stream, time_ns: int) -> tuple[int, Any] | None:
+        """The newest message with a stamp at or before ``time_ns`` that holds the stream's joints;
+        the newest of all where none does.
+        """
+        if self.static:
+            return self.messages[-1] if self.messages else None
+        newest: tuple[int, Any] | None = None
+        for stamp, msg in reversed(self.messages):
+            if stamp <= time_ns:
+                if not self.shared or holds(stream, msg):
+                    return stamp, msg
+                newest = newest or (stamp, msg)
+        return newest
 
 
 def latency_ns(seconds: float) -> int:
@@ -120,7 +156,7 @@ class History:
         self.frames: deque[Frame] = deque(maxlen=n_obs_steps)
         self._period = contract.period_ns
         self._settle = round(contract.settle_s * 1e9)
-        self._anchor = contract.observations[contract.anchor].topic
+        self._anchor = contract.observations[contract.anchor]
         self._topics = {
             topic: _Topic(
                 streams,
@@ -132,9 +168,10 @@ class History:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, as at the start."""
+        """Forget everything but what is static, as at the start."""
         for topic in self._topics.values():
-            topic.messages.clear()
+            if not topic.static:
+                topic.messages.clear()
         self.frames.clear()
         self._pending: deque[_Pending] = deque()
         self._ready: dict[str, tuple[Any, Array]] = {}
@@ -151,20 +188,23 @@ class History:
             msg: the message.
             arrival_ns: when it arrived, by the recorder's clock or one that never stands still;
                 only differences matter.
-            received_ns: the stamp of a message whose type has no header: when it arrived, by the
-                clock that the others are stamped by; arrival_ns where not given.
+            received_ns: the stamp of a message whose type has no header, or whose stamp is of no
+                use: when it arrived, by the clock that the others are stamped by; arrival_ns
+                where not given.
 
         Returns:
             What came of it: frames that closed, frames that were refused, a reset.
         """
         events = self.poll(arrival_ns)
-        stamp = stamp_ns(msg)
+        entry = self._topics[topic]
+        stamp = None if entry.by_receipt else stamp_ns(msg)
         if stamp is None:
             stamp = arrival_ns if received_ns is None else received_ns
-        entry = self._topics[topic]
         stamp -= entry.latency_ns
-        newest = entry.newest_ns
+        newest = None if entry.static else entry.newest_ns
         if newest is not None and stamp <= newest:
+            if entry.shared and stamp >= newest - KEEP_NS:
+                return events + self._took(topic, stamp, msg, arrival_ns, entry.insert)
             if stamp >= newest - self._period:
                 return events  # a duplicate, or two messages that overtook each other
             self.reset()
@@ -172,10 +212,16 @@ class History:
             events.append(
                 Reset(stamp, f"stamps of {topic} ran {back:.3f} s backwards; started anew")
             )
-        entry.push(stamp, msg)
-        if topic == self._anchor and self._is_due(stamp):
+        return events + self._took(topic, stamp, msg, arrival_ns, entry.push)
+
+    def _took(
+        self, topic: str, stamp: int, msg: Any, arrival_ns: int, put: Callable[[int, Any], None]
+    ) -> list[Event]:
+        """Keep a message, and close what it lets close."""
+        put(stamp, msg)
+        if topic == self._anchor.topic and self._is_due(stamp, msg):
             self._pending.append(_Pending(stamp, arrival_ns))
-        return events + self._close(arrival_ns)
+        return self._close(arrival_ns)
 
     def poll(self, now_ns: int) -> list[Event]:
         """Close frames whose ``settle_s`` has passed by the clock of ``arrival_ns``."""
@@ -201,15 +247,15 @@ class History:
         """Topic → stamp of its newest message; None before the first."""
         return {name: topic.newest_ns for name, topic in self._topics.items()}
 
-    def _is_due(self, stamp: int) -> bool:
+    def _is_due(self, stamp: int, msg: Any) -> bool:
         """Whether the anchor's stamp reaches the grid's next point; moves the grid on."""
         period = self._period
-        if self._due_ns is None or stamp - self._due_ns > GAP * period:
+        offset = 0.0 if self._due_ns is None else stamp - self._due_ns
+        if offset < -EARLY * period or not holds(self._anchor, msg):
+            return False
+        if self._due_ns is None or offset > GAP * period:
             self._due_ns = float(stamp + period)
             return True
-        offset = stamp - self._due_ns
-        if offset < -EARLY * period:
-            return False
         self._due_ns += period + FOLLOW * offset
         return True
 
@@ -224,11 +270,11 @@ class History:
     def _prepare(self, time_ns: int) -> None:
         """Decode what the next frame will have, while it waits for other streams."""
         for topic in self._topics.values():
-            found = topic.at(time_ns)
-            if found is None or topic.messages[-1][0] < time_ns:
+            if not topic.messages or topic.messages[-1][0] < time_ns:
                 continue
             for stream in topic.streams:
-                if stream.name not in self._ready:
+                found = topic.at(stream, time_ns)
+                if found is not None and stream.name not in self._ready:
                     with contextlib.suppress(DecodeError):
                         self._ready[stream.name] = (found[1], decode(stream, found[1]))
 
@@ -239,15 +285,14 @@ class History:
     def _is_complete(self, pending: _Pending, now_ns: int) -> bool:
         if now_ns - pending.arrival_ns >= self._settle:
             return True
-        newest = (topic.newest_ns for topic in self._topics.values())
-        return all(stamp is not None and stamp >= pending.time_ns for stamp in newest)
+        return all(topic.has_shown(pending.time_ns) for topic in self._topics.values())
 
     def _make(self, time_ns: int, arrived_ns: int) -> Event:
         arrays: dict[str, Array] = {}
         ages: dict[str, int] = {}
         for topic in self._topics.values():
-            found = topic.at(time_ns)
             for stream in topic.streams:
+                found = topic.at(stream, time_ns)
                 late = _too_old(stream, found, time_ns)
                 if late or found is None:
                     return Refused(time_ns, stream.name, late)
@@ -255,7 +300,7 @@ class History:
                     arrays[stream.name] = self._decoded(stream, found[1])
                 except DecodeError as error:
                     return Refused(time_ns, stream.name, str(error))
-                ages[stream.name] = time_ns - found[0]
+                ages[stream.name] = 0 if topic.static else time_ns - found[0]
         ordered = {key: arrays[key] for key in self.contract.observations}
         return self._append(time_ns, ordered, ages, arrived_ns)
 
@@ -275,7 +320,7 @@ def _too_old(stream: Stream, found: tuple[int, Any] | None, time_ns: int) -> str
     if found is None:
         return f"{stream.name} ({stream.topic}): no message at or before the frame"
     age = (time_ns - found[0]) / 1e9
-    if age <= stream.max_age_s:
+    if stream.static or age <= stream.max_age_s:
         return ""
     where, allowed = (
         f"{stream.name} ({stream.topic})",

@@ -23,8 +23,9 @@ from diffusion_policy_ros.data.conversion import cell_of, reason_kind, resolve_t
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.observe.codecs import Array, stamp_ns
 from diffusion_policy_ros.observe.history import Event, Frame, History, Refused
+from diffusion_policy_ros.observe.receipt import ReceiptClock
 from diffusion_policy_ros.replay.live_run import LiveRun
 from diffusion_policy_ros.replay.policy import Policy
 from diffusion_policy_ros.runtime.joining import Joiner
@@ -127,15 +128,18 @@ class _BagReplay:
 
     def run(self) -> Replayed:
         topics = {recorded: topic for topic, recorded in self._topics().items()}
-        log_ns = 0
+        log_ns, clock = 0, ReceiptClock()
+        anchor = self.contract.observations[self.contract.anchor].topic
         for recorded, log_ns, msg in self.bag.messages(topics):
             topic = topics[recorded]
+            if topic == anchor:
+                clock.note(stamp_ns(msg), log_ns)
             if topic in self.contract.topics:
                 # As in the node, where a timer closes frames before the next message comes.
                 self._take(self.history.poll(log_ns))
-                self._take(self.history.push(topic, msg, log_ns))
+                self._take(self.history.push(topic, msg, log_ns, clock.at(log_ns)))
             if topic in self.commands.topics:
-                self.commands.push(topic, msg, log_ns, self.life)
+                self.commands.push(topic, msg, clock.at(log_ns), self.life)
         self._take(self.history.poll(log_ns + round(self.contract.settle_s * 1e9)))
         if not self.found.times_ns:
             reason = next(iter(self.found.refused), "its messages make no frame")

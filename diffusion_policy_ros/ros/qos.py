@@ -11,27 +11,32 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.validate_topic_name import validate_topic_name
 
 
-def subscription_qos(node: Node, topic: str, depth: int) -> QoSProfile:
+def subscription_qos(
+    node: Node, topic: str, depth: int, asked: str = "", latched: bool = False
+) -> QoSProfile:
     """The most that all publishers of a topic offer; best effort where there is none.
 
     Args:
         node: any node; its namespace and remappings apply to the topic.
         topic: the topic's name.
         depth: messages that are kept until they are read.
+        asked: the reliability that is asked for whatever is offered, as `Stream.qos` has it.
+        latched: whether what was published before is wanted, also of who begins later.
 
     Returns:
         Reliable where all publishers are, transient local where all are.
     """
     offers = [info.qos_profile for info in publishers(node, topic)]
-    reliable = bool(offers) and all(q.reliability == ReliabilityPolicy.RELIABLE for q in offers)
-    latched = bool(offers) and all(
-        q.durability == DurabilityPolicy.TRANSIENT_LOCAL for q in offers
-    )
+    reliable = all(q.reliability == ReliabilityPolicy.RELIABLE for q in offers)
+    kept = all(q.durability == DurabilityPolicy.TRANSIENT_LOCAL for q in offers)
+    reliable = asked == "reliable" if asked else reliable and bool(offers or latched)
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL
+        if kept and (offers or latched)
+        else DurabilityPolicy.VOLATILE,
     )
 
 

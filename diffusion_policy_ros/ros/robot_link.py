@@ -239,7 +239,7 @@ class RobotLink:
             age_s = arrivals.age_s(now_ns)
             waited_s = (now_ns - self._built_ns) / 1e9 if age_s is None else age_s
             silent = waited_s > SILENT_S
-            problem = self._streams.attend(topic) if silent else crowd(self._node, topic)
+            problem = self._streams.attend(topic, silent)
             if problem and problem != self.problems.get(topic):
                 self._node.get_logger().warning(f"{topic}: {problem}")
             self.problems[topic] = problem

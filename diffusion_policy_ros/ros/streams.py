@@ -16,7 +16,7 @@ except ImportError:  # ROS 2 Humble
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.ros.message_types import message_class, reader
-from diffusion_policy_ros.ros.qos import matches, publishers, subscription_qos
+from diffusion_policy_ros.ros.qos import crowd, matches, publishers, subscription_qos
 
 IMAGES, VECTORS = 10, 200
 """Messages kept until they are read: half a second of a 20 Hz camera, of a 400 Hz arm."""
@@ -46,6 +46,7 @@ class Streams:
         group: CallbackGroup | None = None,
     ) -> None:
         self._node, self._on_message, self._group = node, on_message, group
+        self._streams = contract.topics
         self._types = {topic: streams[0].type for topic, streams in contract.topics.items()}
         self._depths = {
             topic: IMAGES if streams[0].is_image else VECTORS
@@ -61,23 +62,41 @@ class Streams:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
 
-    def attend(self, topic: str) -> str:
-        """Look after a silent topic: subscribe anew where the publishers offer other QoS now.
+    def attend(self, topic: str, silent: bool = True) -> str:
+        """Look after a topic: subscribe anew where the publishers offer other QoS now.
+
+        Args:
+            topic: as the contract names it.
+            silent: whether nothing comes on it.
 
         Returns:
             What is wrong with its publishers; empty when nothing is.
         """
         found, wanted = publishers(self._node, topic), self._types[topic]
         same = [info for info in found if info.topic_type == wanted]
+        if not same:
+            return self._nobody(found, wanted) if silent else ""
+        request = self._subscriptions[topic].qos_profile
+        unmatched = [info for info in same if not matches(request, info.qos_profile)]
+        if unmatched and subscription_qos(*self._qos(topic)) != request:
+            self._subscribe_anew(topic)
+        elif unmatched:
+            asked = self._streams[topic][0].qos
+            return f"{unmatched[0].node_name} offers less than the contract's qos: {asked}"
+        # Drivers of different joints share a topic; each stream takes what holds its own.
+        shared = all(stream.names or stream.static for stream in self._streams[topic])
+        return "" if silent or shared else crowd(self._node, topic)
+
+    def _nobody(self, found: list, wanted: str) -> str:
         if not found:
             return "nobody publishes it"
-        if not same:
-            other = found[0]
-            return f"{other.node_name} publishes it as {other.topic_type}, not as {wanted}"
-        request = self._subscriptions[topic].qos_profile
-        if not any(matches(request, info.qos_profile) for info in same):
-            self._subscribe_anew(topic)
-        return ""
+        other = found[0]
+        return f"{other.node_name} publishes it as {other.topic_type}, not as {wanted}"
+
+    def _qos(self, topic: str) -> tuple[Node, str, int, str, bool]:
+        """What `subscription_qos` is asked for a topic."""
+        first = self._streams[topic][0]
+        return self._node, topic, self._depths[topic], first.qos, first.static
 
     def _subscribe_anew(self, topic: str) -> None:
         self._node.destroy_subscription(self._subscriptions.pop(topic))
@@ -113,7 +132,7 @@ class Streams:
             message_class(self._types[topic]),
             topic,
             lambda data: self._deliver(topic, data),
-            subscription_qos(self._node, topic, self._depths[topic]),
+            subscription_qos(*self._qos(topic)),
             callback_group=self._group,
             raw=True,
             # rclpy's warning of QoS that does not match, which `attend` mends, costs every message

@@ -220,7 +220,8 @@ class PolicyLoop:
             The frames and faults that came of it.
         """
         received_ns = self.now_ns()
-        stamp, wrong = read_stamp(msg, received_ns)
+        by_receipt = self.contract.topics[topic][0].time == "receipt"
+        stamp, wrong = (None, "") if by_receipt else read_stamp(msg, received_ns)
         self.arrivals[topic].note(arrival_ns, None if stamp is None else received_ns - stamp)
         if not self.active:
             return []

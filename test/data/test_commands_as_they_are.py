@@ -1,0 +1,92 @@
+"""Commands as operators give them: seldom, quickly, without stamps."""
+
+import numpy as np
+import pytest
+from made_bags import CONTRACT, MS, PERIOD, START, TEXT, demonstration, trajectory, write_bag
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.actions import Commands
+from diffusion_policy_ros.data.bags import message_types
+from diffusion_policy_ros.data.convert import Options, convert
+from diffusion_policy_ros.data.dataset import Dataset
+
+TIMES = START + np.arange(8) * PERIOD
+
+
+def told(keys, stamps, values):
+    """First component of the actions of eight frames, and which have one."""
+    commands = Commands(Contract.from_text(TEXT.replace("shape: [7]", f"shape: [7], {keys}")))
+    for stamp, value in zip(stamps, values, strict=True):
+        commands.push("/command", trajectory(stamp, [value] * 6 + [1.0]), stamp, life=0)
+    actions, valid = commands.actions(TIMES, life=0)
+    return actions[:, 0].tolist(), valid.tolist()
+
+
+def test_a_command_holds_for_as_long_as_it_is_said_to():
+    """A gripper on a button press, commands at 5 Hz; beyond that there is none."""
+    stamps = START + np.array([0, 4]) * PERIOD
+    assert told("hold_s: 10", stamps, [1, 2]) == ([1, 1, 1, 1, 2, 2, 2, 2], [True] * 8)
+    _, valid = told("hold_s: 0.1", stamps, [1, 2])
+    assert valid == [True, True, True, False, True, True, True, False]
+    _, valid = told("hold_s: 0", stamps, [1, 2])
+    assert valid == [True, False, False, False, True, False, False, False]
+    _, valid = told("hold_s: 10", stamps + 2 * PERIOD, [1, 2])
+    assert valid == [False, False] + [True] * 6
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("first", 0.0), ("last", 4.0), ("mean", 2.0), ("sum", 10.0)]
+)
+def test_quick_commands_are_combined(how, expected):
+    """A 100 Hz twist at 20 Hz frames: one of five, their mean, or how far they go together."""
+    stamps = START + np.arange(40) * 10 * MS
+    values, valid = told(f"combine: {how}", stamps, np.arange(40) % 5)
+    assert values == [expected] * 8 and all(valid)
+
+
+def test_commands_with_zero_stamps_have_the_time_of_receipt(tmp_path):
+    """What clients of trajectory controllers publish; convert says so."""
+    messages = list(demonstration(12))
+    for topic, _, msg in messages:
+        if topic == "/command":
+            msg.header.stamp.sec = msg.header.stamp.nanosec = 0
+    bag = write_bag(tmp_path / "bag", messages)
+    report = convert([bag], CONTRACT, tmp_path / "data", options=Options(keep_idle=True)).bags[0]
+    assert report.status == "kept" and report.episodes[0][1] == 12
+    assert "/command has stamps of zero: those of receipt are taken" in report.notes
+    assert Dataset(tmp_path / "data").episode(0)["action"][:, 0] == pytest.approx(0.01)
+
+
+def test_observations_with_zero_stamps_are_named_and_the_cure_works(tmp_path):
+    """Not "its messages make no frame"."""
+    messages = list(demonstration(12))
+    for topic, _, msg in messages:
+        if topic == "/pose":
+            msg.header.stamp.sec = msg.header.stamp.nanosec = 0
+    bag = write_bag(tmp_path / "bag", messages)
+    with pytest.raises(Exception, match="all stamps of /pose are zero; give its streams time: re"):
+        convert([bag], CONTRACT, tmp_path / "data")
+    cured = TEXT.replace("field: pose.", "time: receipt, field: pose.")
+    kept = Options(keep_idle=True)
+    report = convert([bag], Contract.from_text(cured), tmp_path / "data", options=kept).bags[0]
+    assert report.status == "kept" and sum(count for _, count in report.episodes) >= 10
+
+
+def test_simulated_stamps_beside_a_stream_without_any(tmp_path):
+    """The recorder's clock is years away; the simulation's is taken for the time of receipt."""
+    extra = "  wrench: {topic: /w, type: std_msgs/msg/Float64MultiArray, shape: [1]}\naction:"
+    contract = Contract.from_text(TEXT.replace("action:", extra))
+
+    array, layout = (
+        message_types(f"std_msgs/msg/{n}") for n in ("Float64MultiArray", "MultiArrayLayout")
+    )
+    years = 1_700_000_000 * 10**9
+    messages = []
+    for topic, ns, msg in demonstration(12):
+        if topic == "/pose":
+            data = array(layout=layout(dim=[], data_offset=0), data=np.array([float(ns)]))
+            messages.append(("/w", ns + years - MS // 2, data))
+        messages.append((topic, ns + years, msg))
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    report = convert([bag], contract, tmp_path / "data", options=Options(keep_idle=True)).bags[0]
+    assert report.status == "kept" and report.episodes[0][1] >= 10
