@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +24,18 @@ from numpy.typing import NDArray
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract import Contract, same_meaning
 from diffusion_policy_ros.data.shards import ACTION, STAMP, Rows, open_shard
+from diffusion_policy_ros.data.statistics import QUANTILES, Running, of_pixels, of_vectors
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
 INDEX, SHARDS = "dataset.yaml", "shards"
 FORMAT = 1
-QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 SAMPLED_IMAGES = 512
 """Statistics of images are of this many frames, evenly spread; more would tell the same."""
+SEEN_AT_ONCE, SEEN_IN_ALL = 4096, 65536
+"""Windows that are seen at once for their statistics, and that quantiles are of at most."""
+
+See = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,8 @@ class WindowDataset:
         episodes: numbers of the episodes to draw from; all by default.
         seen_steps: frames of observations in a window, from its oldest; To by default. Up to H,
             for those who learn to predict observations, too.
+        see: what a network sees of windows; batches and statistics are of that. It goes by the
+            window, and leaves images as they are.
 
     Attributes:
         contract: the robot that it was recorded on.
@@ -214,13 +220,14 @@ class WindowDataset:
         horizon: int,
         episodes: Sequence[int] | None = None,
         seen_steps: int | None = None,
+        see: See | None = None,
     ) -> None:
         if n_obs_steps < 1 or horizon < n_obs_steps:
             what = f"n_obs_steps {n_obs_steps} and horizon {horizon} make no window"
             raise UserError(what, str(path), "use 1 <= n_obs_steps <= horizon")
         self.dataset = Dataset(path)
         self.contract = self.dataset.contract
-        self.n_obs_steps, self.horizon = n_obs_steps, horizon
+        self.n_obs_steps, self.horizon, self._see = n_obs_steps, horizon, see
         self.seen_steps = n_obs_steps if seen_steps is None else seen_steps
         self.episodes = [self.dataset.episodes[number] for number in self._checked(episodes)]
         lengths = np.array([episode.frames for episode in self.episodes])
@@ -253,12 +260,15 @@ class WindowDataset:
             key → (B, To, H, W, C) uint8 or (B, To, n) float32; ``action`` (B, H, Da) float32;
             ``action_is_pad`` (B, H) bool.
         """
-        rows, padding = self._rows(np.asarray(indices))
-        seen = rows[:, : self.seen_steps]
-        found = {key: self.dataset.rows[key].take(seen) for key in self.contract.observations}
+        return self._windows(np.asarray(indices), list(self.contract.observations))
+
+    def _windows(self, indices: NDArray[np.integer], keys: Sequence[str]) -> dict[str, Array]:
+        rows, padding = self._rows(indices)
+        observed = rows[:, : self.seen_steps]
+        found = {key: self.dataset.rows[key].take(observed) for key in keys}
         found[ACTION] = self.dataset.rows[ACTION].take(rows)
-        found["action_is_pad"] = padding
-        return found
+        seen = found if self._see is None else self._see(found)
+        return {**seen, "action_is_pad": padding}
 
     def padding(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.bool_]:
         """``action_is_pad`` of some windows, without reading them: (B, H)."""
@@ -278,7 +288,9 @@ class WindowDataset:
         return np.repeat(np.arange(len(self.episodes)), [e.frames for e in self.episodes])
 
     def statistics(self) -> dict[str, dict[str, Array]]:
-        """Statistics of the frames that are drawn from.
+        """Statistics of the frames that are drawn from, or with `see` of what is seen of windows.
+
+        Actions beyond an episode's ends do not count.
 
         Returns:
             key → ``min``, ``max``, ``mean``, ``std`` (each (n,) of a vector, (C,) of an image in 0
@@ -288,43 +300,32 @@ class WindowDataset:
 
     @functools.cached_property
     def _statistics(self) -> dict[str, dict[str, Array]]:
-        keys = [*self.contract.observations, ACTION]
-        return {key: self._describe(self.dataset.rows[key]) for key in keys}
+        streams = self.contract.observations
+        if self._see is None:
+            return {key: self._describe(self.dataset.rows[key]) for key in (*streams, ACTION)}
+        images = [key for key, stream in streams.items() if stream.is_image]
+        vectors = [key for key in streams if key not in images]
+        found = {key: self._describe(self.dataset.rows[key]) for key in images}
+        return found | self._of_windows(vectors)
+
+    def _of_windows(self, vectors: Sequence[str]) -> dict[str, dict[str, Array]]:
+        """Statistics of what is seen of vectors and actions, all windows in turn."""
+        sums = {key: Running(-(-len(self) // SEEN_IN_ALL)) for key in (*vectors, ACTION)}
+        for start in range(0, len(self), SEEN_AT_ONCE):
+            indices = np.arange(start, min(start + SEEN_AT_ONCE, len(self)))
+            windows = self._windows(indices, vectors)
+            counts = ~windows["action_is_pad"]
+            for key in vectors:
+                sums[key].add(windows[key].reshape(-1, windows[key].shape[-1]))
+            sums[ACTION].add(windows[ACTION][counts])
+        return {key: found.statistics() for key, found in sums.items()}
 
     def _describe(self, column: Rows) -> dict[str, Array]:
         image = len(column.shape) == 3
         step = max(1, -(-len(self) // SAMPLED_IMAGES)) if image else 1
         values = column.take(self._row[::step])
         values = values.reshape(-1, column.shape[-1])
-        if image:
-            return _of_histogram(values)
-        quantiles = np.quantile(values, QUANTILES, axis=0).astype(np.float32)
-        # A float32 sum over a million frames is off in the fourth digit.
-        mean, std = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-        return {
-            "min": values.min(0),
-            "max": values.max(0),
-            "mean": mean.astype(np.float32),
-            "std": std.astype(np.float32),
-            "quantiles": quantiles,
-        }
+        return of_pixels(values) if image else of_vectors(values)
 
 
-def _of_histogram(pixels: Array) -> dict[str, Array]:
-    """Statistics of uint8 (N, C), from how often each value occurs."""
-    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
-    share = counts / counts.sum(1, keepdims=True)
-    levels = np.arange(256)
-    mean = share @ levels
-    cumulated = np.cumsum(share, axis=1)
-    found = {
-        "min": (counts > 0).argmax(1),
-        "max": 255 - (counts[:, ::-1] > 0).argmax(1),
-        "mean": mean,
-        "std": np.sqrt(np.maximum(share @ levels**2 - mean**2, 0)),
-        "quantiles": np.stack([(cumulated >= q - 1e-12).argmax(1) for q in QUANTILES]),
-    }
-    return {name: value.astype(np.float32) for name, value in found.items()}
-
-
-__all__ = ["ACTION", "STAMP", "Dataset", "Episode", "Index", "WindowDataset"]
+__all__ = ["ACTION", "QUANTILES", "STAMP", "Dataset", "Episode", "Index", "WindowDataset"]

@@ -1,7 +1,8 @@
 """The policy on a GPU as CUDA graphs: a chunk is one launch, not one for each small operation.
 
-Experimental: no GPU has run it yet. `DiffusionPolicy.sample`, encoders and all denoising steps, is
-captured once for each way in which it is called, and replayed from then on, see
+Experimental: no GPU has run it yet. What `DiffusionPolicy.sample` computes between the two ways of
+`policy/frames.py`, encoders and all denoising steps, is captured once for each way in which it is
+called, and replayed from then on, see
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. Inputs are copied to where the
 graph reads them; noise is drawn outside, in the order in which the policy draws it. What cannot be
 captured is computed by the plain modules.
@@ -174,6 +175,16 @@ class CudaGraphEngine:
         return self.policy.device
 
     def sample(
+        self, observation: Arrays, *, follow: Follow | None = None, **options: Any
+    ) -> Tensor:
+        """See DiffusionPolicy.sample. A chunk that follows another is computed plainly."""
+
+        def run(seen: Arrays, follow: Follow | None) -> Tensor:
+            return self._sample_seen(seen, follow=follow, **options)
+
+        return self.policy.through_frames(run, observation, follow)
+
+    def _sample_seen(
         self,
         observation: Arrays,
         *,
@@ -182,7 +193,6 @@ class CudaGraphEngine:
         follow: Follow | None = None,
         **how: Any,
     ) -> Tensor:
-        """See DiffusionPolicy.sample. A chunk that follows another is computed plainly."""
         keys = [key for key in self.policy.contract.observations if key in observation]
         given = {key: torch.as_tensor(observation[key]) for key in keys}
         shapes = tuple((key, part.shape, part.dtype) for key, part in given.items())
@@ -201,13 +211,13 @@ class CudaGraphEngine:
         _allow_tf32(self.dtype == "tf32")
         options = {"generator": remember, "noise": noise, **how}
         if follow is not None:
-            return self.policy.sample(given, follow=follow, **options)
+            return self.policy.sample_seen(given, follow=follow, **options)
         new = kind not in self._graphs
         if new and self._steps.graphs:
             with self._precision():
-                chunk = _with_denoiser(self._fast, self._steps).sample(given, **options)
+                chunk = _with_denoiser(self._fast, self._steps).sample_seen(given, **options)
         else:
-            chunk = self.policy.sample(given, **options)
+            chunk = self.policy.sample_seen(given, **options)
         if new:
             start = [] if noise is None else [noise]
             self._capture_beside(kind, given, torch.stack(start + drawn), how)
@@ -251,7 +261,7 @@ class CudaGraphEngine:
                 **how,
             }
             with self._precision():
-                return policy.sample(given, **options)
+                return policy.sample_seen(given, **options)
 
         try:
             with torch.cuda.device_of(noise):  # type: ignore[no-untyped-call]

@@ -274,7 +274,7 @@ def _traced_denoiser(policy: DiffusionPolicy) -> fx.GraphModule:
             *stream.shape,
             dtype=torch.uint8 if stream.is_image else torch.float32,
         )
-        for key, stream in policy.contract.observations.items()
+        for key, stream in policy.frames.seen.observations.items()
     }
     with torch.no_grad():
         condition = policy.encode(window)

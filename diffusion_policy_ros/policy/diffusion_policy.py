@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition, Sizes
 from diffusion_policy_ros.policy.eyes import ObservationEncoder, TemporalEncoder
 from diffusion_policy_ros.policy.following import Follow, following
+from diffusion_policy_ros.policy.frames import Frames
 from diffusion_policy_ros.policy.inpainting import MaskGenerator
 from diffusion_policy_ros.policy.normalizer import ACTION, Normalizer, Statistics
 from diffusion_policy_ros.policy.objective import diffusion_loss
@@ -64,6 +66,9 @@ class DiffusionPolicy(nn.Module):
         recipe: what the policy is.
         contract: the robot; gives the observations' and the action's sizes.
 
+    Attributes:
+        frames: how the network sees that robot.
+
     Raises:
         UserError: recipe and contract do not fit together.
     """
@@ -75,8 +80,10 @@ class DiffusionPolicy(nn.Module):
         self.schedule = make_schedule(
             settings.schedule, settings.num_train_timesteps, settings.beta_start, settings.beta_end
         )
-        self.normalizer = Normalizer(contract, settings.normalization, settings.clip)
-        self.encoder = ObservationEncoder(contract, settings.image_encoder)
+        self.frames = Frames(contract, settings, settings.n_obs_steps)
+        seen = self.frames.seen
+        self.normalizer = Normalizer(seen, settings.normalization, settings.clip)
+        self.encoder = ObservationEncoder(seen, settings.image_encoder)
         self.temporal = None
         if settings.temporal_encoder is not None:
             width = self.encoder.frame_features
@@ -90,7 +97,7 @@ class DiffusionPolicy(nn.Module):
     def _sizes(self) -> Sizes:
         """What the denoiser is built for."""
         settings, frame = self.recipe.policy, self.encoder.frame_features
-        action, steps = self.contract.action_dim, settings.predicted_steps
+        action, steps = self.frames.seen.action_dim, settings.predicted_steps
         match settings.conditioned:
             case "tokens":
                 return Sizes(action, steps, tokens=settings.n_obs_steps, token_dim=frame)
@@ -119,6 +126,11 @@ class DiffusionPolicy(nn.Module):
         """Take over a dataset's statistics, see Normalizer.fit."""
         self.normalizer.fit(statistics)
 
+    def warnings(self) -> Iterator[str]:
+        """What of robot, data and recipe is likely not meant."""
+        yield from self.frames.warnings()
+        yield from self.normalizer.warnings()
+
     def compile_networks(self) -> None:
         """Have torch.compile compile denoiser and image encoders when they first run."""
         self.denoiser.compile()
@@ -129,11 +141,12 @@ class DiffusionPolicy(nn.Module):
         """Observation window -> condition.
 
         Args:
-            observation: key -> (B, To, ...), images uint8 (B, To, H, W, C), vectors float32.
+            observation: as the network sees it: key -> (B, To, ...), images uint8
+                (B, To, H, W, C), vectors float32.
             views: (B, cameras, numbers), how pictures vary in training; see Draws.
 
         Raises:
-            UserError: a key is missing, or of another shape or type than the contract's.
+            UserError: a key is missing, or of another shape or type than the network sees.
         """
         settings = self.recipe.policy
         frames = self._frames(observation, settings.n_obs_steps, views)
@@ -146,7 +159,7 @@ class DiffusionPolicy(nn.Module):
                 return Condition(local_cond=functional.pad(frames, (0, 0, 0, unknown)))
             case "inpainting":
                 unknown = settings.horizon - settings.n_obs_steps
-                given = functional.pad(frames, (self.contract.action_dim, 0, 0, unknown))
+                given = functional.pad(frames, (self.frames.seen.action_dim, 0, 0, unknown))
                 return self._inpainting(given)
         return Condition(frames.flatten(1) if self.temporal is None else self.temporal(frames))
 
@@ -159,7 +172,7 @@ class DiffusionPolicy(nn.Module):
 
     def _inpainting(self, given: Tensor) -> Condition:
         """Of sequences (B, H, Da + Do) of actions and observations, tell the observed part."""
-        action, settings = self.contract.action_dim, self.recipe.policy
+        action, settings = self.frames.seen.action_dim, self.recipe.policy
         batch, horizon, _ = given.shape
         masks = MaskGenerator(action, self.encoder.frame_features, settings.n_obs_steps)
         return Condition(given=given, is_given=masks(batch, horizon, device=given.device))
@@ -216,9 +229,9 @@ class DiffusionPolicy(nn.Module):
         """The training objective, a scalar.
 
         Args:
-            batch: observations as in `encode` (with inpainting of all H frames), "action"
-                (B, H, Da) in physical units, and "action_is_pad" (B, H) where padding is to be
-                masked.
+            batch: as the network sees it: observations as in `encode` (with inpainting of all H
+                frames), "action" (B, H, Da) in physical units, and "action_is_pad" (B, H) where
+                padding is to be masked.
             generator: source of views, noise and steps; the policy's own where not given.
             draws: views, noise and steps themselves, instead of drawn ones; see `draw`.
         """
@@ -269,23 +282,86 @@ class DiffusionPolicy(nn.Module):
         """A chunk of actions for each window; the window is encoded once, whatever the steps.
 
         Args:
-            observation: as in `encode`.
+            observation: as the robot is observed: key -> (B, To, ...), see `encode`.
             steps: K, diffusion steps; the recipe's where not given.
             sampler: a key of SAMPLERS; the recipe's where not given.
             generator: source of noise, or a function that draws it; the policy's own where
                 not given.
             noise: the start x_T, standard normal, instead of a drawn one: (B, H, Da), with
-                inpainting (B, H, Da + Do).
+                inpainting (B, H, Da + Do), of the network's sizes.
             guidance: see `predict`; other than 1 only where trained with observation_dropout.
             follow: actions to agree with, see Follow.
 
         Returns:
-            (B, H, Da) in physical units; the first action belongs to the oldest observed frame.
-            With pred_action_steps_only (B, Ta, Da), from the newest observed frame on.
+            (B, H, Da) of the contract's kinds, in physical units; the first action belongs to the
+            oldest observed frame. With pred_action_steps_only (B, Ta, Da), from the newest
+            observed frame on.
 
         Raises:
             UserError: steps, sampler, guidance, follow or observation do not fit.
         """
+
+        def run(seen: Arrays, follow: Follow | None) -> Tensor:
+            return self.sample_seen(
+                seen,
+                steps=steps,
+                sampler=sampler,
+                generator=generator,
+                noise=noise,
+                guidance=guidance,
+                follow=follow,
+            )
+
+        return self.through_frames(run, observation, follow)
+
+    def through_frames(
+        self,
+        run: Callable[[Arrays, Follow | None], Tensor],
+        observation: Arrays,
+        follow: Follow | None,
+    ) -> Tensor:
+        """What `run` samples of what the network sees, as the robot takes it.
+
+        Args:
+            run: as `sample_seen`.
+            observation: as the robot is observed.
+            follow: actions to agree with, of the contract's kinds.
+        """
+        frames, first = self.frames, self.recipe.policy.predicted.start
+        if not frames.changes_any:
+            return run(observation, follow)
+        window = {
+            key: value.cpu() if isinstance(value, Tensor) and value.ndim == 3 else value
+            for key, value in observation.items()
+        }
+        if follow is not None and frames.changes_actions:
+            follow = self._follow_seen(follow, window)
+        chunk = run(frames.to_network(window), follow)
+        if not frames.changes_actions:
+            return chunk
+        return torch.from_numpy(frames.to_robot(chunk.cpu(), window, first)).to(chunk.device)
+
+    def _follow_seen(self, follow: Follow, window: Arrays) -> Follow | None:
+        settings = self.recipe.policy
+        shape = (len(follow.actions), settings.predicted_steps, self.contract.action_dim)
+        if not follow.checked(shape).weights.any():
+            return None
+        actions = follow.extended().actions.cpu()
+        seen = self.frames.actions_to_network(actions, window, settings.predicted.start)
+        return dataclasses.replace(follow, actions=torch.from_numpy(seen))
+
+    def sample_seen(
+        self,
+        observation: Arrays,
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+        generator: torch.Generator | DrawNoise | None = None,
+        noise: Tensor | None = None,
+        guidance: float = 1.0,
+        follow: Follow | None = None,
+    ) -> Tensor:
+        """As `sample`, all of it as the network sees it."""
         settings = self.recipe.policy
         run = find_sampler(
             sampler or settings.sampler, eta=settings.eta, variance=settings.variance
@@ -313,7 +389,7 @@ class DiffusionPolicy(nn.Module):
                 clip=settings.clip,
                 draw=draw,
             )
-            actions = condition.inpainted(actions)[..., : self.contract.action_dim]
+            actions = condition.inpainted(actions)[..., : self.frames.seen.action_dim]
             return self.normalizer[ACTION].unnormalize(actions)
 
     def _denoise(
@@ -329,7 +405,7 @@ class DiffusionPolicy(nn.Module):
         if follow is None:
             return told, target
         known = next(part for part in condition if part is not None)
-        shape = (len(known), settings.predicted_steps, self.contract.action_dim)
+        shape = (len(known), settings.predicted_steps, self.frames.seen.action_dim)
         actions = self.normalizer[ACTION].normalize(follow.checked(shape).actions.to(known))
         near = Follow(actions, follow.weights.to(known), follow.kind)
         return following(told, self.schedule, target, near, settings.clip), "sample"
@@ -351,13 +427,13 @@ class DiffusionPolicy(nn.Module):
         if ACTION not in batch:
             raise UserError(f"no '{ACTION}'", "batch", "give the actions to learn")
         actions = torch.as_tensor(batch[ACTION]).to(self.device, torch.float32)
-        expected = (self.recipe.policy.horizon, self.contract.action_dim)
+        expected = (self.recipe.policy.horizon, self.frames.seen.action_dim)
         if tuple(actions.shape[1:]) != expected:
             raise UserError(f"{tuple(actions.shape)}", ACTION, f"give (batch, *{expected})")
         return actions
 
     def _on_device(self, observation: Arrays, key: str, steps: int) -> Tensor:
-        stream = self.contract.observations[key]
+        stream = self.frames.seen.observations[key]
         if key not in observation:
             known = ", ".join(self.contract.observations)
             raise UserError(f"no '{key}'", "observation", f"give all of: {known}")

@@ -10,6 +10,7 @@ belongs to it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,6 +54,13 @@ class Follow:
             cure = f"give {shape[1:2]}"
             raise UserError(f"{tuple(self.weights.shape)}", "follow.weights", cure)
         return self
+
+    def extended(self) -> Follow:
+        """The same, where the free actions at its end repeat the last that is not free."""
+        last = int(self.weights.nonzero().max())
+        actions = self.actions.clone()
+        actions[:, last + 1 :] = actions[:, last : last + 1]
+        return dataclasses.replace(self, actions=actions)
 
     @property
     def differentiates(self) -> bool:

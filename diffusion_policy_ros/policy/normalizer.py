@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError, did_you_mean
 
 ACTION = "action"
@@ -87,7 +87,8 @@ def kinds(contract: Contract, settings: NormalizationSettings) -> dict[str, list
     _check_names("fields", settings.fields, contract.action.slices)
     found = {}
     for key, stream in vectors.items():
-        usual = settings.orientations if _is_quaternion(stream) else settings.vectors
+        turns = stream.quantity == "orientation"
+        usual = settings.orientations if turns else settings.vectors
         found[key] = [_Part(slice(0, stream.size), settings.keys.get(key, usual))]
     found[ACTION] = []
     for part in contract.action.fields:
@@ -102,10 +103,6 @@ def _check_names(what: str, named: Mapping[str, Kind], known: Mapping[str, Any])
         if name not in known:
             where = f"policy.normalization.{what}"
             raise UserError(f"the contract has no '{name}'", where, did_you_mean(name, known))
-
-
-def _is_quaternion(stream: Stream) -> bool:
-    return stream.field.endswith(("orientation", ".rotation"))
 
 
 class KeyNormalizer(nn.Module):

@@ -20,6 +20,7 @@ from diffusion_policy_ros.policy.denoisers import DenoiserSettings
 from diffusion_policy_ros.policy.denoisers.transformer import TransformerSettings
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
 from diffusion_policy_ros.policy.eyes import ImageEncoderSettings, TemporalEncoderSettings
+from diffusion_policy_ros.policy.frames import FrameSettings
 from diffusion_policy_ros.policy.normalizer import NormalizationSettings
 from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
@@ -31,8 +32,8 @@ def _within(default: Any, low: float, high: float) -> Any:
 
 
 @dataclass(frozen=True)
-class PolicySettings:
-    """What the policy is. The words are those of doc/design.md.
+class PolicySettings(FrameSettings):
+    """What the policy is, and how it sees poses. The words are those of doc/design.md.
 
     Attributes:
         n_obs_steps: To, observed frames.

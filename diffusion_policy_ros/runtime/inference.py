@@ -150,11 +150,7 @@ def warm_up(engine: Engine, sampling: Sampling) -> None:
     Raises:
         UserError: the network's output is not finite, or the GPU's memory is too small.
     """
-    contract, n_obs_steps = engine.policy.contract, engine.policy.recipe.policy.n_obs_steps
-    window = {
-        key: np.zeros((n_obs_steps, *s.shape), dtype=np.uint8 if s.is_image else np.float32)
-        for key, s in contract.observations.items()
-    }
+    contract, window = engine.policy.contract, engine.policy.frames.blank()
     joiner, generator = Joiner(contract), torch.Generator().manual_seed(0)
     try:
         for _ in range(2 + (sampling.chunk_join in KINDS)):  # the first one follows none

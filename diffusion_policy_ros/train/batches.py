@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_policy_ros.data.dataset import Dataset, WindowDataset
+from diffusion_policy_ros.policy.frames import Frames
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 from diffusion_policy_ros.train.distributed import Peers
 
@@ -159,18 +160,26 @@ def open_data(path: str | Path, recipe: Recipe) -> Data:
     """Open a dataset and hold out its validation episodes, chosen by the seed.
 
     Raises:
-        UserError: there is no such dataset, or it is damaged.
+        UserError: there is no such dataset, it is damaged, or does not tell what the recipe sees.
     """
     policy, settings = recipe.policy, recipe.training
-    episodes = Dataset(path).episodes
+    dataset = Dataset(path)
+    frames = Frames(dataset.contract, policy, policy.n_obs_steps)
+    episodes = dataset.episodes
     order = _numpy_generator(settings.seed, SPLIT).permutation(len(episodes)).tolist()
     held = round(settings.validation_fraction * len(episodes))
     if settings.validation_fraction > 0:
         held = min(max(held, 1), len(episodes) - 1)
 
     def windows(chosen: list[int]) -> WindowDataset:
-        seen = policy.training_obs_steps
-        return WindowDataset(path, policy.n_obs_steps, policy.horizon, sorted(chosen), seen)
+        return WindowDataset(
+            path,
+            policy.n_obs_steps,
+            policy.horizon,
+            sorted(chosen),
+            policy.training_obs_steps,
+            see=frames.to_network if frames.changes_any else None,
+        )
 
     text = json.dumps([[e.bag, e.hash, e.start, e.frames] for e in episodes])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -247,7 +247,7 @@ class Learner:
         truth = normalize(torch.as_tensor(batch[ACTION]).to(device))
         keys = self.average.contract.observations
         seen = {key: batch[key][:, : policy.n_obs_steps] for key in keys}
-        guess = normalize(self.average.sample(seen, generator=generator))[:, policy.executed]
+        guess = normalize(self.average.sample_seen(seen, generator=generator))[:, policy.executed]
         is_pad = torch.as_tensor(batch["action_is_pad"]).to(device)
         return float(masked_mean((guess - truth[:, ahead]).abs(), is_pad[:, ahead]))
 

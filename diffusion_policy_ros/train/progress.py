@@ -49,7 +49,7 @@ def introduction(
         yield f"sees      {key}: {camera.view.text}: {out / f'view_{key}.png'}"
     yield f"training  {settings.updates} updates of {settings.batch_size} windows on {where}"
     yield f"          every window about {epochs:.1f} times"
-    for warning in policy.normalizer.warnings():
+    for warning in policy.warnings():
         yield f"warning   {warning}"
     if validation is None:
         cure = "set training.validation_fraction=0.02"
