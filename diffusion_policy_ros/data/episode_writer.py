@@ -53,9 +53,11 @@ class TopicReport:
 
     Attributes:
         times_ns: of its messages: their stamps, or when they arrived where these are zero or none.
+        unreadable: messages without the header that their type begins with; recorded as they came.
     """
 
     times_ns: list[int] = field(default_factory=list)
+    unreadable: int = 0
 
     @property
     def rate_hz(self) -> float:
@@ -70,11 +72,13 @@ class TopicReport:
         return [float(x) for x in intervals if x > GAP * np.median(intervals)]
 
     def __str__(self) -> str:
+        damaged = f"{self.unreadable} UNREADABLE" if self.unreadable else ""
         if not self.times_ns:
-            return "NOTHING arrived"
+            return damaged or "NOTHING arrived"
         gaps = self.gaps_s
-        told = f", {len(gaps)} gaps up to {max(gaps):.3f} s" if gaps else ""
-        return f"{len(self.times_ns)} at {self.rate_hz:.1f} Hz{told}"
+        told = [f"{len(self.times_ns)} at {self.rate_hz:.1f} Hz", damaged]
+        told += [f"{len(gaps)} gaps up to {max(gaps):.3f} s"] if gaps else []
+        return ", ".join(filter(None, told))
 
 
 @dataclass(frozen=True)
@@ -148,15 +152,16 @@ class EpisodeWriter:
         self._queue.put(_Entry(topic, log_ns, data))
 
     def keep(self, metadata: Mapping[str, str] | None = None) -> EpisodeReport:
-        """Finish the bag.
+        """Finish the bag; one that could not be written to its end is noted as no success.
 
         Args:
             metadata: what is only known now.
         """
         self._finish()
+        failed = {"success": "false", "failure": self._fault} if self._fault else {}
         try:
-            self._bag.close(metadata)
-        except OSError as error:
+            self._bag.close({**(metadata or {}), **failed})
+        except Exception as error:
             # What was written is whole but for the index, which a reader does not need.
             self._fault = self._fault or _reason(error)
         return EpisodeReport(self.path, self._topics, self._lost, self._fault)
@@ -179,17 +184,21 @@ class EpisodeWriter:
     def _write(self, entry: _Entry) -> None:
         try:
             self._bag.write(*entry)
-        except OSError as error:
+            self._note(self._topics[entry.topic], entry)
+        except Exception as error:  # whatever it is, it is told; what was written is kept
             self._fault = _reason(error)
-            return
-        self._topics[entry.topic].times_ns.append(self._time_ns(entry))
 
-    def _time_ns(self, entry: _Entry) -> int:
+    def _note(self, report: TopicReport, entry: _Entry) -> None:
         if entry.topic not in self._stamped:
-            return entry.log_ns
-        stamp = StampedMessage(lambda _: {}, memoryview(entry.data)).header.stamp
-        return stamp.sec * 1_000_000_000 + stamp.nanosec or entry.log_ns
+            report.times_ns.append(entry.log_ns)
+            return
+        try:
+            stamp = StampedMessage(lambda _: {}, memoryview(entry.data)).header.stamp
+            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+            report.times_ns.append(stamp_ns or entry.log_ns)
+        except UserError:
+            report.unreadable += 1
 
 
-def _reason(error: OSError) -> str:
-    return f"cannot write ({error.strerror or error})"
+def _reason(error: Exception) -> str:
+    return f"cannot write ({getattr(error, 'strerror', None) or repr(error)})"

@@ -89,6 +89,7 @@ class EpisodeRecorder(Node):
             self._wanted = {s.topic: s.type for s in self._contract.observations.values()}
         self._types |= self._wanted
         self._recording: EpisodeWriter | None = None
+        self._failed = ""
         self._inputs: dict[str, tuple[Subscription, QoSProfile]] = {}
         self._latched: dict[str, deque[bytes]] = {}
         for verb in (self.start, self.stop, self.discard):
@@ -118,6 +119,7 @@ class EpisodeRecorder(Node):
         if silent:
             raise UserError("; ".join(silent), "not recording", "start the robot's drivers")
         self._attend()
+        self._failed = ""
         topics = {topic: name for topic, name in self._types.items() if name is not None}
         bag = new_episode(self._out, topics, {"contract": self._contract.text})
         self._skip_queued()
@@ -153,6 +155,8 @@ class EpisodeRecorder(Node):
 
     def _ended(self) -> EpisodeWriter:
         recording, self._recording = self._recording, None
+        if recording is None and self._failed:
+            raise UserError(self._failed, "the episode failed", "mend that, then call ~/start")
         if recording is None:
             raise UserError("nothing is being recorded", self.get_name(), "call ~/start first")
         return recording
@@ -179,8 +183,8 @@ class EpisodeRecorder(Node):
                 self._types[topic] = name
                 self._subscribe(topic, name)
         if self._recording is not None and self._recording.fault:
-            what = f"{self._recording.path}: {self._recording.fault}; kept what came before"
-            self.get_logger().error(what, throttle_duration_sec=5.0)
+            self._failed = f"kept what came before: {self._ended().keep()}"
+            self.get_logger().error(f"the episode failed: {self._failed}")
 
     def _subscribe(self, topic: str, type_name: str) -> None:
         qos = subscription_qos(self, topic, DEPTH)

@@ -62,7 +62,7 @@ def test_what_was_put_is_kept(writer):
 
 def test_report_tells_rates_gaps_and_silence(writer):
     """Of stamps where there are some, of arrivals where not; a silent topic stands out."""
-    for i in [*range(10), *range(14, 21)]:
+    for i in [*range(1, 11), *range(15, 22)]:
         writer.put("/command", 10**15 + i, command(i * 100 * MS))
     report = writer.keep()
     assert len(report.topics["/command"].times_ns) == 17
@@ -111,6 +111,39 @@ def test_a_full_disk_keeps_what_was_written(writer):
     bag = open_bag(report.path)
     assert 20 < bag.topics["/command"][1] <= len(report.topics["/command"].times_ns) + 1
     assert bag.metadata["contract"] == "text"
+
+
+@pytest.mark.parametrize("damage", [0, 3, 9])
+def test_what_cannot_be_read_is_written_as_it_is_and_counted(writer, damage):
+    """One damaged message among many costs nothing but itself, and is told."""
+    for i in range(1, 101):
+        data = command(i * 50 * MS)
+        writer.put("/command", i * 50 * MS, data[:damage] if i == 11 else data)
+    report = writer.keep({"success": "true"})
+    assert (report.fault, len(report.topics["/command"].times_ns)) == ("", 99)
+    assert "/command: 99 at " in str(report) and "1 UNREADABLE" in str(report)
+    bag = open_bag(report.path)
+    assert bag.topics["/command"][1] == 100 and bag.metadata["success"] == "true"
+
+
+def test_whatever_the_writing_raises_is_told_and_what_was_written_is_kept(writer, monkeypatch):
+    """The episode is no success then, whatever it was to be."""
+    write, count = writer._bag.write, [0]
+
+    def failing(*entry):
+        count[0] += 1
+        if count[0] > 5:
+            raise ValueError("no such channel")
+        write(*entry)
+
+    monkeypatch.setattr(writer._bag, "write", failing)
+    for i in range(1, 20):
+        writer.put("/command", i, command(i))
+    report = writer.keep({"success": "true"})
+    assert report.fault == "cannot write (ValueError('no such channel'))"
+    bag = open_bag(report.path)
+    assert bag.topics["/command"][1] == 5
+    assert bag.metadata["success"] == "false" and "no such channel" in bag.metadata["failure"]
 
 
 def test_a_disk_that_does_not_keep_up_loses_messages_loudly(writer, monkeypatch):
