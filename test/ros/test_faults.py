@@ -217,6 +217,19 @@ def test_an_inference_that_fails_holds_at_its_frame(robot, policy, fault, words)
     policy.must_follow()
 
 
+def test_every_reason_to_hold_is_in_the_log(robot, policy):
+    """Also one that takes another's place for a single frame."""
+    for fault, words in ((nan_in_a_pose, "not finite"), (another_encoding, "image is 'bgr8'")):
+        robot.change = fault
+        robot.step()
+        robot.domain.until(lambda words=words: words in policy.reports[-1].message, why=words)
+    robot.change = well
+    policy.seen = len(policy.outputs)
+    policy.must_recover(robot.now_ns)
+    log = [line for line in policy.process.output.splitlines() if "holding: " in line]
+    assert "not finite" in log[-2] and "the image is 'bgr8'" in log[-1]
+
+
 def test_an_inference_slower_than_the_frames_skips_windows_and_runs(robot, policy):
     """Of those that wait the newest is sampled; the chunk before lasts until then: no hold."""
     replaced = policy.count("replaced_windows")

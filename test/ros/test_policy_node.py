@@ -93,6 +93,26 @@ def test_stamps_that_jump_backwards_hold_and_start_anew(domain, robot, policy):
     domain.until(lambda: stamp_ns(policy.chunks[-1]) > in_old_time, why="chunks in the old time")
 
 
+def test_observations_of_ten_seconds_ago_are_a_warning_by_name(domain, robot, policy):
+    """They make frames and chunks as ever, but every action is past when it comes."""
+
+    def late(topic, message):
+        message.header.stamp.sec -= 10
+        return message
+
+    policy.until_running()
+    robot.change = late
+    status = policy.until_says("running, on what is past: ")
+    assert status.level == DiagnosticStatus.WARN
+    assert f"agentview_image ({ANCHOR}) is 10." in status.message
+    assert "a chunk lasts 0.400 s" in status.message
+    robot.change = lambda topic, message: message
+    policy.until_holds()
+    policy.until_running()
+    domain.until(lambda: policy.reports[-1].message == "running", why="all is well")
+    assert policy.reports[-1].level == DiagnosticStatus.OK
+
+
 def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain, robot, policy):
     """Steps, sampler, joining and replanning are live; what cannot be is refused in words."""
     policy.until_running()

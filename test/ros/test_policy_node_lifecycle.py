@@ -9,8 +9,10 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from conftest import Policy  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from std_srvs.srv import SetBool  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -70,6 +72,29 @@ class Lifecycle:
     @property
     def state(self):
         return self._ask(GetState, "get_state", GetState.Request()).current_state.label
+
+
+def test_a_hold_outlives_every_transition_and_may_come_before_all(domain, robot, checkpoint):
+    """Who says hold finds the robot held, whatever somebody else does with the node meanwhile."""
+    policy, lifecycle = Policy(domain, checkpoint, autostart=False), Lifecycle(domain)
+    up = (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+    down = (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
+
+    def hold(on):
+        return lifecycle._ask(SetBool, "hold", SetBool.Request(data=on)).success
+
+    assert hold(True)
+    for transition in (*up, *down, *up, down[0]):
+        assert lifecycle.change(transition)
+    status = policy.until_says("inactive; told to hold")
+    assert status.level == DiagnosticStatus.WARN
+    assert lifecycle.change(up[1])
+    policy.until_says("holding: told to hold")
+    frames = len(robot.stamps) + 10
+    domain.until(lambda: len(robot.stamps) >= frames, why="frames come")
+    assert not policy.chunks
+    assert lifecycle.change(down[0]) and hold(False) and lifecycle.change(up[1])
+    policy.until_running()
 
 
 def truncated(folder):
