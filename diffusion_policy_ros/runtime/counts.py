@@ -46,21 +46,23 @@ class Counts:
 
 
 def beyond_limits(actions: NDArray[np.float64], contract: Contract) -> int:
-    """How many actions exceed what the contract allows in one action, or its joints' ranges.
+    """How many actions exceed what the contract allows in one action, or the field's range.
 
     Args:
         actions: (n, Da), physical units.
         contract: gives the limits.
     """
-    limits, beyond = contract.action.limits, np.zeros(len(actions), dtype=bool)
+    beyond = np.zeros(len(actions), dtype=bool)
     for part in contract.action.fields:
-        value = actions[:, contract.action.slices[part.name]]
-        length = {"delta_position": limits.translation, "delta_axis_angle": limits.rotation}
-        limit = length.get(part.kind)
-        if limit is not None:
-            beyond |= np.linalg.norm(value, axis=1) > limit
-        if part.kind == "joint_position" and limits.joint_min:
-            beyond |= ((value < limits.joint_min) | (value > limits.joint_max)).any(axis=1)
-        if part.kind == "position" and limits.workspace_min:
-            beyond |= ((value < limits.workspace_min) | (value > limits.workspace_max)).any(axis=1)
+        limits, value = (
+            contract.action.limits_of(part),
+            actions[:, contract.action.slices[part.name]],
+        )
+        if part.kind.startswith("delta_"):
+            if limits.step is not None:
+                each = part.role == "joints" or isinstance(limits.step, tuple)
+                size = np.abs(value) if each else np.linalg.norm(value, axis=1, keepdims=True)
+                beyond |= (size > limits.step).any(axis=1)
+        elif limits.min is not None and limits.max is not None:
+            beyond |= ((value < limits.min) | (value > limits.max)).any(axis=1)
     return int(beyond.sum())
