@@ -1,5 +1,6 @@
 """The policy node in a process of its own, over DDS: one process for all tests of this file."""
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
@@ -41,12 +42,14 @@ def policy(domain, checkpoint):
 def test_chunks_are_stamped_with_the_frames_that_they_follow(domain, robot, policy):
     """Every second frame has one, with the contract's names, in its frame, evenly spaced."""
     policy.until_running()
-    domain.until(lambda: len(policy.chunks) >= 6, why="six chunks")
-    stamps = [stamp_ns(chunk) for chunk in policy.chunks]
-    assert set(stamps) <= set(robot.stamps)
-    places = [robot.stamps.index(stamp) for stamp in stamps]
-    assert 2 in {b - a for a, b in zip(places, places[1:], strict=False)}
-    for message in policy.chunks:
+    before = len(policy.chunks)
+
+    def between():
+        """Frames from each chunk to the next: a busy machine passes over some."""
+        return np.diff([robot.stamps.index(stamp_ns(chunk)) for chunk in policy.chunks[before:]])
+
+    domain.until(lambda: len(between()) >= 5 and 2 in between(), why="six chunks")
+    for message in policy.chunks[before:]:
         chunk = chunk_of(message, CONTRACT)
         assert message.header.frame_id == "base"
         assert chunk.actions.shape == (8, 7) and chunk.period_ns == PERIOD_NS
@@ -120,9 +123,12 @@ def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain,
         assert domain.set("policy_node", name, value).successful
         domain.until(lambda name=name, value=value: policy.values[name] == str(value), why=name)
     places = len(policy.chunks)
-    domain.until(lambda: len(policy.chunks) > places + 4, why="chunks come")
-    at = [robot.stamps.index(stamp_ns(chunk)) for chunk in policy.chunks[-3:]]
-    assert at == list(range(at[0], at[0] + 3)), "one for every frame"
+
+    def one_for_every_frame():
+        new = [robot.stamps.index(stamp_ns(chunk)) for chunk in policy.chunks[places:]]
+        return np.convolve(np.diff(new) == 1, [1, 1], "valid").max(initial=0) == 2
+
+    domain.until(one_for_every_frame, why="three in a row")  # a busy machine passes over some
     assert domain.set("policy_node", "chunk_join", "rtc").successful
     domain.until(lambda: policy.values["chunk_join"] == "rtc", why="chunks are joined so")
     policy.until_running()
@@ -139,6 +145,9 @@ def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain,
         result = domain.set("policy_node", name, value)
         assert not result.successful and reason in result.reason
     assert policy.values["num_inference_steps"] == "3"
+    own = {"num_inference_steps": 2, "sampler": "ddim", "replan_steps": 2, "chunk_join": "replace"}
+    for name, value in own.items():
+        assert domain.set("policy_node", name, value).successful
 
 
 def test_hold_and_reset_are_services(domain, robot, policy):
