@@ -3,6 +3,7 @@
 #   make demo                the whole way: record, convert, train, drive the simulated arm
 #   make demo ARGS=--state   the same without cameras, in a third of the time
 #   make test                the tests;  make test ARGS='-k contract'  some of them
+#   make quick               those that need neither ROS nor a compiler, while working
 #   make check               ruff, mypy, import-linter
 #   make test-jazzy          the tests that touch ROS, with ROS 2 Jazzy and NumPy 1.26
 #   make setup               only the set-up; another torch: make clean setup TORCH=torch==2.9.1
@@ -12,12 +13,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
 DEMO_OUT ?= demo
+# A test of nodes waits more than it computes: one process more than there are cores. A file stays
+# in one process, for its tests may share a node.
+JOBS ?= $(shell expr $$(nproc) + 1)
+SIDE_BY_SIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
 JAZZY := .venv-jazzy
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup setup-jazzy demo test test-jazzy check clean
+.PHONY: setup setup-jazzy demo test quick test-jazzy check clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -46,10 +51,13 @@ demo: setup
 	$(VENV)/bin/diffusion-policy demo --out $(DEMO_OUT) --json $(DEMO_OUT)/demo.json $(ARGS)
 
 test: setup
-	$(VENV)/bin/python -m pytest --durations=15 $(ARGS)
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(ARGS)
+
+quick: setup
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not ros and not compiles and not slow" $(ARGS)
 
 test-jazzy: setup-jazzy
-	$(JAZZY)/bin/python -m pytest -m "ros and not slow" --durations=15 $(ARGS)
+	$(JAZZY)/bin/python -m pytest $(SIDE_BY_SIDE) -m "ros and not slow" --durations=15 $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("openvino", reason="needs openvino: pip install -e '.[openvino]'")
 
+pytestmark = pytest.mark.compiles
 FILE = Path(__file__).parents[2] / "benchmark" / "engine.py"
 
 

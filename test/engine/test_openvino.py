@@ -16,6 +16,7 @@ from diffusion_policy_ros.policy.following import Follow  # noqa: E402
 from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
 from diffusion_policy_ros.policy.samplers import SAMPLERS  # noqa: E402
 
+pytestmark = pytest.mark.compiles
 CPU = torch.device("cpu")
 NETWORKS = {
     "unet1d": "{name: unet1d, down_dims: [16, 32], n_groups: 4}",

@@ -6,12 +6,15 @@ from pathlib import Path
 from conftest import PERIOD_NS, Policy, Robot
 from live import START_S
 from rosgraph_msgs.msg import Clock
+from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_ros.observe.codecs import stamp_ns
 from diffusion_policy_ros.ros.chunks import time_msg
 
 AGAIN_S = 0.5
 """After so long a frame is sent once more: DDS may lose a message, and duplicates do no harm."""
+AHEAD = 6
+"""Frames without an answer, of those that a node keeps: whatever is missed is reported by then."""
 FAULTY = Path(__file__).with_name("faulty_policy.py")
 
 
@@ -56,6 +59,28 @@ class SteppedRobot(Robot):
         for entry in list(self._sent):
             super().publish(*entry)
         self.tell_time()
+
+
+class PacedRobot(SteppedRobot):
+    """Its frames come by themselves, and its time waits for a node that falls behind.
+
+    So no message is ever late on a busy machine, and what the node says is of the test's making.
+    """
+
+    def __init__(self, domain, **kwargs):
+        super().__init__(domain, **kwargs)
+        self._answers = domain.listen(JointTrajectory, "/policy_node/action_chunk")
+        self._answered, self._ahead = 0, 0
+        self.resume()
+
+    def _tick(self):
+        if len(self._answers) > self._answered:
+            self._answered, self._ahead = len(self._answers), 0
+        if self._ahead < AHEAD or not self._answers or not self._answers[-1].points:
+            self._ahead += 1
+            self.step()
+        else:
+            self.tell_time()
 
 
 class SteppedPolicy(Policy):
