@@ -130,13 +130,15 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str], float]:
         UserError: no checkpoint, or a setting that the policy cannot be sampled with.
     """
     from diffusion_policy_ros.engine import ENGINES
-    from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
+    from diffusion_policy_ros.policy.checkpoint import choice_lines, find_checkpoint, load_policy
     from diffusion_policy_ros.policy.devices import pick_device
     from diffusion_policy_ros.runtime.sampling import Sampling
     from diffusion_policy_ros.runtime.speed import Plan
     from diffusion_policy_ros.runtime.verdict import Demand
 
     policy, device = load_policy(args.checkpoint), str(pick_device(args.device))
+    for line in choice_lines(args.checkpoint):
+        print(line)
     settings = policy.recipe.policy
     own = Sampling.of(settings, replan_steps=args.replan_steps)
     K = own.num_inference_steps

@@ -71,9 +71,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
+    from diffusion_policy_ros.policy.checkpoint import choice_lines
+
     _check(args)
     if args.all:
         return _run_all(args)
+    for line in choice_lines(args.checkpoint):
+        print(line)
     summary, text = _evaluate(args, args.checkpoint)
     print(text)
     write_json(args.json, summary)

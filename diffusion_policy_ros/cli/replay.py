@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 
 PAGE, FIGURES = "replay.html", "replay.json"
 EXIT_DIFFERENT = 1
+ROLES = {
+    "held out": "held out of the training",
+    "trained": "trained on, where errors are small whatever was learned",
+    "unknown": "unknown to the checkpoint",
+}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,13 +69,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: checkpoint, recording or options do not allow it.
     """
-    from diffusion_policy_ros.policy.checkpoint import checkpoint_hash
+    from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, choice_lines
     from diffusion_policy_ros.replay.summary import differences, load_expected, summary
     from diffusion_policy_ros.report.replay_page import write_page
 
     _check(args)
     expected = None if args.expect is None else load_expected(args.expect)
     policy, executed = _policy(args)
+    for line in choice_lines(args.checkpoint):
+        print(line)
     replayed, policy = _replay(args, policy)
     found = summary(replayed, policy, executed, checkpoint_hash(args.checkpoint))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -112,24 +121,32 @@ def _replay(args: argparse.Namespace, policy: Policy) -> tuple[list[Replayed], P
     """The recordings, replayed; and the policy as the last of them had it."""
     from tqdm import tqdm
 
-    from diffusion_policy_ros.data.convert import expand
+    from diffusion_policy_ros.data.convert import expand, fingerprint
     from diffusion_policy_ros.data.dataset import INDEX, WindowDataset
-    from diffusion_policy_ros.policy.checkpoint import check_contract
+    from diffusion_policy_ros.policy.checkpoint import check_contract, load_episodes
     from diffusion_policy_ros.replay.recording import replay_bag, replay_episode
 
-    quiet = not sys.stderr.isatty()
+    quiet, roles = not sys.stderr.isatty(), load_episodes(args.checkpoint)
     if (args.recording / INDEX).is_file():
         steps = policy.n_obs_steps
         windows = WindowDataset(args.recording, steps, steps)
         check_contract(policy.contract, windows.contract, str(args.recording))
-        numbers = range(min(args.episodes, len(windows.episodes)))
+        role = [roles.get(episode.hash, "unknown") for episode in windows.episodes]
+        held_out = [number for number, one in enumerate(role) if one == "held out"]
         with tqdm(unit="chunk", disable=quiet) as bar:
-            return [replay_episode(windows, n, policy, args.every, bar.update) for n in numbers], (
-                policy
-            )
+            return [
+                replace(replay_episode(windows, n, policy, args.every, bar.update), role=role[n])
+                for n in (held_out or range(len(role)))[: args.episodes]
+            ], policy
     with tqdm(unit="chunk", disable=quiet) as bar:
         bags = expand([args.recording])[: args.episodes]
-        found = [replay_bag(bag, policy, args.every, bar.update) for bag in bags]
+        found = [
+            replace(
+                replay_bag(bag, policy, args.every, bar.update),
+                role=roles.get(fingerprint(bag), "unknown"),
+            )
+            for bag in bags
+        ]
     runs = [one.live for one in found if one.live is not None]
     return found, policy.as_made(runs[-1].how(0)) if runs else policy
 
@@ -155,6 +172,9 @@ def _told(found: dict[str, Any], replayed: list[Replayed]) -> list[str]:
         f"{found['chunks']} chunks after {frames['made']} frames of {len(replayed)} recordings; "
         f"{sum(frames['refused'].values())} frames refused, {frames['gaps']} gaps"
     ]
+    count = Counter(one.role for one in replayed)
+    told = ", ".join(f"{count[role]} {ROLES[role]}" for role in ROLES if count[role])
+    lines.append(f"recordings: {told}")
     repeated = overall(found["error_of_repeating"], steps)
     for name, value in overall(found["error"], steps).items():
         than = f", repeating the last action {repeated[name]:.4g}" if name in repeated else ""

@@ -202,6 +202,8 @@ class WindowDataset:
         episodes: numbers of the episodes to draw from; all by default.
         seen_steps: frames of observations in a window, from its oldest; To by default. Up to H,
             for those who learn to predict observations, too.
+        pad_after: repeated actions at a window's end, at most; any by default. What would have
+            more is no window.
         see: what a network sees of windows; batches and statistics are of that. It goes by the
             window, and leaves images as they are.
 
@@ -220,6 +222,7 @@ class WindowDataset:
         horizon: int,
         episodes: Sequence[int] | None = None,
         seen_steps: int | None = None,
+        pad_after: int | None = None,
         see: See | None = None,
     ) -> None:
         if n_obs_steps < 1 or horizon < n_obs_steps:
@@ -232,10 +235,16 @@ class WindowDataset:
         self.episodes = [self.dataset.episodes[number] for number in self._checked(episodes)]
         lengths = np.array([episode.frames for episode in self.episodes])
         firsts = np.array([self.dataset.first_row(episode) for episode in self.episodes])
-        self._first = np.repeat(firsts, lengths)
-        self._last = np.repeat(firsts + lengths - 1, lengths)
-        counts = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        self._row = self._first + counts
+        self._frames = np.repeat(firsts, lengths) + _counted(lengths)
+        ahead = horizon - n_obs_steps  # actions after the newest frame's
+        cut = 0 if pad_after is None else max(ahead - pad_after, 0)
+        self._counts = np.maximum(lengths - cut, 0)  # of each episode's windows
+        self._first = np.repeat(firsts, self._counts)
+        self._last = np.repeat(firsts + lengths - 1, self._counts)
+        self._row = self._first + _counted(self._counts)
+        if not len(self._row):
+            what = f"its episodes are shorter than {cut + 1} frames"
+            raise UserError(what, str(path), "lower horizon, or raise training.pad_after")
 
     def _checked(self, episodes: Sequence[int] | None) -> Collection[int]:
         count = len(self.dataset.episodes)
@@ -285,28 +294,26 @@ class WindowDataset:
     @functools.cached_property
     def episode_of(self) -> NDArray[np.int64]:
         """(len,) which of `episodes` each window belongs to."""
-        return np.repeat(np.arange(len(self.episodes)), [e.frames for e in self.episodes])
+        return np.repeat(np.arange(len(self.episodes)), self._counts)
 
-    def statistics(self) -> dict[str, dict[str, Array]]:
+    def statistics(self, images: bool = True) -> dict[str, dict[str, Array]]:
         """Statistics of the frames that are drawn from, or with `see` of what is seen of windows.
 
         Actions beyond an episode's ends do not count.
+
+        Args:
+            images: whether of images, too, which no normaliser needs.
 
         Returns:
             key → ``min``, ``max``, ``mean``, ``std`` (each (n,) of a vector, (C,) of an image in 0
             … 255) and ``quantiles`` (len(QUANTILES), n). Images are sampled: `SAMPLED_IMAGES`.
         """
-        return self._statistics
-
-    @functools.cached_property
-    def _statistics(self) -> dict[str, dict[str, Array]]:
         streams = self.contract.observations
-        if self._see is None:
-            return {key: self._describe(self.dataset.rows[key]) for key in (*streams, ACTION)}
-        images = [key for key, stream in streams.items() if stream.is_image]
-        vectors = [key for key in streams if key not in images]
-        found = {key: self._describe(self.dataset.rows[key]) for key in images}
-        return found | self._of_windows(vectors)
+        vectors = [key for key, stream in streams.items() if not stream.is_image]
+        plain = [key for key in streams if images and key not in vectors]
+        plain += [*vectors, ACTION] if self._see is None else []
+        found = {key: self._describe(self.dataset.rows[key]) for key in plain}
+        return found | ({} if self._see is None else self._of_windows(vectors))
 
     def _of_windows(self, vectors: Sequence[str]) -> dict[str, dict[str, Array]]:
         """Statistics of what is seen of vectors and actions, all windows in turn."""
@@ -322,10 +329,15 @@ class WindowDataset:
 
     def _describe(self, column: Rows) -> dict[str, Array]:
         image = len(column.shape) == 3
-        step = max(1, -(-len(self) // SAMPLED_IMAGES)) if image else 1
-        values = column.take(self._row[::step])
+        step = max(1, -(-len(self._frames) // SAMPLED_IMAGES)) if image else 1
+        values = column.take(self._frames[::step])
         values = values.reshape(-1, column.shape[-1])
         return of_pixels(values) if image else of_vectors(values)
+
+
+def _counted(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1, ... of each length, one after another."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 __all__ = ["ACTION", "QUANTILES", "STAMP", "Dataset", "Episode", "Index", "WindowDataset"]

@@ -5,6 +5,7 @@
     weights.safetensors         averaged weights and normaliser statistics
     training_state.safetensors  what resuming needs besides, where there is any
     training_state.json
+    episodes.json               hash of each recording of its dataset -> trained, held out
     card.md                     what this is, for people
     manifest.json               SHA-256 of every other file
 
@@ -18,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from diffusion_policy_ros.policy.recipe import Recipe
 CONFIG, CONTRACT, WEIGHTS = "config.yaml", "contract.yaml", "weights.safetensors"
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
 CARD, MANIFEST = "card.md", "manifest.json"
+EPISODES, BEST = "episodes.json", "best"
 RUNS = (CONFIG, CONTRACT, WEIGHTS)  # what running needs; the rest is for training and people
 FORMAT = 1
 
@@ -62,6 +64,7 @@ def save_checkpoint(
     policy: DiffusionPolicy,
     *,
     state: TrainingState | None = None,
+    episodes: Mapping[str, str] | None = None,
     notes: str = "",
 ) -> Path:
     """Write `policy` (its averaged weights) as a checkpoint; an older one there is replaced.
@@ -70,6 +73,7 @@ def save_checkpoint(
         directory: where; its parents are made.
         policy: gives weights, statistics, recipe and contract.
         state: what resuming needs.
+        episodes: hash of each recording -> "trained" or "held out".
         notes: Markdown lines for the card, such as data and losses.
 
     Returns:
@@ -85,6 +89,8 @@ def save_checkpoint(
     part.mkdir()
     try:
         _write_files(part, policy, state, notes)
+        if episodes is not None:
+            (part / EPISODES).write_text(json.dumps(episodes, indent=1) + "\n", encoding="utf-8")
         _write_manifest(part)
         _rename_over(part, directory)
     finally:
@@ -153,7 +159,7 @@ def sha256(path: Path) -> str:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint at `path`: itself, or the newest one of a run.
+    """The checkpoint at `path`: itself, or of a run the best one, the newest where none is chosen.
 
     Raises:
         UserError: there is none.
@@ -161,11 +167,32 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if (path / MANIFEST).is_file() or (path / WEIGHTS).is_file():
         return path
+    best = path / "checkpoints" / BEST
+    if (best / MANIFEST).is_file():
+        return best.with_name(best.resolve().name)
     found = run_checkpoints(path)
     if found:
         return found[-1]
     what = "there is no checkpoint here" if path.exists() else "no such directory"
     raise UserError(what, str(path), f"give a directory that holds {MANIFEST}, or a run")
+
+
+def choice_lines(path: str | Path) -> Iterator[str]:
+    """Say which checkpoint of a run `find_checkpoint` takes, where it is not simply the newest."""
+    newest, taken = run_checkpoints(path)[-1:], find_checkpoint(path)
+    if newest and newest[0].name != taken.name:
+        yield f"{path}: {taken.name}, the best by validation; the newest is {newest[0].name}"
+
+
+def point_to_best(run: Path, best: Path | None) -> None:
+    """Let `find_checkpoint` take this one of a run, or with None the newest."""
+    pointer = run / "checkpoints" / BEST
+    if best is None:
+        pointer.unlink(missing_ok=True)
+        return
+    draft = pointer.with_name(f".{BEST}-{os.getpid()}")
+    draft.symlink_to(best.name)
+    draft.replace(pointer)
 
 
 def run_checkpoints(run: str | Path) -> list[Path]:
@@ -182,7 +209,7 @@ def load_policy(
     """Rebuild the policy of a checkpoint, in eval mode.
 
     Args:
-        directory: a checkpoint, or a run whose newest checkpoint is meant.
+        directory: a checkpoint, or a run, see find_checkpoint.
         device: where to put it.
         contract: the robot that it is to run on, where that is known: of the same meaning, but
             its own topics, types and limits.
@@ -226,6 +253,25 @@ def load_training_state(directory: Path) -> TrainingState:
     except (ValueError, TypeError, RecursionError):
         raise UserError("is damaged", str(directory / STATE), CURE) from None
     return TrainingState(_read_tensors(directory / STATE_TENSORS), values)
+
+
+def load_episodes(directory: str | Path) -> dict[str, str]:
+    """Hash of each recording that a checkpoint's training knew -> "trained" or "held out".
+
+    Empty where it is not known: the checkpoint is older, or was saved without.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    directory = find_checkpoint(directory)
+    if not (directory / EPISODES).is_file():
+        return {}
+    _verify(directory, (EPISODES,))
+    try:
+        found = json.loads(_text(directory / EPISODES))
+        return {str(key): str(role) for key, role in found.items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError("is damaged", str(directory / EPISODES), CURE) from None
 
 
 def checkpoint_hash(directory: str | Path) -> str:

@@ -196,7 +196,9 @@ class TrainingSettings:
         mask_padding: padded actions beyond an episode's ends do not count in the loss.
         loss_weighting: how much each diffusion step counts, see objective.step_weights.
         min_snr_gamma: bound of the signal-to-noise ratio with min_snr.
-        validation_fraction: share of episodes held out.
+        pad_after: actions of a window beyond its episode's end, at most; any where not given.
+        include_failed: learn from episodes, too, that the recorder marked as failed.
+        validation_fraction: share of demonstrations held out.
         val_every: updates between validations; 0 for only the last.
         val_windows: windows that a validation looks at, at most.
         checkpoint_every: updates between checkpoints; 0 for only the last.
@@ -215,6 +217,9 @@ class TrainingSettings:
             checkpoint is kept. 0 never does.
         tensorboard: write event files where the tensorboard package is installed.
         wandb_project: of Weights & Biases, to log to; none does not.
+        init_from: checkpoint or run whose weights training begins with; none begins anew.
+        init_normalizer: whose statistics scale the numbers then: the "checkpoint"'s, which its
+            weights were trained with, or this "dataset"'s.
     """
 
     seed: int = _within(0, 0, 2**31 - 1)
@@ -232,6 +237,8 @@ class TrainingSettings:
     mask_padding: bool = True
     loss_weighting: Literal["plain", "min_snr"] = "plain"
     min_snr_gamma: float = _within(5.0, 1e-6, 1e6)
+    pad_after: int | None = _within(None, 0, 10_000)
+    include_failed: bool = False
     validation_fraction: float = _within(0.02, 0.0, 0.9)
     val_every: int = _within(1000, 0, 10**9)
     val_windows: int = _within(256, 1, 10**9)
@@ -247,6 +254,8 @@ class TrainingSettings:
     early_stop: int = _within(0, 0, 10**6)
     tensorboard: bool = True
     wandb_project: str | None = None
+    init_from: str | None = None
+    init_normalizer: Literal["checkpoint", "dataset"] = "checkpoint"
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them that types cannot show."""

@@ -41,6 +41,7 @@ class Replayed:
 
     Attributes:
         name: what it is called.
+        role: "trained" or "held out" in the policy's training, where that is known.
         times_ns: (F,) of its frames.
         segment: (F,) counts up where frames do not follow each other.
         states: observation key → (F, n), of vectors.
@@ -58,6 +59,7 @@ class Replayed:
     """
 
     name: str
+    role: str = "unknown"
     times_ns: list[int] = field(default_factory=list)
     segment: list[int] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)

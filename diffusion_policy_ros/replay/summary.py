@@ -43,6 +43,7 @@ def summary(
         "checkpoint": checkpoint,
         "contract": contract.hash,
         "recordings": [one.name for one in replayed],
+        "roles": [one.role for one in replayed],
         "engine": f"{policy.engine.name} {policy.engine.dtype} on {policy.engine.device}",
         "sampler": policy.sampling.sampler,
         "num_inference_steps": policy.sampling.num_inference_steps,

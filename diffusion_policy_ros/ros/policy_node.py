@@ -34,7 +34,7 @@ from std_srvs.srv import SetBool
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_policy
+from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, choice_lines, load_policy
 from diffusion_policy_ros.ros import diagnostics, policy_parameters
 from diffusion_policy_ros.ros.processes import (
     on_stop_signal,
@@ -167,6 +167,8 @@ class PolicyNode(LifecycleNode):
             raise UserError("is not set", "parameter checkpoint", cure)
         robot = policy_parameters.value(self, "contract")
         policy = load_policy(path, contract=Contract.load(robot) if robot else None)
+        for line in choice_lines(path):
+            self.get_logger().info(line)
         engine = build_engine(
             policy,
             policy_parameters.value(self, "engine"),

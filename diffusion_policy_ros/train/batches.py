@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffusion_policy_ros.data.dataset import Dataset, WindowDataset
+from diffusion_policy_ros.data.dataset import Dataset, Episode, WindowDataset
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.frames import Frames
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 from diffusion_policy_ros.train.distributed import Peers
@@ -130,17 +131,27 @@ def _epoch_order(seed: int, windows: int, epoch: int) -> NDArray[np.int64]:
 
 
 class Data(NamedTuple):
-    """A dataset, split by episodes.
+    """A dataset, split by demonstrations.
 
     Attributes:
         training: windows to learn from.
-        validation: windows of held-out episodes; None where there are too few episodes.
-        fingerprint: of the episodes and their order; a resumed run must find the same.
+        validation: windows of held-out demonstrations; None where there are too few.
+        fingerprint: of the episodes and what is done with them; a resumed run must find the same.
+        failed: episodes that are left out because the recorder said that they failed.
     """
 
     training: WindowDataset
     validation: WindowDataset | None
     fingerprint: str
+    failed: int = 0
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Hash of each recording -> "trained" or "held out"."""
+        held = () if self.validation is None else self.validation.episodes
+        return {e.hash: "trained" for e in self.training.episodes} | {
+            e.hash: "held out" for e in held
+        }
 
     def batches(
         self, settings: TrainingSettings, update: int, group: Peers | None = None
@@ -157,31 +168,56 @@ class Data(NamedTuple):
 
 
 def open_data(path: str | Path, recipe: Recipe) -> Data:
-    """Open a dataset and hold out its validation episodes, chosen by the seed.
+    """Open a dataset and hold out its validation demonstrations, chosen by the seed.
+
+    All episodes of a recording, which a gap has cut, go the same way.
 
     Raises:
-        UserError: there is no such dataset, it is damaged, or does not tell what the recipe sees.
+        UserError: there is no such dataset, it is damaged, does not tell what the recipe sees, or
+            all of it failed.
     """
     policy, settings = recipe.policy, recipe.training
     dataset = Dataset(path)
     frames = Frames(dataset.contract, policy, policy.n_obs_steps)
-    episodes = dataset.episodes
-    order = _numpy_generator(settings.seed, SPLIT).permutation(len(episodes)).tolist()
-    held = round(settings.validation_fraction * len(episodes))
+    groups = _demonstrations(dataset, settings)
+    order = _numpy_generator(settings.seed, SPLIT).permutation(len(groups)).tolist()
+    held = round(settings.validation_fraction * len(groups))
     if settings.validation_fraction > 0:
-        held = min(max(held, 1), len(episodes) - 1)
+        held = min(max(held, 1), len(groups) - 1)
 
     def windows(chosen: list[int]) -> WindowDataset:
         return WindowDataset(
             path,
             policy.n_obs_steps,
             policy.horizon,
-            sorted(chosen),
+            sorted(number for group in chosen for number in groups[group]),
             policy.training_obs_steps,
+            settings.pad_after,
             see=frames.to_network if frames.changes_any else None,
         )
 
-    text = json.dumps([[e.bag, e.hash, e.start, e.frames] for e in episodes])
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    validation = windows(order[:held]) if held else None
-    return Data(windows(order[held:]), validation, fingerprint)
+    validation, used = windows(order[:held]) if held else None, sum(map(len, groups))
+    cut = sorted(order[:held]) if used > len(groups) else []
+    fingerprint = _fingerprint(dataset.episodes, cut, used)
+    return Data(windows(order[held:]), validation, fingerprint, len(dataset.episodes) - used)
+
+
+def _demonstrations(dataset: Dataset, settings: TrainingSettings) -> list[list[int]]:
+    """The numbers of each recording's episodes, those that failed left out."""
+    found: dict[str, list[int]] = {}
+    for number, episode in enumerate(dataset.episodes):
+        if settings.include_failed or episode.success is not False:
+            found.setdefault(episode.hash, []).append(number)
+    if not found:
+        what = f"all {len(dataset.episodes)} episodes are marked as failed"
+        cure = "record some that succeed, or set training.include_failed=true"
+        raise UserError(what, str(dataset.path), cure)
+    return list(found.values())
+
+
+def _fingerprint(episodes: Sequence[Episode], held: Sequence[int], used: int) -> str:
+    """Of the episodes, and of how they are used where older versions used them otherwise."""
+    seen: list[Any] = [[e.bag, e.hash, e.start, e.frames] for e in episodes]
+    if held or used < len(episodes):
+        seen.append([used, *held])
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -21,14 +21,16 @@ from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import (
     TrainingState,
+    find_checkpoint,
     load_exactly,
     load_policy,
     load_training_state,
+    point_to_best,
     run_checkpoints,
     save_checkpoint,
 )
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
-from diffusion_policy_ros.policy.normalizer import ACTION
+from diffusion_policy_ros.policy.normalizer import ACTION, CONSTANT
 from diffusion_policy_ros.policy.objective import masked_mean
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 from diffusion_policy_ros.train.batches import NOISE, VALIDATION, Batch, Data, torch_generator
@@ -97,6 +99,18 @@ def _sums(
     return torch.stack(losses).sum(), total
 
 
+def _beyond(known: Mapping[str, Tensor], data: Mapping[str, Tensor]) -> Iterator[str]:
+    """Say which keys of the data reach far beyond what another normaliser was fitted to."""
+    for name in (name.removesuffix(".center") for name in data if name.endswith(".center")):
+        center, spread = known[f"{name}.center"], known[f"{name}.spread"]
+        reach = (data[f"{name}.center"] - center).abs() + data[f"{name}.spread"]
+        far = torch.where(spread > 0, reach / spread, torch.where(reach > CONSTANT, math.inf, 0.0))
+        times, key = float(far.max()), name.rpartition(".")[2]
+        if times > 1.2:
+            cure = "training.init_normalizer=dataset takes the new range"
+            yield f"warning   {key} reaches {times:.2g} times what it was scaled by; {cure}"
+
+
 def _shares(windows: int, count: int) -> list[slice]:
     """Cut a batch into parts of nearly the same size."""
     ends = [windows * i // count for i in range(count + 1)]
@@ -128,7 +142,7 @@ class Learner:
             torch.manual_seed(settings.seed)
             self.policy = DiffusionPolicy(recipe, contract)
             self.average = DiffusionPolicy(recipe, contract)
-        self.policy.set_statistics(data.training.statistics())
+        self.policy.set_statistics(data.training.statistics(images=False))
         self.average.load_state_dict(self.policy.state_dict())
         self.policy.to(device).train()
         self.average.to(device).eval().requires_grad_(False)
@@ -268,10 +282,14 @@ class Learner:
         )
         state = TrainingState(self._state_tensors(), values)
         name = checkpoint_path(out, self.update)
-        save_checkpoint(name, self.average, state=state, notes=trained + notes)
+        save_checkpoint(
+            name, self.average, state=state, episodes=data.roles, notes=trained + notes
+        )
+        best = self.best_checkpoint(out)
+        point_to_best(out, best if self.recipe.training.early_stop > 0 else None)
         keep = self.recipe.training.keep_checkpoints
         for old in run_checkpoints(out)[:-keep] if keep else []:
-            if old != self.best_checkpoint(out):
+            if old != best:
                 shutil.rmtree(old)
 
     def best_checkpoint(self, out: Path) -> Path:
@@ -286,6 +304,23 @@ class Learner:
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}/{name}"] = self.optimizer.state[weight][moment]
         return tensors
+
+    def begin_with(self, checkpoint: Path) -> Iterator[str]:
+        """Take over a checkpoint's averaged weights; says so, and what does not fit.
+
+        Raises:
+            UserError: there is none, or it is of another robot or network.
+        """
+        source, where = find_checkpoint(checkpoint), "training.init_from"
+        given = load_policy(source, contract=self.policy.contract).state_dict()
+        keeps = self.recipe.training.init_normalizer == "checkpoint"
+        state = self.policy.state_dict().items()
+        ours = {k: v.clone() for k, v in state if k.startswith("normalizer.")}
+        load_exactly(self.policy, given if keeps else given | ours, f"{where}: {source}")
+        self.average.load_state_dict(self.policy.state_dict())
+        whose = "its statistics" if keeps else "this dataset's statistics"
+        yield f"begins    with the weights of {source}, and {whose}"
+        yield from _beyond(given, ours) if keeps else ()
 
     def restore(self, checkpoint: Path, data: Data) -> None:
         """Go on from a checkpoint of this run.

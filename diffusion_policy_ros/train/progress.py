@@ -43,7 +43,8 @@ def introduction(
     yield f"dataset   {training.dataset.path}, contract {policy.contract.name}"
     count = len(training.episodes)
     episodes = f"{count} episode{'' if count == 1 else 's'}"
-    yield f"          {episodes}, {len(training)} windows; {held} held out"
+    failed = f"; {data.failed} that failed left out" if data.failed else ""
+    yield f"          {episodes}, {len(training)} windows; {held} held out{failed}"
     yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"
     for key, camera in policy.encoder.image_encoders.items():
         yield f"sees      {key}: {camera.view.text}: {out / f'view_{key}.png'}"

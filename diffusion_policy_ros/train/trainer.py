@@ -104,6 +104,9 @@ def train(
         learner = Learner(recipe, data, group.device, group)
         if newest is not None:
             learner.restore(newest, data)
+        elif settings.init_from is not None:
+            for line in learner.begin_with(Path(settings.init_from)):
+                say(line)
         for line in introduction(learner.policy, data, out, group.count):
             say(line)
         group.wait()  # all have seen the run as it was

@@ -96,3 +96,9 @@ def changed(recipe):
     return lambda **settings: Recipe.from_text(
         RECIPE, overrides={f"training.{key}": str(value) for key, value in settings.items()}
     )
+
+
+@pytest.fixture
+def make_dataset():
+    """`write_dataset`, for other lengths and numbers."""
+    return write_dataset
