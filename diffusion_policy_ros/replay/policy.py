@@ -9,7 +9,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
-from diffusion_policy_ros.runtime.inference import NotFiniteError, make_chunk, noise_generator
+from diffusion_policy_ros.runtime.inference import Request, infer
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.made import SAMPLING, Made
 from diffusion_policy_ros.runtime.playback import Chunk
@@ -52,23 +52,14 @@ class Policy:
         """The chunk after a window whose newest frame is of that time; joins those before.
 
         Raises:
-            UserError: the network's output is not finite.
+            UserError: the inference failed.
         """
-        noise = noise_generator(self.seed, time_ns)
-        try:
-            return make_chunk(
-                self.engine,
-                self.contract,
-                window,
-                time_ns,
-                self.sampling,
-                noise,
-                joiner,
-                delay_frames,
-            )
-        except NotFiniteError as error:
-            what = f"{error} after the frame stamped {time_ns / 1e9:.3f} s"
-            raise UserError(what, "checkpoint", "do not run it; train again") from None
+        request = Request(time_ns, window, self.sampling, self.seed, joiner, delay_frames)
+        inference = infer(self.engine, self.contract, request)
+        if inference.chunk is None:
+            what = f"{inference.failure} after the frame stamped {time_ns / 1e9:.3f} s"
+            raise UserError(what, "checkpoint", "do not run it; train again")
+        return inference.chunk
 
     def as_made(self, made: Made | None) -> Policy:
         """With the seed and the sampling of a chunk of the node, as far as nobody gave them.

@@ -1,8 +1,8 @@
 """A recording becomes frames, and some of its frames chunks, as they do in the node.
 
-Messages of a bag go through `observe.history.History` in the order of their log time, windows
-through `runtime.runner.make_chunk` with the noise that the node draws for a frame of that time.
-A dataset's windows are those that `History` gave when it was converted.
+Messages of a bag are pushed to the node's own loop, `runtime.policy_loop`, in the order of their log
+time; chunks are made as the node made them, as far as that was recorded. A dataset's windows are
+those that `History` gave when it was converted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from diffusion_policy_ros.data.conversion import cell_of, reason_kind, resolve_t
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.observe.codecs import Array, stamp_ns
-from diffusion_policy_ros.observe.history import Event, Frame, History, Refused
+from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.observe.history import Event, Frame, Refused
 from diffusion_policy_ros.observe.receipt import ReceiptClock
 from diffusion_policy_ros.replay.live_run import LiveRun
 from diffusion_policy_ros.replay.policy import Policy
+from diffusion_policy_ros.runtime.arrivals import read_stamp
+from diffusion_policy_ros.runtime.inference import Request
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.made import Made
 from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 
 Actions = NDArray[np.float64]
 
@@ -118,7 +121,10 @@ class _BagReplay:
         self.every = every or policy.sampling.replan_steps
         self.stamps = live.stamps if live is not None and every is None else None
         self.commands = Commands(self.contract)
-        self.history = History(self.contract, policy.n_obs_steps)
+        self.now_ns = 0
+        how = (policy.n_obs_steps, policy.sampling, lambda _: None, lambda: self.now_ns)
+        self.loop = PolicyLoop(policy.engine, self.contract, *how)
+        self.loop.wants = self._is_chosen
         self.found = Replayed(bag.path.name, notes=list(bag.notes), live=live)
         self.found.ages_ns = {key: [] for key in self.contract.observations}
         self.joiner, self.run_begins, self.run_whole = Joiner(self.contract), -1, False
@@ -132,17 +138,22 @@ class _BagReplay:
         topics = {recorded: topic for topic, recorded in self._topics().items()}
         log_ns, clock = 0, ReceiptClock()
         anchor = self.contract.observations[self.contract.anchor].topic
+        self.loop.start(0)
         for recorded, log_ns, msg in self.bag.messages(topics):
             topic = topics[recorded]
+            stamp, _ = read_stamp(msg, log_ns)
             if topic == anchor:
-                clock.note(stamp_ns(msg), log_ns)
+                clock.note(stamp, log_ns)
+            self.now_ns = clock.at(log_ns)
             if topic in self.contract.topics:
+                if self.contract.topics[topic][0].time == "header" and stamp is not None:
+                    self.now_ns = max(self.now_ns, stamp)  # the recorder's clock may be another's
                 # As in the node, where a timer closes frames before the next message comes.
-                self._take(self.history.poll(log_ns))
-                self._take(self.history.push(topic, msg, log_ns, clock.at(log_ns)))
+                self._take(self.loop.poll(log_ns))
+                self._take(self.loop.push(topic, msg, log_ns))
             if topic in self.commands.topics:
                 self.commands.push(topic, msg, clock.at(log_ns), self.life)
-        self._take(self.history.poll(log_ns + round(self.contract.settle_s * 1e9)))
+        self._take(self.loop.poll(log_ns + round(self.contract.settle_s * 1e9)))
         if not self.found.times_ns:
             reason = next(iter(self.found.refused), "its messages make no frame")
             raise UserError(f"not a single frame: {reason}", "", "inspect the bag")
@@ -171,8 +182,9 @@ class _BagReplay:
             else:
                 self.found.resets.append(event.reason)
                 self.life += 1
-        if events and isinstance(events[-1], Frame) and self._is_chosen(events[-1]):
-            self._sample(events[-1])
+        request = self.loop.due()
+        if request is not None and isinstance(events[-1], Frame):
+            self._sample(request, events[-1])
 
     def _note(self, frame: Frame) -> None:
         found = self.found
@@ -185,22 +197,22 @@ class _BagReplay:
             found.ages_ns[key].append(age)
 
     def _is_chosen(self, frame: Frame) -> bool:
-        if self.stamps is not None:
-            return frame.time_ns in self.stamps
-        self.waited = 0 if frame.first else self.waited + 1
-        return self.waited % self.every == 0
+        """Whether a chunk follows, in place of the loop's choice; its window begins as live."""
+        if self.stamps is None:
+            self.waited = 0 if frame.first else self.waited + 1
+            return self.waited % self.every == 0
+        how, frames = self.live and self.live.made.get(frame.time_ns), self.loop.history.frames
+        while how and frames[0].time_ns < how.oldest_ns:  # somebody had reset the node
+            frames.popleft()
+        return frame.time_ns in self.stamps
 
-    def _sample(self, frame: Frame) -> None:
+    def _sample(self, request: Request, frame: Frame) -> None:
         number = len(self.found.times_ns) - 1
         how = self.live.how(frame.time_ns) if self.live else None
-        if how and how.stamp_ns == frame.time_ns:
-            self._forget_before(how.oldest_ns)
-        window = self.history.window()
-        assert window is not None, "a frame was just closed"
         policy = self.policy.as_made(how)
         self._renew_joiner(frame, how)
         delay_frames = how.delay_frames if how else 0
-        chunk = policy.chunk(window, frame.time_ns, self.joiner, delay_frames)
+        chunk = policy.chunk(request.window, frame.time_ns, self.joiner, delay_frames)
         self.found.chunks[number] = chunk
         if self._is_whole(frame, policy.sampling.chunk_join):
             self.found.whole.add(number)
@@ -208,11 +220,6 @@ class _BagReplay:
         if picture is not None:
             self.found.pictures[number] = picture
         self.tick()
-
-    def _forget_before(self, oldest_ns: int) -> None:
-        """As the node did where somebody reset it."""
-        while self.history.frames[0].time_ns < oldest_ns:
-            self.history.frames.popleft()
 
     def _renew_joiner(self, frame: Frame, how: Made | None) -> None:
         """Where the node began a new run of chunks; after a gap where that was not recorded."""

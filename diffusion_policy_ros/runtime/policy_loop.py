@@ -131,9 +131,10 @@ class PolicyLoop:
         """Which streams come so late that all actions of a chunk are past by then."""
         lasts_s = self.sampling.n_action_steps * self.contract.period_ns / 1e9
         found = [
-            f"{stream.name} ({stream.topic}) is {delay_s:.3f} s old when it comes"
+            f"{stream.name} ({stream.topic}) is {self.arrivals[stream.topic].delay_s:.3f} s old "
+            "when it comes"
             for stream in self.contract.observations.values()
-            if (delay_s := self.arrivals[stream.topic].delay_s) is not None and delay_s > lasts_s
+            if not stream.static and (self.arrivals[stream.topic].delay_s or 0.0) > lasts_s
         ]
         return f"{'; '.join(found)}; a chunk lasts {lasts_s:.3f} s" if found else ""
 
