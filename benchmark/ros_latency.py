@@ -234,7 +234,7 @@ def save_policy(folder: Path) -> None:
 
 def main() -> int:
     """Measure both and print them."""
-    from diffusion_policy_ros.ros.domains import free_domain
+    from diffusion_policy_ros.demo.domains import free_domain
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")

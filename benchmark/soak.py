@@ -265,11 +265,11 @@ def percentile(times: list[float], q: float) -> float | None:
 
 def causes(trace: Path) -> dict[str, int]:
     """Stage → how many missed deadlines it is to blame for; nothing where no chunk came."""
+    from diffusion_policy_ros.bench import stages
     from diffusion_policy_ros.errors import UserError
-    from diffusion_policy_ros.runtime import trace as reader
 
     try:
-        return reader.causes(reader.read_trace(trace))
+        return stages.causes(stages.read_trace(trace))
     except UserError:
         return {}
 
@@ -312,7 +312,7 @@ def save_policy(folder: Path) -> Path:
 
 def main() -> int:
     """Run it in a DDS domain of its own and print the figures; 1 when a process died."""
-    from diffusion_policy_ros.ros.domains import free_domain
+    from diffusion_policy_ros.demo.domains import free_domain
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="how long (60)")

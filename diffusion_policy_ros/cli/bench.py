@@ -23,8 +23,8 @@ from diffusion_policy_ros.cli.figures import (
 from diffusion_policy_ros.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from diffusion_policy_ros.runtime.speed import Plan, Speed, Start
-    from diffusion_policy_ros.runtime.verdict import Demand, Timing
+    from diffusion_policy_ros.bench.speed import Plan, Speed, Start
+    from diffusion_policy_ros.bench.verdict import Demand, Timing
 
 RULE = (
     "A rate holds when a chunk's p99 fits in the time until the next one is begun, "
@@ -129,12 +129,12 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str], float]:
     Raises:
         UserError: no checkpoint, or a setting that the policy cannot be sampled with.
     """
+    from diffusion_policy_ros.bench.speed import Plan
+    from diffusion_policy_ros.bench.verdict import Demand
     from diffusion_policy_ros.engine import ENGINES
     from diffusion_policy_ros.policy.checkpoint import choice_lines, find_checkpoint, load_policy
     from diffusion_policy_ros.policy.devices import pick_device
     from diffusion_policy_ros.runtime.sampling import Sampling
-    from diffusion_policy_ros.runtime.speed import Plan
-    from diffusion_policy_ros.runtime.verdict import Demand
 
     policy, device = load_policy(args.checkpoint), str(pick_device(args.device))
     for line in choice_lines(args.checkpoint):
@@ -179,7 +179,7 @@ def _steps(text: str | None) -> set[int]:
 
 def _measure(plan: Plan, engines: Sequence[str]) -> tuple[list[Speed], list[str]]:
     """What was measured, and a line for each engine that does not run here."""
-    from diffusion_policy_ros.runtime.speed import precisions
+    from diffusion_policy_ros.bench.speed import precisions
 
     found: list[Speed] = []
     missing: list[str] = []
@@ -200,7 +200,7 @@ def _measure(plan: Plan, engines: Sequence[str]) -> tuple[list[Speed], list[str]
 def _measure_one(plan: Plan, engine: str, dtype: str) -> Speed:
     from tqdm import tqdm
 
-    from diffusion_policy_ros.runtime import speed
+    from diffusion_policy_ros.bench import speed
 
     _say(f"{engine} {dtype}: loading")
     total, quiet = plan.chunks or speed.MOST, not sys.stderr.isatty()
@@ -261,7 +261,7 @@ def _rule(demand: Demand) -> str:
 
 
 def _row(timing: Timing, demand: Demand) -> tuple[str, ...]:
-    from diffusion_policy_ros.runtime.verdict import hertz
+    from diffusion_policy_ros.bench.verdict import hertz
 
     own = timing.sampler == demand.sampler and timing.steps == demand.steps
     return (
@@ -296,7 +296,7 @@ def _start_cells(start: Start) -> tuple[str, ...]:
 
 def _parts(speed: Speed) -> dict[str, tuple[float, float] | None]:
     """Sampler -> what a chunk takes once and with each step."""
-    from diffusion_policy_ros.runtime.speed import parts
+    from diffusion_policy_ros.bench.speed import parts
 
     samplers = dict.fromkeys(timing.sampler for timing in speed.timings)
     return {s: parts([t for t in speed.timings if t.sampler == s]) for s in samplers}
@@ -313,7 +313,7 @@ def advice(
         checkpoint: as it was given.
         own_rate: of its contract, Hz: the only one that it runs at.
     """
-    from diffusion_policy_ros.runtime.verdict import best, verdict
+    from diffusion_policy_ros.bench.verdict import best, verdict
 
     timings = _timings(speeds)
     yield f"verdict   {verdict(timings, demand)}"
@@ -349,7 +349,7 @@ def json_figures(
     speeds: Sequence[Speed], missing: Sequence[str], demand: Demand, checkpoint: Path
 ) -> dict[str, Any]:
     """The same for a program."""
-    from diffusion_policy_ros.runtime.verdict import best, verdict
+    from diffusion_policy_ros.bench.verdict import best, verdict
 
     timings = _timings(speeds)
     chosen = best(timings, demand)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.figures import check_json, check_least, counted, write_json
+from diffusion_policy_ros.demo.domains import free_domain
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.ros.domains import free_domain
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.policy.recipe import Recipe
 
+MONITOR = "demo_monitor"
 FIRST_UNSEEN_SEED = 10_000
 START_TIMEOUT_S = 120.0
 EPISODE_TIMEOUT_S = 60.0
@@ -227,7 +228,7 @@ def _drive(out: Path, checkpoint: Path, episodes: int, chosen: Mapping[str, str 
     }
     with (
         _domain() as environment,
-        _node("demo_monitor", out, environment, {}) as monitor,
+        _node(MONITOR, out, environment, {}) as monitor,
         _node("policy_node", out, environment, node) as policy,
         _node("sim_robot", out, environment, arm) as robot,
     ):
@@ -252,10 +253,11 @@ def _node(
     name: str, out: Path, environment: dict[str, str], parameters: dict[str, Any]
 ) -> Iterator[Any]:
     """A node as a process of its own, its log beside the results."""
-    command = [sys.executable, "-m", f"diffusion_policy_ros.ros.{name}", "--ros-args"]
+    room = "demo" if name == MONITOR else "ros"
+    command = [sys.executable, "-m", f"diffusion_policy_ros.{room}.{name}", "--ros-args"]
     for key, value in parameters.items():
         command += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
-    pipe = subprocess.PIPE if name == "demo_monitor" else subprocess.DEVNULL
+    pipe = subprocess.PIPE if name == MONITOR else subprocess.DEVNULL
     with (out / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=log, text=True)
         try:
@@ -288,7 +290,7 @@ def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
                 else f"no episode ended in time: {drive.policy.get('message', '')}"
             )
             raise UserError(why, "demo", "read the .log files in the demo's folder")
-    raise UserError("the monitor ended", "demo", "read demo_monitor.log in the demo's folder")
+    raise UserError("the monitor ended", "demo", f"read {MONITOR}.log in the demo's folder")
 
 
 def _show(drive: Drive, episodes: int) -> None:

@@ -251,7 +251,7 @@ def check_dds() -> Iterator[Check]:
         cure = "source /opt/ros/<release>/setup.bash, or pip install -e '.[ros]' (x86-64)"
         yield Check("ROS", "warn", "no rclpy: convert, train and eval work, nodes do not", cure)
         return
-    output, error = run_python(sys.executable, "-m", "diffusion_policy_ros.ros.loopback")
+    output, error = run_python(sys.executable, "-m", "diffusion_policy_ros.demo.loopback")
     if error:
         cure = "use the Python that this ROS was built for, and one ROS in one environment"
         yield Check("ROS", "fail", error, cure)
@@ -263,7 +263,7 @@ def check_dds() -> Iterator[Check]:
 
 
 def judge_images(result: dict[str, object]) -> Check:
-    """Judge what `ros/loopback.py` measured: whether images arrive, and how many are lost."""
+    """Judge what `demo/loopback.py` measured: whether images arrive, and how many are lost."""
     sent, received = int(str(result["sent"])), int(str(result["received"]))
     if not result["matched"] or not received:
         cure = "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST; else allow UDP on device lo"

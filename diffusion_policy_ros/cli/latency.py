@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _of_trace(path: Path, plot: Path) -> dict[str, Any]:
+    from diffusion_policy_ros.bench.stages import read_trace
     from diffusion_policy_ros.report.latency import draw_trace
-    from diffusion_policy_ros.runtime.trace import read_trace
 
     trace = read_trace(path)
     figures = trace_figures(trace)
@@ -86,7 +86,7 @@ def trace_figures(trace: list[ChunkTimes]) -> dict[str, Any]:
     """How long each stage took, and the misses that it is to blame for."""
     import numpy as np
 
-    from diffusion_policy_ros.runtime.trace import causes, stage_ms
+    from diffusion_policy_ros.bench.stages import causes, stage_ms
 
     stages, blamed = stage_ms(trace), causes(trace)
     total = {"stamp to chunk": np.sum(list(stages.values()), axis=0)}

@@ -1,8 +1,8 @@
 """A recording becomes frames, and some of its frames chunks, as they do in the node.
 
-Messages of a bag are pushed to the node's own loop, `runtime.policy_loop`, in the order of their log
-time; chunks are made as the node made them, as far as that was recorded. A dataset's windows are
-those that `History` gave when it was converted.
+Messages of a bag are pushed to the node's own loop, `runtime.policy_loop`, in the order of their
+log time; chunks are made as the node made them, as far as that was recorded. A dataset's windows
+are those that `History` gave when it was converted.
 """
 
 from __future__ import annotations

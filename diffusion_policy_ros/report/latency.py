@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_ros.bench.stages import stage_ms
 from diffusion_policy_ros.data.lags import Lag
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime.trace import ChunkTimes, stage_ms
+from diffusion_policy_ros.runtime.trace import ChunkTimes
 
 
 def _figure(width: float, height: float) -> Any:

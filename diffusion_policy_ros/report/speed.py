@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusion_policy_ros.bench.verdict import Demand, Timing, best, every, verdict
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime.verdict import Demand, Timing, best, every, verdict
 
 LINES = ("-", "--", ":", "-.")
 """One for each sampler."""

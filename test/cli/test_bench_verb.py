@@ -11,12 +11,12 @@ import time
 
 import pytest
 
+from diffusion_policy_ros.bench import speed
 from diffusion_policy_ros.cli.main import EXIT_INTERRUPTED, main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
-from diffusion_policy_ros.runtime import speed
 
 TINY = "policy: {denoiser: {name: unet1d, down_dims: [8, 16], kernel_size: 3, n_groups: 4}}"
 

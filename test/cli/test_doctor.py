@@ -35,7 +35,7 @@ def only(checks):
 
 
 def loopback(sent=80, received=80, matched=True):
-    """Return what `ros/loopback.py` prints, as a dictionary."""
+    """Return what `demo/loopback.py` prints, as a dictionary."""
     return {
         "distro": "",
         "rmw": "rmw_fastrtps_cpp",
@@ -202,14 +202,14 @@ def test_opengl_draws_a_frame_or_tells_the_cure():
 @pytest.fixture
 def cross():
     """Sends images from one process to another, in a domain of the test's own."""
-    from diffusion_policy_ros.ros.domains import free_domain
+    from diffusion_policy_ros.demo.domains import free_domain
 
     environment = {k: v for k, v in os.environ.items() if k not in doctor.PROFILE_VARIABLES}
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
     def measure(**variables):
         done = subprocess.run(
-            [sys.executable, "-m", "diffusion_policy_ros.ros.loopback"],
+            [sys.executable, "-m", "diffusion_policy_ros.demo.loopback"],
             env=environment | variables,
             capture_output=True,
             text=True,

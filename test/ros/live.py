@@ -20,7 +20,7 @@ from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
-from diffusion_policy_ros.ros.domains import free_domain
+from diffusion_policy_ros.demo.domains import free_domain
 
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For topics whose messages wait for who finds them late."""

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from diffusion_policy_ros.demo import domains
+from diffusion_policy_ros.demo.domains import free_domain
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.ros import domains
-from diffusion_policy_ros.ros.domains import free_domain
 
 PORTS, FIRST, LAST = 40, 10, 30
 
@@ -46,7 +46,7 @@ def test_a_domain_with_somebody_in_it_is_left_alone(monkeypatch, ports, port):
 
 KEEP = """
 import sys
-from diffusion_policy_ros.ros import domains
+from diffusion_policy_ros.demo import domains
 domains.DOMAINS = [1]
 domains.FIRST_PORT, domains.PORTS, domains.LAST = map(int, sys.argv[1:])
 with domains.free_domain():

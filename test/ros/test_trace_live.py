@@ -9,9 +9,9 @@ pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from conftest import Policy  # noqa: E402
 
+from diffusion_policy_ros.bench.stages import read_trace  # noqa: E402
 from diffusion_policy_ros.cli.main import main  # noqa: E402
 from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
-from diffusion_policy_ros.runtime.trace import read_trace  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffusion_policy_ros.bench.verdict import EXACT, Timing
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError, first_line
@@ -30,7 +31,6 @@ from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
 from diffusion_policy_ros.runtime.inference import make_chunk, warm_up
 from diffusion_policy_ros.runtime.sampling import Sampling
-from diffusion_policy_ros.runtime.verdict import EXACT, Timing
 
 MOST, FEWEST, BUDGET_S = 200, 5, 10.0
 """Chunks of each setting where no number is asked for: MOST, but no new one after BUDGET_S."""

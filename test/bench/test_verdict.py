@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from hypothesis import given, strategies as st
 
-from diffusion_policy_ros.runtime.verdict import Demand, Timing, best, verdict
+from diffusion_policy_ros.bench.verdict import Demand, Timing, best, verdict
 
 TIMINGS = st.lists(
     st.builds(

@@ -1,6 +1,6 @@
 """Measure what this machine's DDS does to camera images: two processes, real sizes, real rates.
 
-`python -m diffusion_policy_ros.ros.loopback` publishes two 640x480 rgb8 cameras at 20 Hz from a
+`python -m diffusion_policy_ros.demo.loopback` publishes two 640x480 rgb8 cameras at 20 Hz from a
 child process, receives them here, best effort as cameras are, and prints one line of JSON.
 `diffusion-policy doctor` reads it.
 """
@@ -102,7 +102,13 @@ def receive(run_id: int) -> Result:
         node.create_subscription(Image, topic, on_image, qos_profile_sensor_data)
         for topic in topics(run_id)
     ]
-    command = [sys.executable, "-m", "diffusion_policy_ros.ros.loopback", "--publish", str(run_id)]
+    command = [
+        sys.executable,
+        "-m",
+        "diffusion_policy_ros.demo.loopback",
+        "--publish",
+        str(run_id),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         collect(node, result)
         for subscription in subscriptions:

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
+from diffusion_policy_ros.bench import speed
+from diffusion_policy_ros.bench.verdict import EXACT, Timing
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import ENGINES
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime import speed
-from diffusion_policy_ros.runtime.verdict import EXACT, Timing
 
 
 @pytest.mark.parametrize(("seen", "replan"), [(2, 1), (2, 4), (4, 1), (4, 3), (1, 1)])

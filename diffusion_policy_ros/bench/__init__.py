@@ -1,0 +1,1 @@
+"""What is measured of a policy, and never runs on a robot."""

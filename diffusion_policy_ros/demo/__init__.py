@@ -1,0 +1,1 @@
+"""What the demo, the doctor and the tests need beside the nodes."""
