@@ -31,7 +31,6 @@ def written(tmp_path, kind, state, command, text=TEXT):
 
 
 WRONG = {
-    "an absolute pose as a delta": ("delta_position", "position", f"{POSE}, field: pose.position"),
     "a twist as a position": ("position", "position", f"{TWIST}, field: twist.linear"),
     "linear as a turn": ("delta_axis_angle", "orientation", f"{TWIST}, field: twist.linear"),
     "angular as a way": ("delta_position", "position", f"{TWIST}, field: twist.angular"),
@@ -72,6 +71,11 @@ def test_a_command_that_cannot_be_what_its_field_is_is_refused(case, tmp_path, c
 RIGHT = {
     "a pose": ("position", "position", f"{POSE}, field: pose.position"),
     "a turn": ("quaternion", "orientation", f"{POSE}, field: pose.orientation"),
+    "a target pose as a delta": (
+        "delta_position",
+        "position",
+        f"{POSE}, field: pose.position",
+    ),
     "a twist": ("delta_position", "position", f"{TWIST}, field: twist.linear, scale: [0.1]"),
     "joints": ("joint_position, size: 4", "joints", f"{JOINTS}, names: [a, b, c, d]"),
     "a bare array": ("delta_position", "position", "std_msgs/msg/Float64MultiArray, shape: [3]"),
@@ -90,9 +94,9 @@ def test_what_fits_or_says_nothing_of_itself_is_accepted(case, tmp_path):
 
 
 def test_the_cure_of_a_wrong_kind_is_accepted(tmp_path):
-    """An absolute pose is told to be a position, which it may be."""
-    with pytest.raises(UserErrors, match="give arm a kind that it is: position"):
-        Contract.load(written(tmp_path, *WRONG["an absolute pose as a delta"]))
+    """A twist is told to be a delta, which it may be."""
+    with pytest.raises(UserErrors, match="give arm a kind that it is: delta_position"):
+        Contract.load(written(tmp_path, *WRONG["a twist as a position"]))
 
 
 def test_check_says_which_recorded_value_feeds_which_component(tmp_path, capsys):

@@ -108,6 +108,10 @@ def source_rows(contract: Contract) -> Iterator[tuple[str, ...]]:
             for i in range(place.start, place.stop)
         ]
         later = contract.observations.get(part.state) if not found else None
+        told = contract.action.recorded[contract.action.fields.index(part)]
+        if told.kind != part.kind:
+            stream = next(stream for _, stream, _ in recorded(contract, part))
+            found = [f"{stream.topic} {stream.field}, as {part.kind}"] * part.size
         for i, name in enumerate(names[contract.action.slices[part.name]]):
             source = found[i] if found else f"{part.state} one frame later"
             if later is not None and later.size == part.size:

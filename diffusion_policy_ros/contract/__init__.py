@@ -11,6 +11,7 @@ from diffusion_policy_ros.contract.action import (
     ROTATION_KINDS,
     Action,
     ActionField,
+    slices,
 )
 from diffusion_policy_ros.contract.limits import JOINT_LIMITS, LIMITS_OF, FieldLimits, Limits
 from diffusion_policy_ros.contract.meaning import same_meaning
@@ -37,4 +38,5 @@ __all__ = [
     "Send",
     "Stream",
     "same_meaning",
+    "slices",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +73,12 @@ ROLES: dict[str, str] = {
 }
 """Kind of an action field → what a set-point has of it, which says what limits act on it."""
 ROTATION_KINDS = tuple(kind for kind, role in ROLES.items() if role == "rotation")
+TOLD_AS: dict[tuple[str, str], Kind] = {
+    ("position", "position"): "position",
+    ("rotation", "orientation"): "quaternion",
+    ("joints", "joint_position"): "joint_position",
+}
+"""Role of a field, and what a recorded command says → the kind that this is."""
 STATE_SIZES = {"position": 3, "rotation": 4}
 """Role → values of the state that measures it, where these are not the field's own."""
 
@@ -188,6 +194,41 @@ class ActionField:
             yield Problem("threshold", "is not between open_value and closed_value", "remove it")
 
 
+def slices(fields: Iterable[ActionField]) -> dict[str, slice]:
+    """Field name → its place in the vector of all fields."""
+    found, end = {}, 0
+    for part in fields:
+        found[part.name] = slice(end, end + part.size)
+        end += part.size
+    return found
+
+
+def as_recorded(
+    fields: Iterable[ActionField], streams: Iterable[Stream]
+) -> tuple[ActionField, ...]:
+    """The fields as recorded commands tell them, in order: a target's pose is one of any form.
+
+    A stream of positions, orientations or joint positions may feed any field of that sort, deltas
+    too: it is converted. All others tell a field's own values.
+
+    Args:
+        fields: with their sizes.
+        streams: of the commands, resolved.
+    """
+    begins, end = dict[int, Stream](), 0
+    for stream in streams:
+        begins[end] = stream
+        end += stream.size
+    found, end = [], 0
+    for part in fields:
+        kind = TOLD_AS.get((part.role, begins[end].quantity if end in begins else ""))
+        if kind is not None:
+            part = dataclasses.replace(part, kind=kind, size=ACTION_KINDS[kind] or part.size)
+        found.append(part)
+        end += part.size
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Action:
     """The action vector and where training finds it.
@@ -206,12 +247,12 @@ class Action:
     @functools.cached_property
     def slices(self) -> dict[str, slice]:
         """Field name → its place in the action vector."""
-        ends = [0]
-        for part in self.fields:
-            ends.append(ends[-1] + part.size)
-        return {
-            part.name: slice(a, b) for part, a, b in zip(self.fields, ends, ends[1:], strict=False)
-        }
+        return slices(self.fields)
+
+    @functools.cached_property
+    def recorded(self) -> tuple[ActionField, ...]:
+        """The fields as the recorded commands tell them; as they are with ``next_state``."""
+        return as_recorded(self.fields, self.commands)
 
     @property
     def commands(self) -> tuple[Stream, ...]:
@@ -319,7 +360,9 @@ class Action:
             yield Problem("fields", "the action is empty", "list at least one field")
         if len(set(names)) != len(names):
             yield Problem("fields", "two fields have the same name", "rename one")
-        size, recorded = sum(f.size or ACTION_KINDS[f.kind] for f in self.fields), 0
+        recorded, streams = 0, [stream.resolved("") for stream in self.commands]
+        sized = [dataclasses.replace(f, size=f.size or ACTION_KINDS[f.kind]) for f in self.fields]
+        size = sum(part.size for part in as_recorded(sized, streams))
         for i, stream in enumerate(self.commands):
             if stream.type in MESSAGE_TYPES and stream.message.image:
                 yield Problem(

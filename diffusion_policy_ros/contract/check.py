@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from diffusion_policy_ros.contract.action import ActionField
+from diffusion_policy_ros.contract.action import ActionField, slices
 from diffusion_policy_ros.contract.stream import Stream
 from diffusion_policy_ros.strict_yaml import Problem
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from diffusion_policy_ros.contract.robot import Contract
 
 RECORDED_AS: dict[str, tuple[str, ...]] = {
-    "delta_position": ("linear_velocity",),
+    "delta_position": ("linear_velocity", "position"),
     "position": ("position",),
-    "delta_axis_angle": ("angular_velocity",),
+    "delta_axis_angle": ("angular_velocity", "orientation"),
     "axis_angle": ("orientation",),
     "quaternion": ("orientation",),
     "rotation_6d": ("orientation",),
     "joint_position": ("joint_position",),
-    "delta_joint_position": ("joint_velocity",),
+    "delta_joint_position": ("joint_velocity", "joint_position"),
     "joint_velocity": ("joint_velocity",),
     "twist": ("linear_velocity", "angular_velocity"),
 }
@@ -44,6 +44,10 @@ MEASURED_AS: dict[str, tuple[str, ...]] = {
 """Kind of an action field → what its state may measure."""
 
 
+TARGETS = ("position", "orientation", "joint_position")
+"""Quantities of commands that say where to be."""
+
+
 def contradictions(contract: Contract) -> Iterator[Problem]:
     """What of the action cannot be meant, with keys from the contract's top."""
     fields = contract.action.fields
@@ -59,11 +63,15 @@ def contradictions(contract: Contract) -> Iterator[Problem]:
             key = f"action.record.{number}"
             yield from _command_problems(key, part, stream)
             yield from _order_problems(key, part, stream, place, state)
+            if part.is_delta and stream.quantity in TARGETS and state is None:
+                what = f"{stream.topic} says where to be, and {part.name} how far to go"
+                cure = "name the observation of where it is as the field's state"
+                yield Problem(f"action.fields.{i}.state", f"{what} from there", cure)
 
 
 def recorded(contract: Contract, part: ActionField) -> Iterator[tuple[int, Stream, slice]]:
     """The recorded streams that a field is read from: number, stream, and which of its values."""
-    wanted, begin = contract.action.slices[part.name], 0
+    wanted, begin = slices(contract.action.recorded)[part.name], 0
     for number, stream in enumerate(contract.action.commands):
         first, last = max(wanted.start - begin, 0), min(wanted.stop - begin, stream.size)
         begin += stream.size

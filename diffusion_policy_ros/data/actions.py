@@ -6,6 +6,8 @@ it gets the one before for as long as that holds (``hold_s``); else it has no ac
 episode ends there.
 
 Whatever a gripper says, width, angle or 0 and 1, its ``binary`` field is −1 open and +1 closed.
+A recorded target, a pose or joints, may feed a field of any form: rotations are written as the
+field has them, and a delta is the way from the target before, or from what is measured.
 
 An action is meant for the time at which it takes effect. A recorded command's stamp is moved by
 the ``actuation_latency_s`` of its field to when it did, and the player sends the action that much
@@ -16,19 +18,30 @@ already. See ``doc/adr/0005-latencies.md``.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from diffusion_policy_ros.contract import ActionField, Contract, Stream
+from diffusion_policy_ros.contract import ActionField, Contract, Stream, slices
+from diffusion_policy_ros.contract.check import recorded
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
 from diffusion_policy_ros.observe.history import latency_ns
-from diffusion_policy_ros.policy.rotations import quaternion_to_rotation_6d
+from diffusion_policy_ros.policy.rotations import (
+    TO_QUATERNION,
+    angle_between,
+    delta_between,
+    is_rotation,
+    quaternion_to_axis_angle,
+    quaternion_to_rotation_6d,
+)
 
 POSITION_M, ROTATION_RAD, JOINT = 2e-3, 1e-2, 5e-3
 """What counts as motion, from the pose at rest: m, rad, and rad or m of a joint."""
+FAR_RAD = 1.0
+"""No arm turns as far within a frame, unless something is wrong."""
 KEPT_IDLE_FRAMES = 2
 """Frames of rest that are kept at either end, so that starting and stopping can be learned."""
 
@@ -39,15 +52,30 @@ class Commands:
     Attributes:
         refused: why a frame has no action → how many.
         unstamped: topic → messages with a stamp of zero.
+        elsewhere: how commands are told in another frame than the field's → how many.
+
+    Raises:
+        UserError: targets are to become deltas of what nothing measures.
     """
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._streams = contract.action.commands
+        for part, source in zip(contract.action.fields, contract.action.recorded, strict=True):
+            if part.is_delta and not source.is_delta and not part.state:
+                what = f"targets are recorded, and {part.name} is how far to go from where it is"
+                raise UserError(what, contract.name, "name what measures it as the field's state")
         self._found: dict[tuple[int, str], list[tuple[int, Any]]] = {}
         self._by_receipt = {s.topic for s in self._streams if s.time == "receipt"}
         self.refused: Counter[str] = Counter()
         self.unstamped: Counter[str] = Counter()
+        self.elsewhere: Counter[str] = Counter()
+        self._part_of = {
+            stream.topic: part
+            for part in contract.action.of_role("position", "rotation", "twist")
+            for _, stream, _ in recorded(contract, part)
+            if part.check_frame
+        }
 
     @property
     def topics(self) -> set[str]:
@@ -61,19 +89,29 @@ class Commands:
         """
         stamp = None if topic in self._by_receipt else stamp_ns(msg)
         self.unstamped[topic] += stamp == 0
+        part, frame = (
+            self._part_of.get(topic),
+            getattr(getattr(msg, "header", None), "frame_id", ""),
+        )
+        if part is not None and frame and frame != part.frame:
+            self.elsewhere[f"{topic} is in '{frame}', but {part.name} in '{part.frame}'"] += 1
         self._found.setdefault((life, topic), []).append((stamp or arrival_ns, msg))
 
-    def actions(self, times_ns: NDArray[np.int64], life: int) -> tuple[Array, NDArray[np.bool_]]:
+    def actions(
+        self, times_ns: NDArray[np.int64], life: int, states: Mapping[str, Array] | None = None
+    ) -> tuple[Array, NDArray[np.bool_]]:
         """Actions of frames, and which frames have one.
 
         Args:
             times_ns: (n,) the frames' times.
             life: which life of the robot's time they belong to.
+            states: observation key → (n, size), measured in these frames; needed where targets
+                become deltas.
 
         Returns:
             float32 (n, Da), and bool (n,).
         """
-        fields = self._contract.action.fields
+        fields = self._contract.action.recorded
         latencies = np.repeat(
             [latency_ns(part.actuation_latency_s) for part in fields], [f.size for f in fields]
         )
@@ -82,12 +120,9 @@ class Commands:
             own = latencies[start : start + stream.size]
             parts.append(self._stream_actions(stream, times_ns, life, own))
             start += stream.size
-        actions = np.concatenate([p[0] for p in parts], axis=1)
-        for part in fields:
-            if part.kind == "binary":
-                place = self._contract.action.slices[part.name]
-                actions[:, place] = _closed(part, actions[:, place])
-        return actions, np.logical_and.reduce([p[1] for p in parts])
+        told = np.concatenate([p[0] for p in parts], axis=1)
+        valid = np.logical_and.reduce([p[1] for p in parts])
+        return as_fields(self._contract, told, valid, states or {}), valid
 
     def _stream_actions(
         self, stream: Stream, times_ns: Array, life: int, latencies: Array
@@ -130,6 +165,38 @@ def _combined(stream: Stream, told: list[Any]) -> Array:
     return np.asarray(values.sum(axis=0) if stream.combine == "sum" else values.mean(axis=0))
 
 
+def as_fields(contract: Contract, told: Array, valid: Array, states: Mapping[str, Array]) -> Array:
+    """Commands as they were recorded → actions as the contract's fields have them.
+
+    Args:
+        contract: the robot.
+        told: (n, …) of frames that follow each other, see `Action.recorded`.
+        valid: (n,) which of them there are.
+        states: observation key → (n, size).
+
+    Returns:
+        float32 (n, Da); zeros where there is none.
+    """
+    action, places = contract.action, slices(contract.action.recorded)
+    out = np.zeros((len(told), contract.action_dim), np.float32)
+    follows = np.concatenate([[False], valid[:-1]])[valid]
+    for part, source in zip(action.fields, action.recorded, strict=True):
+        values = told[:, places[part.name]].astype(np.float64)
+        here = values[valid]
+        if part.kind == "binary":
+            here = _closed(part, here)
+        elif part.kind != source.kind:
+            start = here
+            if part.is_delta:
+                commanded = follows[:, None] & (part.deltas_from == "commanded")
+                start = np.where(
+                    commanded, np.roll(values, 1, axis=0)[valid], states[part.state][valid]
+                )
+            here = _PART[part.kind](part, start, here)
+        out[valid, action.slices[part.name]] = here
+    return out
+
+
 def next_state_actions(contract: Contract, states: dict[str, Array]) -> Array:
     """Actions that lead from each frame to the next one.
 
@@ -144,36 +211,35 @@ def next_state_actions(contract: Contract, states: dict[str, Array]) -> Array:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _delta_position(_part: ActionField, state: Array) -> Array:
-    return state[1:] - state[:-1]
+def _delta_position(_part: ActionField, before: Array, after: Array) -> Array:
+    return after - before
 
 
-def _delta_axis_angle(_part: ActionField, state: Array) -> Array:
+def _delta_axis_angle(_part: ActionField, before: Array, after: Array) -> Array:
     """Rotation vectors in the base frame: R1 = exp(v) R0."""
-    turns = Rotation.from_quat(state)
-    return np.asarray((turns[1:] * turns[:-1].inv()).as_rotvec())
+    return delta_between(before, after)
 
 
-def _delta_joints(part: ActionField, state: Array) -> Array:
+def _delta_joints(part: ActionField, before: Array, after: Array) -> Array:
     """Of continuous joints the short way round."""
-    steps = state[1:] - state[:-1]
+    steps = after - before
     return np.where(part.wrap, (steps + np.pi) % (2 * np.pi) - np.pi, steps)
 
 
-def _axis_angle(_part: ActionField, state: Array) -> Array:
-    return np.asarray(Rotation.from_quat(state[1:]).as_rotvec())
+def _axis_angle(_part: ActionField, _before: Array, after: Array) -> Array:
+    return quaternion_to_axis_angle(after)
 
 
-def _rotation_6d(_part: ActionField, state: Array) -> Array:
-    return quaternion_to_rotation_6d(state[1:])
+def _rotation_6d(_part: ActionField, _before: Array, after: Array) -> Array:
+    return quaternion_to_rotation_6d(after)
 
 
-def _next(_part: ActionField, state: Array) -> Array:
-    return state[1:]
+def _next(_part: ActionField, _before: Array, after: Array) -> Array:
+    return after
 
 
-def _binary(part: ActionField, state: Array) -> Array:
-    return _closed(part, state[1:, :1])
+def _binary(part: ActionField, _before: Array, after: Array) -> Array:
+    return _closed(part, after[:, :1])
 
 
 def _closed(part: ActionField, values: Array) -> Array:
@@ -196,6 +262,7 @@ _PART = {
     "scalar": _next,
     "binary": _binary,
 }
+"""Kind → what an action of it is that leads from a pose, or joints, to the next."""
 
 
 COMPARABLE = frozenset(_PART) - {"binary"}
@@ -212,7 +279,35 @@ def followed(part: ActionField, state: Array) -> Array:
     Returns:
         (n - 1, size).
     """
-    return _PART[part.kind](part, state.astype(np.float64))
+    exact = state.astype(np.float64)
+    return _PART[part.kind](part, exact[:-1], exact[1:])
+
+
+def far_turns(name: str, kind: str, stretches: Iterable[Array]) -> Iterator[str]:
+    """Rotations that jump by more than `FAR_RAD` between two frames, or only their numbers do.
+
+    Args:
+        name: of what turns.
+        kind: how rotations are written, a key of TO_QUATERNION.
+        stretches: each (n, size) of frames that follow each other.
+    """
+    angles, steps = [np.zeros(0)], [np.zeros(0)]
+    for values in stretches:
+        exact = values[is_rotation(kind, values)].astype(np.float64)
+        turns = TO_QUATERNION[kind](exact)
+        angles.append(angle_between(turns[:-1], turns[1:]))
+        steps.append(np.linalg.norm(np.diff(exact, axis=0), axis=-1))
+    turned, moved = np.concatenate(angles), np.concatenate(steps)
+    far = turned > FAR_RAD
+    jumps = (moved > FAR_RAD) & ~far
+    if far.any():
+        often = f"({far.sum()}x)"
+        yield f"{name} turns by more than {FAR_RAD:g} rad between frames {often}: is that so?"
+    if kind == "axis_angle" and jumps.any():
+        yield (
+            f"{name} as axis_angle jumps by {moved[jumps].max():.2f} rad between frames in which "
+            f"it hardly turns ({jumps.sum()}x): learn it with policy.actions: absolute or relative"
+        )
 
 
 class Idle(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from diffusion_policy_ros.contract import ActionField, Contract
-from diffusion_policy_ros.data.actions import COMPARABLE, followed
+from diffusion_policy_ros.data.actions import COMPARABLE, far_turns, followed
 from diffusion_policy_ros.observe.codecs import Array
 
 LATEST = 5
@@ -56,6 +56,7 @@ class Comparison:
     def remarks(self) -> Iterator[str]:
         """What looks permuted, turned round, or of other units, one line each."""
         yield from self._ranges()
+        yield from self._turns()
         if not self.contract.action.commands:
             return
         for part in self.contract.action.fields:
@@ -69,6 +70,15 @@ class Comparison:
             if farthest and found and max(found) > farthest:
                 units = "mm" if stream.quantity == "position" else "degrees"
                 yield f"{key} reaches {max(found):.4g}: are these {units}? give scale:"
+
+    def _turns(self) -> Iterator[str]:
+        for key, stream in self.contract.observations.items():
+            if stream.quantity == "orientation":
+                yield from far_turns(key, "quaternion", [s[key] for s in self._states if key in s])
+        for part in self.contract.action.of_role("rotation"):
+            if not part.is_delta:
+                place = self.contract.action.slices[part.name]
+                yield from far_turns(part.name, part.kind, [told[:, place] for told in self._told])
 
     def _compared(self, part: ActionField) -> Iterator[str]:
         place = self.contract.action.slices[part.name]

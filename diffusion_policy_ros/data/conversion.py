@@ -139,6 +139,8 @@ class _Conversion:
         self.report.notes += self.comparison.remarks()
         zero = [topic for topic, count in self.commands.unstamped.items() if count]
         self.report.notes += [f"{t} has stamps of zero: those of receipt are taken" for t in zero]
+        cure = "turn the commands, or give the field's frame"
+        self.report.notes += [f"{told}: {cure}" for told in self.commands.elsewhere]
 
     def _read(self, topics: dict[str, str]) -> None:
         """Push every message through the frame rule; images go into the shard at once."""
@@ -192,7 +194,7 @@ class _Conversion:
 
     def _actions(self, times: Array, states: dict[str, Array], life: int) -> tuple[Array, Array]:
         if self.contract.action.commands:
-            return self.commands.actions(times, life)
+            return self.commands.actions(times, life, states)
         actions = np.zeros((len(times), self.contract.action_dim), np.float32)
         actions[:-1] = next_state_actions(self.contract, states)
         return actions, np.arange(len(times)) < len(times) - 1

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract, Stream
+from diffusion_policy_ros.contract.check import recorded
 from diffusion_policy_ros.data.bags import Bag
 from diffusion_policy_ros.data.lags import Lag, Track, lag_between
 from diffusion_policy_ros.observe.codecs import DecodeError, decode, stamp_ns
@@ -248,15 +249,14 @@ class _Recordings:
 
     def command(self, part: ActionField) -> Track | None:
         """Where a part of the action told the robot to be; None where it was not recorded."""
-        wanted, begin = self.contract.action.slices[part.name], 0
-        for stream in self.contract.action.commands:
-            own = slice(wanted.start - begin, wanted.stop - begin)
-            begin += stream.size
-            if own.start >= 0 and own.stop <= stream.size:
-                times, values = self._rows(stream.name)
-                values = values.reshape(len(times), -1)[:, own]
-                return Track(times, _places(part, values), holds=part.kind == "binary")
-        return None
+        found = list(recorded(self.contract, part))
+        if len(found) != 1:
+            return None
+        (_, stream, place), told = found[0], self.contract.action.recorded
+        source = told[self.contract.action.fields.index(part)]
+        times, values = self._rows(stream.name)
+        values = values.reshape(len(times), -1)[:, place]
+        return Track(times, _places(source, values), holds=part.kind == "binary")
 
 
 def _places(part: ActionField, values: Floats) -> Floats:

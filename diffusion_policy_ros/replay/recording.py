@@ -249,7 +249,8 @@ class _BagReplay:
         if self.commands.topics:
             found.source = "the recorded commands"
             times = np.array(found.times_ns[part], dtype=np.int64)
-            actions, valid = self.commands.actions(times, self.lives[part.start])
+            states = {key: values[part] for key, values in found.states.items()}
+            actions, valid = self.commands.actions(times, self.lives[part.start], states)
             found.done[part][valid] = actions[valid]
         elif _follows_from_states(contract):
             found.source = "the states one frame later"
