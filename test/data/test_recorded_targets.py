@@ -58,7 +58,7 @@ def recorded(contract, seed=0, lost=()):
 
 @pytest.mark.parametrize("rotation", ["axis_angle", "rotation_6d"])
 def test_a_target_pose_is_written_as_its_field_has_it(rotation):
-    """Seven values are recorded, the fields have six or nine; the driver's sign does not matter."""
+    """Seven values are recorded, the fields have six or nine; no sign of a driver matters."""
     contract = arm("position", rotation)
     positions, turns, _, actions = recorded(contract)
     assert actions.shape == (5, contract.action_dim)
@@ -135,7 +135,7 @@ def test_check_says_what_becomes_of_a_recorded_target(tmp_path, capsys):
 
 
 def test_a_turn_of_more_than_a_radian_between_frames_is_told():
-    """Once for each array; a quaternion's sign is none, and axis-angle's is named as what it is."""
+    """Once for each array; a quaternion's sign is none, that of axis-angle is named."""
     contract = arm("position", "axis_angle")
     still = np.tile([0.0, 0.0, 0.0, 1.0], (5, 1))
     flipping = still * np.array([[1], [-1], [1], [1], [-1]])
