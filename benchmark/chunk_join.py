@@ -39,8 +39,8 @@ from diffusion_policy_ros.evaluation import ClosedLoop
 from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.runtime.inference import make_chunk
 from diffusion_policy_ros.runtime.joining import JOINS, Joiner
-from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.simulated_robot import SimulatedRobot, Step
 
 

@@ -84,7 +84,7 @@ def serve_echo() -> int:
     from diffusion_policy_ros.observe.codecs import stamp_ns
     from diffusion_policy_ros.ros.chunks import ChunkBytes
     from diffusion_policy_ros.ros.streams_thread import FOREVER_NS, StreamsThread
-    from diffusion_policy_ros.runtime.playback import Chunk
+    from diffusion_policy_ros.runtime.tail import Chunk
 
     def on_message(topic: str, message: Any) -> None:
         seen.add(topic)

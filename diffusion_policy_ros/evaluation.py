@@ -19,9 +19,9 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.runtime.inference import Inference
-from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.sim.arm import MAX_STEPS, PERIOD_NS
 from diffusion_policy_ros.sim.messages import messages
 from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step

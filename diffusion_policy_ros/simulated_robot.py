@@ -8,16 +8,16 @@ into bags.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime.commander import SetPoint
-from diffusion_policy_ros.runtime.playback import Chunk, held
+from diffusion_policy_ros.runtime.axes import goals
 from diffusion_policy_ros.runtime.player import Player
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.sim.arm import PERIOD_NS, RATE_HZ, SimArm
 from diffusion_policy_ros.sim.expert import OPEN, Expert
 from diffusion_policy_ros.sim.messages import COMMAND_TOPIC, TOPICS, TRAJECTORY
@@ -72,6 +72,23 @@ class EpisodeResult:
 
 
 @dataclass(frozen=True)
+class ArmCommand:
+    """What the arm's controller is told in one control period.
+
+    Attributes:
+        position: of the gripper, m.
+        quaternion: its orientation, x y z w; None for upright.
+        gripper: -1 open to +1 closed; None for open.
+        holding: why the arm holds; empty while it moves.
+    """
+
+    position: Vector
+    quaternion: Vector | None = None
+    gripper: float | None = None
+    holding: str = ""
+
+
+@dataclass(frozen=True)
 class Step:
     """What happened in one control period.
 
@@ -81,7 +98,7 @@ class Step:
         result: of the episode, in the step that ended it.
     """
 
-    set_point: SetPoint
+    set_point: ArmCommand
     command: Vector | None
     result: EpisodeResult | None
 
@@ -99,8 +116,7 @@ class SimulatedRobot:
     Attributes:
         arm: the simulator.
         obs: the newest observation.
-        player: of the episode.
-        playback: of the episode, with its counts.
+        player: of the episode, with its counts.
 
     Raises:
         UserError: the contract is not of this robot, or the cameras cannot be rendered.
@@ -127,13 +143,12 @@ class SimulatedRobot:
         cut_short = None if self.waiting or self._result else self._over("reset")
         self.obs = self.arm.reset(seed)
         self.player, self._ticked_ns = Player(self.contract, STREAM_HZ), time_ns
-        self.playback = self.player.playback
-        self.playback.commander.anchor(self.obs)
+        self.player.release(time_ns)
         self._expert = Expert(seed) if self._led else None
         self._seed, self._start_ns = seed, time_ns
         self._result, self._holds, self._done_steps = None, 0, 0
         self._chunk: Chunk | None = None
-        self._followed: SetPoint | None = None
+        self._followed: ArmCommand | None = None
         return cut_short
 
     @property
@@ -158,13 +173,9 @@ class SimulatedRobot:
         self._chunk = self._chunk if reason else chunk
         return reason
 
-    def follow(self, set_point: SetPoint) -> None:
-        """Be told this from now on, in place of chunks, by whoever plays those.
-
-        Args:
-            set_point: with position, quaternion and gripper.
-        """
-        self._followed = set_point
+    def follow(self, command: ArmCommand) -> None:
+        """Be told this from now on, in place of chunks, by whoever plays those."""
+        self._followed = command
 
     def advance(self, time_ns: int) -> Step:
         """Execute what is due now for one control period, and observe.
@@ -177,7 +188,6 @@ class SimulatedRobot:
             return Step(set_point, None, None)
         gripper = OPEN if set_point.gripper is None else set_point.gripper
         upright = UPRIGHT if set_point.quaternion is None else set_point.quaternion
-        assert set_point.position is not None, "check_contract demands one"
         before, self.obs = self.obs, self.arm.step(set_point.position, upright, gripper)
         self._stream(time_ns, before)
         self._holds += bool(set_point.holding)
@@ -192,16 +202,12 @@ class SimulatedRobot:
         """Where the actions that are still to come lead: (n, 3) commanded positions, m, from the
         present one on.
         """
-        set_point, chunk = self.playback.commander.set_point, self._chunk
-        part = self.contract.action.of_kind("delta_position", "position")
-        if chunk is None or part is None or set_point is None or set_point.position is None:
+        goal, chunk = self.player.goal, self._chunk
+        if chunk is None or not goal:
             return np.empty((0, 3))
-        done = (time_ns + JITTER_NS - chunk.stamp_ns) // chunk.period_ns + 1
-        to_come = chunk.actions[max(done, 0) :, self.contract.action.slices[part.name]]
-        here = set_point.position[None]
-        if part.kind == "delta_position":
-            to_come = here + np.cumsum(to_come, axis=0)
-        return np.concatenate([here, to_come])
+        to_come = chunk.actions[max(chunk.index(time_ns + JITTER_NS) + 1, 0) :]
+        name = self.contract.action.of_role("position")[0].name
+        return np.array([there[name] for there in goals(self.contract, goal, to_come)])
 
     def close(self) -> None:
         """Free what rendering took."""
@@ -213,23 +219,40 @@ class SimulatedRobot:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _due(self, time_ns: int) -> tuple[SetPoint, Vector | None]:
+    def _due(self, time_ns: int) -> tuple[ArmCommand, Vector | None]:
         """The set-point, and the action to record where the expert leads."""
         if self._followed is not None:
             return self._begun_by(self._followed), None
         if self._expert is None:
             return self._tick(time_ns, self.obs), None
-        commander = self.playback.commander
-        before = commander.set_point
-        assert before is not None and before.position is not None and before.quaternion is not None
+        before = self._command()
         if self._result is not None:
             return before, None
+        assert before.quaternion is not None, "the expert's contract has one"
         clean, executed = self._expert.act(self.obs, before.position, before.quaternion)
-        return commander.apply(executed, self.obs), clean
+        self._ticked_ns = max(time_ns, self._ticked_ns)
+        self.player.offer(Chunk(self._ticked_ns, executed[None], PERIOD_NS))
+        return self._tick(time_ns, self.obs), clean
 
-    def _tick(self, time_ns: int, measured: Observation) -> SetPoint:
+    def _tick(self, time_ns: int, measured: Observation) -> ArmCommand:
         self._ticked_ns = max(time_ns, self._ticked_ns)  # stamps jitter, time does not go back
-        return self.player.at(self._ticked_ns, measured)
+        self.player.tick(self._ticked_ns, measured)
+        if self.player.state == "fault":  # nobody is hurt here
+            self.player.release(self._ticked_ns)
+        return self._command()
+
+    def _command(self) -> ArmCommand:
+        """What the player says, or else to stay."""
+        told, action = self.player.set_point or {}, self.contract.action
+        position: Vector = self.obs[STATES[0]]
+        quaternion = self.obs[STATES[1]] if action.of_role("rotation") else None
+        gripper = None
+        for part in action.fields:
+            if part.name in told:
+                position = told[part.name] if part.role == "position" else position
+                quaternion = told[part.name] if part.role == "rotation" else quaternion
+                gripper = float(told[part.name][0]) if part.role == "binary" else gripper
+        return ArmCommand(position, quaternion, gripper, self.player.why)
 
     def _stream(self, time_ns: int, measured: Observation) -> None:
         """The player's ticks until the arm, whose controller is slower, is told anew."""
@@ -238,12 +261,11 @@ class SimulatedRobot:
             for part in range(1, parts):
                 self._tick(time_ns + part * PERIOD_NS // parts, measured)
 
-    def _begun_by(self, told: SetPoint) -> SetPoint:
+    def _begun_by(self, told: ArmCommand) -> ArmCommand:
         """The same; one that does not yet lead anywhere is a hold until the episode has begun."""
-        assert told.position is not None, "who follows says where"
         way = told.position - self.obs["robot0_eef_pos"]
         if self.waiting and np.linalg.norm(way) < MOVED_M:
-            return held(told, "waiting for a set-point elsewhere")
+            return replace(told, holding="waiting for a set-point elsewhere")
         return told
 
     def _check_over(self) -> EpisodeResult | None:
@@ -268,9 +290,9 @@ class SimulatedRobot:
             steps=steps,
             seconds=steps * PERIOD_NS / 1e9,
             holds=self._holds,
-            clamped={name: n for name, n in self.playback.commander.clamped.items() if n},
-            rejected=dict(self.playback.rejected),
-            dropped=self.playback.dropped,
+            clamped={name: n for name, n in self.player.clamped.items() if n},
+            rejected=dict(self.player.rejected),
+            dropped=self.player.dropped,
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.sim.arm import MAX_STEPS, PERIOD_NS, SimArm
 from diffusion_policy_ros.simulated_robot import SHOWN_AFTER_SUCCESS, SimulatedRobot
 
@@ -32,7 +32,7 @@ def chunk(stamp_ns: int, n: int = 8, action: np.ndarray = EAST) -> Chunk:
 def commanded_x(robot: SimulatedRobot) -> float:
     """Where the arm was told to be, relative to where it was reset to, m."""
     start = SimArm(render=False).reset(robot.seed)["robot0_eef_pos"]
-    return float(robot.playback.commander.set_point.position[0] - start[0])
+    return float(robot.player.set_point["translation"][0] - start[0])
 
 
 def test_waits_for_the_first_action(robot):
@@ -58,7 +58,7 @@ def test_stamps_that_jitter_lose_no_action(robot):
     for i, jitter_ms in enumerate([0, -9, 9, -3, 5, -10, 10, 0]):
         robot.advance(START + i * PERIOD_NS + jitter_ms * 1_000_000)
     assert commanded_x(robot) == pytest.approx(0.08, abs=1e-6)
-    assert robot.playback.dropped == 0
+    assert robot.player.dropped == 0
 
 
 def test_empty_chunk_holds(robot):
@@ -138,7 +138,7 @@ def test_clamped_and_rejected_are_in_the_result(robot):
     robot.offer(chunk(START, action=EAST * np.nan))
     robot.advance(START)
     result = robot.reset(6, START + 9 * PERIOD_NS)
-    assert result.clamped["translation"] == 1
+    assert result.clamped["translation.step"] == 1
     assert result.rejected == {"not finite": 1}
 
 
@@ -153,7 +153,7 @@ def test_planned_path_is_what_is_commanded(robot):
     assert path[-1, 0] - path[0, 0] == pytest.approx(6 * small[0])
     for i in range(2, 8):
         robot.advance(START + i * PERIOD_NS)
-    np.testing.assert_allclose(robot.playback.commander.set_point.position, path[-1], atol=1e-9)
+    np.testing.assert_allclose(robot.player.goal["translation"], path[-1], atol=1e-9)
 
 
 def test_no_path_without_a_chunk(robot):

@@ -122,8 +122,8 @@ class ActionField:
     closed_value: float | None = cell(None)
     actuation_latency_s: float = cell(0.0, 0.0, 10.0)
     check_frame: bool = cell(True)
-    deltas_from: Literal["commanded", "measured"] = cell("commanded")
-    wrap: bool | tuple[bool, ...] = cell(False)
+    deltas_from: Literal["commanded", "measured"] = "commanded"
+    wrap: bool | tuple[bool, ...] = False
     limits: FieldLimits = cell(FieldLimits())
     send: Send = cell(Send())
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract
 from diffusion_policy_ros.policy.rotations import TO_QUATERNION, angle_between, is_rotation
 from diffusion_policy_ros.replay.recording import Replayed
-from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.player import Player
+from diffusion_policy_ros.runtime.tail import Chunk
 
 Actions = NDArray[np.float64]
 Errors = dict[str, NDArray[np.float64]]
@@ -190,6 +190,7 @@ def saturation(replayed: Iterable[Replayed], contract: Contract, executed: int) 
     for one in replayed:
         for frame, chunk in one.chunks.items():
             player = Player(contract, interpolate=False)
+            player.release(chunk.stamp_ns)
             part = Chunk(chunk.stamp_ns, chunk.actions[:executed], chunk.period_ns)
             reason = player.offer(part)
             if reason:
@@ -197,7 +198,7 @@ def saturation(replayed: Iterable[Replayed], contract: Contract, executed: int) 
                 continue
             measured = {key: values[frame] for key, values in one.states.items()}
             for i in range(len(part.actions)):
-                player.at(part.stamp_ns + i * part.period_ns, {} if i else measured)
+                player.tick(part.stamp_ns + i * part.period_ns, {} if i else measured)
             clamped += player.clamped
             actions += len(part.actions)
     shares = {name: _rounded(count / max(actions, 1)) for name, count in sorted(clamped.items())}

@@ -12,8 +12,8 @@ from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.runtime.inference import Request, infer
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.made import SAMPLING, Made
-from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.runtime.tail import Chunk
 
 
 @dataclass(frozen=True)

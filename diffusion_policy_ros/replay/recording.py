@@ -32,7 +32,7 @@ from diffusion_policy_ros.runtime.arrivals import read_stamp
 from diffusion_policy_ros.runtime.inference import Request
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.made import Made
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 
 Actions = NDArray[np.float64]

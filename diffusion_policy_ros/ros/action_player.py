@@ -40,8 +40,8 @@ from diffusion_policy_ros.ros import diagnostics, set_points
 from diffusion_policy_ros.ros.chunks import SECOND_NS, chunk_of
 from diffusion_policy_ros.ros.parameters import check_overrides, declare
 from diffusion_policy_ros.ros.processes import run
+from diffusion_policy_ros.ros.set_points import SetPoint
 from diffusion_policy_ros.ros.streams import Streams
-from diffusion_policy_ros.runtime.commander import SetPoint
 from diffusion_policy_ros.runtime.player import Player
 
 REPORT_S = 0.5
@@ -160,7 +160,7 @@ class Measured:
         }
         self.arrays: dict[str, Array] = {}
         self.problem = ""
-        self._times_ns: dict[str, int] = {}
+        self.times_ns: dict[str, int] = {}
 
     def take(self, topic: str, message: Any, now_ns: int) -> None:
         """Read a message."""
@@ -174,7 +174,7 @@ class Measured:
                 self.problem = str(error)
                 return
             measured_ns = now_ns if stamp is None else stamp
-            self._times_ns[key] = measured_ns - round(stream.observation_latency_s * SECOND_NS)
+            self.times_ns[key] = measured_ns - round(stream.observation_latency_s * SECOND_NS)
         self.problem = ""
 
     @property
@@ -185,7 +185,7 @@ class Measured:
     @property
     def time_ns(self) -> int | None:
         """When the oldest was measured."""
-        return min(self._times_ns.values(), default=None)
+        return min(self.times_ns.values(), default=None)
 
 
 class ActionPlayer(Node):
@@ -232,12 +232,12 @@ class ActionPlayer(Node):
         action, wanted = self._contract.action, dict[str, Any]()
         self._joints = action.of_kind("joint_position")
         self._gripper = action.of_kind("binary")
-        slots = self._player.playback.commander.fields
-        if "position" in slots and "quaternion" in slots:
+        slots = {part.role for part in self._contract.action.fields}
+        if {"position", "rotation"} <= slots:
             wanted["pose"] = PoseStamped
             if self._settings.publish_twist:
                 wanted["twist"] = TwistStamped
-        elif "position" in slots or "quaternion" in slots:
+        elif "position" in slots or "rotation" in slots:
             cure = "add the other to action.fields: controllers take whole poses"
             raise UserError("the action is half a pose", self._contract.name, cure)
         if self._joints is not None:
@@ -276,7 +276,18 @@ class ActionPlayer(Node):
             self._note(f"waiting for {', '.join(measured.missing)}")
             return
         before = self._told
-        told = self._player.at(now_ns, measured.arrays, measured.time_ns)
+        if self._player.state == "stopped" and not self._chunks and self._told is None:
+            self._player.release(now_ns)
+        found = self._player.tick(now_ns, measured.arrays, measured.times_ns) or {}
+        roles = {part.role: found.get(part.name) for part in self._contract.action.fields}
+        gripper = roles.get("binary")
+        told = SetPoint(
+            roles.get("position"),
+            roles.get("rotation"),
+            None if gripper is None else float(gripper[0]),
+            roles.get("joints"),
+            self._player.why,
+        )
         self._note(told.holding)
         if told.position is None and told.joints is None:
             return
@@ -313,13 +324,13 @@ class ActionPlayer(Node):
 
     def _stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._player.stop("~/stop was called")
-        response.success, response.message = True, f"stopped: {self._player.stopped}"
+        response.success, response.message = True, f"stopped: {self._player.why}"
         return response
 
     def _resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._player.resume(self._now_ns())
-        self._told = None
-        response.success, response.message = True, "goes on from the measured state"
+        refused = self._player.release(self._now_ns())
+        response.success = not refused
+        response.message = refused or "goes on from the measured state"
         return response
 
     def close(self) -> None:
@@ -363,8 +374,8 @@ class ActionPlayer(Node):
         level, text = DiagnosticStatus.OK, "playing"
         if self._holding:
             level, text = DiagnosticStatus.WARN, f"holding: {self._holding}"
-        if player.stopped:
-            level, text = DiagnosticStatus.ERROR, f"stopped: {player.stopped}"
+        if player.state in ("stopped", "fault"):
+            level, text = DiagnosticStatus.ERROR, f"{player.state}: {player.why}"
         if self._measured.problem:
             values["problem"] = self._measured.problem
         name = f"{self.get_fully_qualified_name()}: player"

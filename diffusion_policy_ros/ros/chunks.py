@@ -18,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 
 SECOND_NS = 1_000_000_000
 JITTER_NS = 1_000_000  # how far a point may lie from the even grid: others round to ms

@@ -24,10 +24,10 @@ from diffusion_policy_ros.ros.chunks import ChunkBytes, hold_msg
 from diffusion_policy_ros.ros.planned_path import path_msg
 from diffusion_policy_ros.ros.qos import crowd
 from diffusion_policy_ros.ros.streams_thread import FOREVER_NS, StreamsThread
-from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 from diffusion_policy_ros.runtime.runner import Runner
 from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.runtime.trace import Trace
 
 CHUNK_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)

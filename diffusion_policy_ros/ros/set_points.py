@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from diffusion_policy_ros.ros.chunks import SECOND_NS, time_msg
-from diffusion_policy_ros.runtime.commander import SetPoint
+
+
+@dataclass(frozen=True)
+class SetPoint:
+    """What the robot is told at one instant; None for what the action does not command."""
+
+    position: NDArray[np.float64] | None = None
+    quaternion: NDArray[np.float64] | None = None
+    gripper: float | None = None
+    joints: NDArray[np.float64] | None = None
+    holding: str = ""
 
 
 def header(time_ns: int, frame: str) -> Header:

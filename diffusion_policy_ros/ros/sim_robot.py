@@ -39,7 +39,6 @@ from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import check_overrides, declare
 from diffusion_policy_ros.ros.processes import run
-from diffusion_policy_ros.runtime.commander import SetPoint
 from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
 from diffusion_policy_ros.sim.grid import FrameGrid
 from diffusion_policy_ros.sim.messages import (
@@ -51,7 +50,7 @@ from diffusion_policy_ros.sim.messages import (
     messages,
     ros_array,
 )
-from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step
+from diffusion_policy_ros.simulated_robot import ArmCommand, EpisodeResult, SimulatedRobot, Step
 
 SILENCE_NS = 5 * PERIOD_NS
 CLOCK_START_NS = 1_000_000_000  # zero means "no time yet" to ROS
@@ -266,7 +265,7 @@ class SimRobot(Node):
         if self._robot.seed is None:
             return
         position, turn = message.pose.position, message.pose.orientation
-        told = SetPoint(
+        told = ArmCommand(
             position=np.array([position.x, position.y, position.z]),
             quaternion=np.array([turn.x, turn.y, turn.z, turn.w]),
             gripper=self._gripper,

@@ -17,8 +17,8 @@ from diffusion_policy_ros.errors import UserError, first_line
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.following import KINDS
 from diffusion_policy_ros.runtime.joining import Joiner
-from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.runtime.tail import Chunk
 
 
 class Request(NamedTuple):

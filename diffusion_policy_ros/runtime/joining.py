@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract
 from diffusion_policy_ros.policy.following import KINDS, Follow
 from diffusion_policy_ros.policy.rotations import FROM_QUATERNION, TO_QUATERNION, mean_quaternion
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 
 JOINS = ("replace", "temporal_ensemble", *KINDS)
 DECAY = 0.01

@@ -1,31 +1,59 @@
-"""Chunks become a stream of set-points that a robot can follow, at any rate.
+"""The player: a pure state machine between chunks and robot, and the last word of both.
 
-The one class between chunks and robot, used by the simulator, by evaluation and by the action
-player. What is checked, in this order: numbers are finite; the chunk is neither from before this
-run nor older than its predecessor nor from the future; its first action does not jump from the
-measured pose; workspace; velocity and acceleration; the commanded pose does not lead the measured
-one by more than is allowed. What does not pass is rejected or clamped, counted and named.
+    stopped → playing ⇄ holding → operator
+                 ↘ fault ↙
 
-At an action's due time the robot is told exactly what `Playback` says. Between two due times it
-goes the remaining way, in a straight line or turn, in the remaining time.
+It starts stopped and says nothing until it is released *and* a chunk has passed the gate; there it
+takes the measured pose for its set-point. From then on only chunks move a set-point, through the
+axes (`axes.py`), which do it within their limits. Stopped and holding mean that it does not change
+once it has come to rest, whatever is measured. What is measured can only shorten a step, or end
+all of them: faults are latched and named, and only a release at rest clears them.
+
+One class for simulator, evaluation, replay and node; no ROS, no clock, no thread.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.runtime.channel import Channel, channels
-from diffusion_policy_ros.runtime.commander import SetPoint, Vector
-from diffusion_policy_ros.runtime.playback import AGED_OUT, Chunk, Knot, Playback
+from diffusion_policy_ros.runtime.axes import OUTSIDE, Axis, axes_of
+from diffusion_policy_ros.runtime.spaces import Vector
+from diffusion_policy_ros.runtime.tail import AGED_OUT, NO_CHUNK, Chunk, Tail
 
-AHEAD = 8
-"""Actions to come that are looked at: an acceleration limit must know where the way ends."""
+State = Literal["stopped", "playing", "holding", "operator", "fault"]
+SetPoint = Mapping[str, Vector]
+"""Field name → what it is told: a position (3,), a quaternion (4,) for every kind of rotation,
+joints (n,), a scalar (1,), a binary (1,) that is +1 for closed and -1 for open, a twist (6,)."""
+
+LATE_TICKS = 5
+"""A tick that comes later than so many periods, and than twice the time of the one before, is
+late."""
+BACK_NS = 1_000_000
+"""A clock may step back by so much unnoticed."""
+STALL_NS = 1_000_000_000
+"""Without a tick for so long either the clock has stepped or the process stood still."""
+FASTEST = {"position": (3.0, 0.05)}
+FASTEST_TURN = (20.0, 0.2)
+"""How far a measurement may be from the one before: a speed, and a distance on top of it, for
+noise; in m of positions, in rad of rotations and joints."""
+SAMPLES = 2
+"""So many measurements have to agree before a set-point may begin at one."""
+ON_CHANGE_NS = 1_000_000_000
+"""What may be older than this is published when it changes: one measurement has to do."""
+
+
+class Seen(NamedTuple):
+    """A measurement: its value and time, and how many up to it have come without a jump."""
+
+    value: Vector
+    time_ns: int
+    agreeing: int
 
 
 class Player:
@@ -38,60 +66,163 @@ class Player:
             once at its time, as the simulator takes it.
 
     Attributes:
-        stopped: why it was stopped; empty while it was not.
-        playback: chooses the actions, with its counts.
+        fault_name: what kind of fault there is: ``following_error``, ``measured_jump``,
+            ``outside``, ``clock``, ``stale``, or what `fault` was told; empty for none.
+        speed_scale: of all velocities, 0 to 1, for the first motion.
+        clamped: field and limit → how often it held something back: actions, or ticks.
+        dropped: actions that were never executed because their time had passed.
+        late_ticks: how often a tick came late.
     """
 
     def __init__(
         self, contract: Contract, rate_hz: float | None = None, interpolate: bool = True
     ) -> None:
-        self.contract, self.stopped = contract, ""
-        self.playback = Playback(contract)
-        self.period_s = 1.0 / (rate_hz or contract.rate_hz)
-        self._interpolate = interpolate
-        self._channels = channels(self.playback.commander, self.period_s)
-        self._gripper: float | None = None
-        self._seen: tuple[Any, Any] = (None, None)
-        self._knots: dict[str, list[Knot]] = {}
-        self._since_ns: int | None = None
+        self._contract, self._interpolate = contract, interpolate
+        self._tick_ns = round(1e9 / (rate_hz or contract.rate_hz))
+        self.clamped, self.dropped, self.late_ticks = Counter[str](), 0, 0
+        self.speed_scale, self.fault_name = 1.0, ""
+        self._axes = axes_of(contract, self.clamped)
+        self._tail = Tail(contract, self._read)
+        self._mode: Literal["stopped", "released", "operator", "fault"] = "stopped"
+        self._word, self._hold, self._why = "not released yet", "", NO_CHUNK
+        self._begun = self._leaving = self._may_begin_outside = False
+        self._set_point: dict[str, Vector] | None = None
         self._now_ns: int | None = None
-        self.reset()
+        self._gap_ns = self._tick_ns
+        self._seen: dict[str, Seen] = {}
+        self._measures: dict[str, Axis] = {}
+        for axis in self._axes:
+            if axis.part.state in contract.measured and axis.begins_where_measured:
+                self._measures.setdefault(axis.part.state, axis)
+        self._time_outs_ns = self._time_outs()
+
+    # --------------------------------------------------------------------- what it says of itself
 
     @property
-    def clamped(self) -> Counter[str]:
-        """Limit → how often it clamped something: actions, or ticks of the stream."""
-        return self.playback.commander.clamped
+    def state(self) -> State:
+        """What it does."""
+        if self._mode != "released":
+            return self._mode
+        return "holding" if self.why else "playing"
+
+    @property
+    def why(self) -> str:
+        """Why it does not play; empty while it does."""
+        return self._word if self._mode != "released" else self._hold or self._why
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it tells the robot nothing."""
+        return self._set_point is None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether what it tells does not move."""
+        return all(axis.at_rest for axis in self._axes)
+
+    @property
+    def set_point(self) -> SetPoint | None:
+        """What the robot was told last; None while it is told nothing."""
+        return self._set_point
+
+    @property
+    def goal(self) -> SetPoint:
+        """Field → where the last action that fell due leads."""
+        return {axis.name: axis.goal for axis in self._axes if axis.value is not None}
+
+    @property
+    def velocity(self) -> Mapping[str, Vector]:
+        """Field → the velocity of its set-point, a second; of rotations a rotation vector."""
+        return {axis.name: axis.velocity for axis in self._axes if axis.value is not None}
 
     @property
     def rejected(self) -> Counter[str]:
         """Reason → chunks that were rejected for it."""
-        return self.playback.rejected
+        return self._tail.rejected
 
     @property
-    def dropped(self) -> int:
-        """Actions that were never executed because their time had passed."""
-        return self.playback.dropped
+    def contract(self) -> Contract:
+        """The robot. It may be replaced by one with other limits while it plays."""
+        return self._contract
 
-    def reset(self, since_ns: int | None = None) -> None:
-        """Forget chunks and commanded pose, and start anew from the measured pose.
+    @contract.setter
+    def contract(self, contract: Contract) -> None:
+        self._contract, self._time_outs_ns = contract, self._time_outs()
+        for axis, part in zip(self._axes, contract.commanded, strict=True):
+            axis.limited_by(contract.action.limits_of(part))
+
+    def _time_outs(self) -> dict[str, int]:
+        """Key → how old a measurement may be, ns: one that is sent on change has a long life."""
+        limits, streams = self._contract.action.limits, self._contract.measured
+        return {
+            key: round(1e9 * max(limits.observation_timeout_s, streams[key].max_age_s))
+            for key in self._measures
+        }
+
+    # ------------------------------------------------------------------------------ the operator
+
+    def release(self, now_ns: int) -> str:
+        """Play chunks of observations from now on, from where the robot is when the first comes.
 
         Args:
-            since_ns: chunks of observations from before are rejected.
+            now_ns: by the clock that chunks are stamped by.
+
+        Returns:
+            Why not; empty when it will.
         """
-        self.playback.reset()
-        self._since_ns, self._now_ns = since_ns, None
-        self._knots, self._seen = {}, (None, None)
-        for channel in self._channels:
-            channel.value = None
+        if self._mode == "released":
+            return f"it is {self.state}"
+        if not self.at_rest:
+            return "it is still coming to rest"
+        self._may_begin_outside = self.fault_name == "outside"
+        self._mode, self._word, self.fault_name = "released", "", ""
+        self._tail.forget()
+        self._tail.since_ns = now_ns
+        self._why, self._seen = NO_CHUNK, {}
+        self._begun = self._leaving = False
+        for axis in self._axes:
+            axis.forget()
+        return ""
 
-    def stop(self, reason: str) -> None:
-        """Brake and stay there, whatever comes, until `resume`."""
-        self.stopped = self.stopped or reason
+    def stop(self, why: str, keep: bool = True) -> None:
+        """Brake and stay there, whatever comes, until it is released.
 
-    def resume(self, now_ns: int) -> None:
-        """Go on, from the measured pose, with chunks of observations from now on."""
-        self.stopped = ""
-        self.reset(now_ns)
+        Args:
+            why: in words.
+            keep: whether to go on telling the robot to stay; else it is told nothing any more once
+                it has come to rest.
+        """
+        self._leave("stopped", why, keep)
+
+    def hand_over(self, why: str = "handed over") -> None:
+        """Brake, then tell the robot nothing: an operator moves it."""
+        self._leave("operator", why, keep=False)
+
+    def _leave(self, mode: Literal["stopped", "operator"], why: str, keep: bool) -> None:
+        """Have no authority; a fault stays one."""
+        if self._mode != "fault":
+            self._mode, self._word = mode, why
+        self._tail.forget()
+        self._leaving = self._leaving or not keep
+
+    def hold(self, why: str) -> None:
+        """Hold, and take no chunk, until this is called with an empty reason."""
+        if why and not self._hold:
+            self._tail.forget()
+        self._hold = why
+
+    def fault(self, name: str, why: str) -> None:
+        """Brake and stay there until it is released at rest; the first fault is the one told.
+
+        Args:
+            name: of the kind of fault.
+            why: in words.
+        """
+        if self._mode == "released":
+            self._mode, self._word, self.fault_name = "fault", why, name
+            self._tail.forget()
+
+    # ------------------------------------------------------------------------------------ chunks
 
     def offer(self, chunk: Chunk, now_ns: int | None = None) -> str:
         """Take a chunk.
@@ -101,122 +232,236 @@ class Player:
             now_ns: by the clock that chunks are stamped by.
 
         Returns:
-            Why it was rejected; empty when it was taken.
+            Why it was not taken; empty when it was.
         """
-        reason = self._untimely(chunk, now_ns) if len(chunk.actions) else ""
-        if reason:
-            self.rejected[reason] += 1
-            return reason
-        return self.playback.offer(chunk)
+        if self._mode != "released" or self._hold:
+            return self.why
+        return self._tail.offer(chunk, now_ns)
 
-    def _untimely(self, chunk: Chunk, now_ns: int | None) -> str:
-        if self._since_ns is not None and chunk.stamp_ns < self._since_ns:
-            return "from before this run"
-        if now_ns is None:
-            return ""
-        if chunk.stamp_ns > now_ns + chunk.period_ns:
-            return "from the future"
-        old = now_ns - chunk.stamp_ns > self.contract.action.limits.chunk_timeout_s * 1e9
-        return "aged out on its way" if old else ""
+    def _read(self, actions: Vector) -> dict[str, Vector]:
+        """Field → what actions say of it."""
+        slices = self._contract.action.slices
+        return {
+            axis.name: axis.targets(actions[:, slices[axis.name]])
+            for axis in self._axes
+            if axis.name in slices
+        }
 
-    def at(
-        self, now_ns: int, measured: Mapping[str, Any], measured_ns: int | None = None
-    ) -> SetPoint:
-        """What the robot is told now; once a tick.
+    # ------------------------------------------------------------------------------------- ticks
+
+    def tick(
+        self,
+        now_ns: int,
+        measured: Mapping[str, Any],
+        measured_ns: Mapping[str, int] | None = None,
+    ) -> SetPoint | None:
+        """What the robot is told now; None for nothing.
 
         Args:
             now_ns: by the clock that chunks are stamped by.
-            measured: observation key → newest array: the states of the action's fields.
-            measured_ns: when they were measured, the oldest of them; now if not given.
+            measured: key of `Contract.measured` → newest vector.
+            measured_ns: key → when it was measured. Without it all is exact and of now, as a
+                simulator's is.
         """
-        if self._now_ns is not None and now_ns < self._now_ns - self.contract.period_ns:
-            self.reset(now_ns)
-        self._now_ns = now_ns
-        why = self._stale(now_ns, measured_ns)
-        if why and not self._begun:
-            return SetPoint(holding=why)
-        told = self.playback.commander.set_point or self.playback.commander.anchor(measured)
-        for channel in self._channels:
-            if channel.value is None:
-                channel.begin(getattr(told, channel.slot), now_ns)
-        if why and self.contract.action.limits.on_stale == "stop":
-            self.stop(why)
-        if not (why or self.stopped):
-            told = self.playback.at(now_ns, measured)
-            if told.holding == AGED_OUT and self.contract.action.limits.on_stale == "stop":
-                self.stop(AGED_OUT)
-        return self._told(told, f"stopped: {self.stopped}" if self.stopped else why, measured)
+        elapsed_ns, late = self._advance(now_ns)
+        unseen = self._look(measured, measured_ns, now_ns)
+        if self._mode == "released":
+            self._why = unseen or self._hold or self._play(now_ns, elapsed_ns, late)
+        if self.state != "playing":
+            for axis in self._axes:
+                axis.rest(now_ns, elapsed_ns / 1e9)
+        return self._tell()
 
-    @property
-    def _begun(self) -> bool:
-        return self.playback.commander.set_point is not None
+    def ahead(self, n: int, step_ns: int) -> list[SetPoint]:
+        """Where set-points will be if nothing new comes, within their limits.
 
-    def _stale(self, now_ns: int, measured_ns: int | None) -> str:
-        """Why what is measured cannot be believed to be now."""
+        Args:
+            n: how many.
+            step_ns: between two, the first that much after the last tick.
+        """
+        axes, found = [copy.copy(axis) for axis in self._axes], list[SetPoint]()
+        for axis in axes:
+            axis.clamped = Counter()
+        for i in range(1, n + 1):
+            now_ns = (self._now_ns or 0) + i * step_ns
+            if self.state != "playing" or self._follow(axes, {}, now_ns, step_ns, False):
+                for axis in axes:
+                    axis.rest(now_ns, step_ns / 1e9)
+            found.append({axis.name: axis.value for axis in axes if axis.value is not None})
+        return found
+
+    def _advance(self, now_ns: int) -> tuple[int, bool]:
+        """The time since the tick before, and whether ticks were missed; a step is a fault."""
+        before, self._now_ns = self._now_ns, now_ns
+        if before is None:
+            return self._tick_ns, False
+        gap_ns, stall_ns = now_ns - before, max(STALL_NS, LATE_TICKS * self._tick_ns)
+        if gap_ns < -BACK_NS:
+            self.fault("clock", f"the clock stepped back by {-gap_ns / 1e9:.3f} s")
+        elif self._begun and gap_ns > stall_ns:
+            what = "the clock stepped, or the process stood still"
+            self.fault("clock", f"no tick for {gap_ns / 1e9:.3f} s: {what}")
+        if gap_ns <= 0:
+            return 0, False
+        if not self._begun:
+            return min(gap_ns, self._tick_ns), False
+        self.late_ticks += gap_ns > 2 * self._tick_ns
+        late = gap_ns > max(LATE_TICKS * self._tick_ns, 2 * self._gap_ns)
+        self._gap_ns = gap_ns
+        return gap_ns, late
+
+    def _play(self, now_ns: int, elapsed_ns: int, late: bool) -> str:
+        """Go on with the chunk in hand; why it holds, or nothing."""
+        chunk = self._admitted(now_ns)
+        if isinstance(chunk, str):
+            return chunk
+        here = {key: seen.value for key, seen in self._seen.items()}
+        for axis in self._axes:
+            error = axis.following_error(here.get(axis.part.state))
+            if error:
+                self.fault("following_error", error)
+                return error
+        self.dropped += self._axes[0].skipped(chunk, now_ns)
+        return self._follow(self._axes, here, now_ns, elapsed_ns, late)
+
+    def _follow(
+        self,
+        axes: list[Axis],
+        here: Mapping[str, Vector],
+        now_ns: int,
+        elapsed_ns: int,
+        late: bool,
+    ) -> str:
+        """Take a tick's step of every axis; why none is taken, or nothing."""
+        chunk, targets, scale = self._tail.chunk, self._tail.targets, self.speed_scale
+        if chunk is None:
+            return self._tail.why
+        why = ["past the last action"] * (not targets)
+        for axis in axes:
+            if axis.name in targets:
+                seen = here.get(axis.part.state)
+                why.append(axis.plan(chunk, targets[axis.name], now_ns, seen, scale))
+        if all(why):
+            return why[0]
+        for axis in axes:
+            if axis.name in targets and axis.value is not None:
+                aim = axis.aim(now_ns, self._tick_ns, late) if self._interpolate else axis.goal
+                axis.step(aim, elapsed_ns / 1e9, here.get(axis.part.state), scale)
+        return ""
+
+    # ----------------------------------------------------------------------------- what may begin
+
+    def _admitted(self, now_ns: int) -> Chunk | str:
+        """The chunk to play, after the gate and, for the first, the anchor; why none is, else."""
+        tail, limits = self._tail, self._contract.action.limits
+        if not self._begun and tail.chunk is not None:
+            unsure = [key for key, seen in self._seen.items() if seen.agreeing < SAMPLES]
+            if unsure:
+                return f"waiting for another measurement of {', '.join(unsure)}"
+        if tail.fresh:
+            self._gate(now_ns)
+        if tail.chunk is None:
+            return tail.why
+        if now_ns - tail.chunk.stamp_ns > limits.chunk_timeout_s * 1e9:
+            if limits.on_stale == "stop" and self._begun:
+                self.fault("stale", AGED_OUT)
+            return AGED_OUT
+        return ("" if self._begun else self._anchor(now_ns)) or tail.chunk
+
+    def _gate(self, now_ns: int) -> None:
+        """Put the newest chunk away if it begins too far off; each axis at its own time."""
+        tail, self._tail.fresh = self._tail, False
+        for axis in self._axes:
+            if tail.chunk is None or axis.name not in tail.targets:
+                continue
+            index = max(tail.chunk.index(now_ns + axis.early_ns), 0)
+            targets, seen = tail.targets[axis.name], self._seen.get(axis.part.state)
+            why = index < len(targets) and axis.gate(targets[index], seen and seen.value)
+            if why:
+                tail.put_away("jump", f"a chunk {why}")
+                return
+
+    def _anchor(self, now_ns: int) -> str:
+        """Begin where the robot is; why not, or nothing."""
+        for axis in self._axes:
+            seen = self._seen.get(axis.part.state)
+            outside = float(np.max(axis.outside(seen.value))) if seen else 0.0
+            if outside > OUTSIDE and not self._may_begin_outside:
+                why = f"{axis.name} is {outside:.3f} outside its range"
+                self.fault("outside", f"{why}; release again to let chunks lead it back")
+                return why
+        for axis in self._axes:
+            seen = self._seen.get(axis.part.state)
+            axis.anchor(seen and seen.value, now_ns)
+        self._begun = True
+        return ""
+
+    def _tell(self) -> SetPoint | None:
+        """What the robot is told; nothing before it has begun, and after it has let go."""
+        values = {axis.name: axis.value for axis in self._axes if axis.value is not None}
+        if self._leaving and self.at_rest and self._mode != "released":
+            told = values if self._begun else self._set_point
+            self._set_point, self._begun, self._leaving = None, False, False
+            for axis in self._axes:
+                axis.forget()
+            return told
+        if self._begun:
+            self._set_point = values
+        return self._set_point
+
+    # -------------------------------------------------------------------------- what is measured
+
+    def _look(
+        self, measured: Mapping[str, Any], measured_ns: Mapping[str, int] | None, now_ns: int
+    ) -> str:
+        """Take what is measured; why it cannot be believed to be so now, or nothing."""
         if measured_ns is None:
+            known = {
+                key: np.asarray(measured[key], float) for key in self._measures if key in measured
+            }
+            self._seen = {key: Seen(value, now_ns, SAMPLES) for key, value in known.items()}
             return ""
-        age_s = (now_ns - measured_ns) / 1e9
-        limit_s = self.contract.action.limits.observation_timeout_s
+        why = ""
+        for key, axis in self._measures.items():
+            value = np.asarray(measured.get(key, ()), dtype=float)
+            if key in measured and axis.is_value(value):
+                self._see(key, axis, value, measured_ns[key])
+            elif key in measured:
+                why = why or f"{key} measures {np.round(value, 3).tolist()}"
+            why = why or self._stale(key, now_ns)
+        return why
+
+    def _see(self, key: str, axis: Axis, value: Vector, time_ns: int) -> None:
+        """Take one measurement; one that jumps farther than any arm moves is a fault."""
+        before = self._seen.get(key)
+        if before is None:
+            published_on_change = self._time_outs_ns[key] > ON_CHANGE_NS
+            self._seen[key] = Seen(value, time_ns, SAMPLES if published_on_change else 1)
+            return
+        elapsed_ns = max(time_ns - before.time_ns, 0)
+        if elapsed_ns == 0 and np.array_equal(value, before.value):
+            return
+        speed, slack = FASTEST.get(axis.part.role, FASTEST_TURN)
+        start, reach = before.value, slack + speed * elapsed_ns / 1e9
+        if elapsed_ns > self._time_outs_ns[key] and axis.value is not None:
+            # Nobody has seen how it got there, but it must have gone where it was told to.
+            start, reach = axis.value, slack + axis.distance(axis.value, before.value)
+        distance = axis.distance(start, value)
+        self._seen[key] = Seen(value, time_ns, before.agreeing + 1 if distance <= reach else 1)
+        if distance > reach and self._begun:
+            passed = f"{elapsed_ns / 1e9:.3f} s"
+            self.fault("measured_jump", f"{key} jumped by {distance:.3f} in {passed}")
+
+    def _stale(self, key: str, now_ns: int) -> str:
+        """Why a measurement is not of now."""
+        if key not in self._seen:
+            return f"waiting for {key}"
+        age_s, limit_s = (now_ns - self._seen[key].time_ns) / 1e9, self._time_outs_ns[key] / 1e9
         if abs(age_s) <= limit_s:
             return ""
+        why = f"{key} is {age_s:.3f} s old, {limit_s:g} s are allowed"
         if age_s < 0:
-            return f"the measured pose is stamped {-age_s:.3f} s in the future"
-        return f"the measured pose is {age_s:.3f} s old, {limit_s:g} s are allowed"
-
-    def _told(self, told: SetPoint, why: str, measured: Mapping[str, Any]) -> SetPoint:
-        """Let every part go on, or come to rest."""
-        why = why or told.holding
-        if not why:
-            self._look_ahead(measured)
-        for channel in self._channels:
-            here = measured.get(channel.state)
-            here = None if here is None else np.asarray(here, dtype=float)
-            if not self._streams(channel):
-                channel.value = getattr(told, channel.slot)
-            elif why or channel.slot not in self._knots:
-                channel.hold(self._now_ns or 0, here)
-            else:
-                self._advance(channel, self._knots[channel.slot], here)
-        self._gripper = self._gripper if told.gripper is None else told.gripper
-        values = {channel.slot: channel.value for channel in self._channels}
-        if why:  # what integrates from here on begins where the robot was told to stay
-            self.playback.commander.set_point = SetPoint(gripper=told.gripper, **values)
-        return SetPoint(gripper=self._gripper, holding=why, **values)
-
-    def _streams(self, channel: Channel) -> bool:
-        """Whether there is anything to do between actions."""
-        return self._interpolate or not channel.limiter.idle
-
-    def _advance(self, channel: Channel, knots: list[Knot], here: Vector | None) -> None:
-        aim = knots[0].value
-        if self._interpolate:
-            aim = channel.aim(knots, self._now_ns or 0, self.contract.period_ns)
-        channel.go(aim, [knot.value for knot in knots[1:]], here)
-
-    def _look_ahead(self, measured: Mapping[str, Any]) -> None:
-        """Find the knots of the chunk in hand, when there is an action or a chunk more."""
-        playback = self.playback
-        seen = (playback.commander.set_point, playback.chunk)
-        if seen[0] is self._seen[0] and seen[1] is self._seen[1]:
-            return
-        if seen[0] is not self._seen[0]:
-            self._keep_near()
-        streams = [channel for channel in self._channels if self._streams(channel)]
-        braking = any(np.isfinite(channel.limiter.change).any() for channel in streams)
-        most = AHEAD if braking else 1
-        self._knots = playback.coming(measured, most) if streams else {}
-        self._seen = (playback.commander.set_point, playback.chunk)
-
-    def _keep_near(self) -> None:
-        """What a velocity limit holds back is made up for at once or not at all: not piled up."""
-        commander = self.playback.commander
-        near: dict[str, Any] = {}
-        assert commander.set_point is not None, "it was anchored"
-        ticks = self.contract.period_ns / 1e9 / self.period_s
-        for channel in self._channels:
-            if np.isfinite(channel.limiter.top).any():
-                way = channel.space.way(channel.value, getattr(commander.set_point, channel.slot))
-                way = channel.limiter.shortened(way, channel.limiter.reach(ticks))
-                near[channel.slot] = channel.space.move(channel.value, way)
-        if near:
-            commander.set_point = dataclasses.replace(commander.set_point, **near)
+            why = f"{key} is stamped {-age_s:.3f} s in the future"
+        if self._contract.action.limits.on_stale == "stop" and self._begun:
+            self.fault("stale", why)
+        return why

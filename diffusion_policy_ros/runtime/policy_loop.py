@@ -30,8 +30,8 @@ from diffusion_policy_ros.runtime.counts import Counts, beyond_limits
 from diffusion_policy_ros.runtime.inference import Inference, Request, infer
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.made import NewestMade
-from diffusion_policy_ros.runtime.playback import Chunk
 from diffusion_policy_ros.runtime.sampling import Sampling, drawn_seed
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.runtime.trace import ChunkTimes, chunk_times
 
 DELAYS = 21

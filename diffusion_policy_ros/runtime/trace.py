@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 
 WRITE_S = 0.5
 """Between two writes."""

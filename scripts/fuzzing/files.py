@@ -27,7 +27,7 @@ from diffusion_policy_ros.policy.checkpoint import (
 )
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
-from diffusion_policy_ros.runtime.playback import Playback
+from diffusion_policy_ros.runtime.player import Player
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.shipped import config_names, config_path
 from fuzzing.bags import CONTRACT, make_mcaps
@@ -62,7 +62,7 @@ def read_contract(path: Path) -> Any:
     """Read it and what is made of it."""
     contract = Contract.load(path)
     History(contract, 2)
-    Playback(contract)
+    Player(contract)
     return contract.hash, contract.action_names, contract.recorded_topics, contract.period_ns
 
 

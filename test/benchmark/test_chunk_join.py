@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 
 CONTRACT = Contract.load("mini_lift_state")
 PERIOD = CONTRACT.period_ns

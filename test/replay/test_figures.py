@@ -7,7 +7,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.replay import figures
 from diffusion_policy_ros.replay.live_run import LiveRun
 from diffusion_policy_ros.replay.recording import Replayed
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 
 CONTRACT = Contract.load("mini_lift_state")
 PERIOD, FRAMES, HORIZON = CONTRACT.period_ns, 20, 6
@@ -71,7 +71,7 @@ def test_saturation_says_which_limit_and_how_often():
     one.states["robot0_eef_quat"] = np.tile([0.0, 0, 0, 1], (FRAMES, 1))
     one.chunks[0].actions[[1, 5], 0] = 0.2
     found = figures.saturation([one], CONTRACT, executed=4)
-    assert found["actions"] == 4 and found["clamped"]["translation"] == 0.25
+    assert found["actions"] == 4 and found["clamped"]["translation.step"] == 0.25
     one.chunks[0].actions[0] = np.nan
     assert figures.saturation([one], CONTRACT, 4)["rejected_chunks"] == {"not finite": 1}
 

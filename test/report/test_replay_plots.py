@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib: pip install -e '.[pl
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.replay.recording import Replayed
 from diffusion_policy_ros.report import replay_plots
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 
 CONTRACT = Contract.load("mini_lift")
 PERIOD, FRAMES = CONTRACT.period_ns, 80

@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.ros.chunks import chunk_msg, time_msg  # noqa: E402
-from diffusion_policy_ros.runtime.playback import Chunk  # noqa: E402
+from diffusion_policy_ros.runtime.tail import Chunk  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CONTRACT = Contract.load("mini_lift_state")

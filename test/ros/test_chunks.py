@@ -14,7 +14,7 @@ from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
 from diffusion_policy_ros.ros.chunks import ChunkBytes, chunk_msg, chunk_of, hold_msg  # noqa: E402
 from diffusion_policy_ros.ros.qos import matches, subscription_qos  # noqa: E402
-from diffusion_policy_ros.runtime.playback import Chunk  # noqa: E402
+from diffusion_policy_ros.runtime.tail import Chunk  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CONTRACT = Contract.load("mini_lift")

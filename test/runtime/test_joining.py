@@ -11,7 +11,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.policy.following import KINDS
 from diffusion_policy_ros.policy.rotations import angle_between, convert
 from diffusion_policy_ros.runtime.joining import Joiner, ensemble, follow_weights
-from diffusion_policy_ros.runtime.playback import Chunk
+from diffusion_policy_ros.runtime.tail import Chunk
 
 CONTRACT = Contract.load("mini_lift_state")
 PERIOD = CONTRACT.period_ns
