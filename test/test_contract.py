@@ -195,10 +195,10 @@ HASHES = {
     "example_arm": "mf9ccdb7dec910c10",
     "mini_lift": "m83aaa4fa151de0ce",
     "mini_lift_state": "m4101f8403442d8ea",
-    "robomimic_can": "m46950f19ad6782f6",
-    "robomimic_can_lowdim": "mdc51f4460bc02375",
-    "robomimic_square": "mc0221c2856cb0c05",
-    "robomimic_square_lowdim": "m7574902a82b98500",
+    "robomimic_can": "m1ef58654078f6de0",
+    "robomimic_can_lowdim": "m1ab3e57e6ad981c9",
+    "robomimic_square": "m3bdae9a00a526c70",
+    "robomimic_square_lowdim": "mab715892343c3455",
 }
 
 
