@@ -62,7 +62,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--replan-steps", type=int, help="frames between chunks (default: the checkpoint's)"
     )
-    parser.add_argument("--engines", metavar="A,B", help="default: every one that is installed")
+    parser.add_argument(
+        "--engines",
+        metavar="A,B",
+        help="default: every one that is installed; cuda_graph is experimental",
+    )
     parser.add_argument("--samplers", metavar="A,B", help="default: the checkpoint's")
     parser.add_argument(
         "--steps",
@@ -236,6 +240,8 @@ def machine() -> str:
 
 def describe(speeds: Sequence[Speed], missing: Sequence[str], demand: Demand) -> Iterator[str]:
     """Yield what a person reads before the verdict."""
+    from diffusion_policy_ros.engine import EXPERIMENTAL
+
     start = speeds[0].start
     count = min(timing.chunks for timing in _timings(speeds))
     yield f"machine   {machine()}; {start.device}, {start.threads} threads"
@@ -250,6 +256,8 @@ def describe(speeds: Sequence[Speed], missing: Sequence[str], demand: Demand) ->
         if start.convert_s is not None:
             told = f"{start.convert_s:.1f} s the first time; what was converted is kept"
             yield f"loading   {start.engine} {start.dtype}: {told}"
+    for engine in sorted({speed.start.engine for speed in speeds} & EXPERIMENTAL):
+        yield f"note      {engine} is experimental: no GPU of ours has run it yet"
     yield from (f"missing   {line}" for line in missing)
 
 

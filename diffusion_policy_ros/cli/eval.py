@@ -58,7 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="replace (default), temporal_ensemble, rtc, rtc_cheap or inpaint",
     )
     parser.add_argument(
-        "--engine", default="auto", help="auto (default), eager, openvino or cuda_graph"
+        "--engine",
+        default="auto",
+        help="auto (default), eager, openvino or cuda_graph (experimental)",
     )
     parser.add_argument("--dtype", help="f32, int8, bf16, tf32 or fp16, as the engine has it")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")

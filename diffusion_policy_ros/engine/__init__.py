@@ -18,7 +18,7 @@ from diffusion_policy_ros.policy.devices import pick_device
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
 from diffusion_policy_ros.policy.following import Follow
 
-__all__ = ["ENGINES", "Engine", "build_engine", "pick_device"]
+__all__ = ["ENGINES", "EXPERIMENTAL", "Engine", "build_engine", "pick_device"]
 
 
 class Engine(Protocol):
@@ -86,7 +86,8 @@ ENGINES: dict[str, EngineFactory] = {
     "openvino": _openvino,
     "cuda_graph": cuda_graph_engine,
 }
-
+EXPERIMENTAL = {"cuda_graph"}
+"""Engines that "auto" does not take: nobody has measured them yet."""
 
 PRECISIONS = {"int8", *CUDA_DTYPES}
 

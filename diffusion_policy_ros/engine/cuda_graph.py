@@ -208,7 +208,7 @@ class CudaGraphEngine:
             drawn.append(draw(like))
             return drawn[-1]
 
-        _allow_tf32(self.dtype == "tf32")
+        allow_tf32(self.dtype == "tf32")
         options = {"generator": remember, "noise": noise, **how}
         if follow is not None:
             return self.policy.sample_seen(given, follow=follow, **options)
@@ -343,7 +343,7 @@ def lowered(policy: DiffusionPolicy, dtype: torch.dtype) -> DiffusionPolicy:
     return fast
 
 
-def _allow_tf32(allowed: bool) -> None:
+def allow_tf32(allowed: bool) -> None:
     """Whether float32 products may be rounded to TF32, in all of the process."""
     parts: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     for part in parts:

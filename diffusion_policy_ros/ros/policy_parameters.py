@@ -42,7 +42,9 @@ FIXED = {
         constraint=_WHEN,
     ),
     "device": _Entry("auto", "Where to compute: auto, cpu, cuda, cuda:1.", constraint=_WHEN),
-    "engine": _Entry("auto", f"What computes: auto, {', '.join(ENGINES)}.", constraint=_WHEN),
+    "engine": _Entry(
+        "auto", f"What computes: auto, {', '.join(ENGINES)} (experimental).", constraint=_WHEN
+    ),
     "dtype": _Entry(
         "",
         "Precision: f32, or int8, bf16, tf32, fp16 where the engine has it. Empty: f32.",

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from diffusion_policy_ros.cli import bench
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import build_engine, cuda_graph
 from diffusion_policy_ros.engine.cuda_graph import CudaGraphEngine
@@ -15,6 +16,8 @@ from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.samplers import SAMPLERS
 from diffusion_policy_ros.runtime.inference import warm_up
 from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.runtime.speed import Speed, Start
+from diffusion_policy_ros.runtime.verdict import Demand, Timing
 
 CPU = torch.device("cpu")
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -306,6 +309,16 @@ def test_without_a_gpu_the_eager_engine_computes():
         build_engine(policy, "cuda_graph", "cpu", "f8")
 
 
+def test_bench_calls_it_experimental():
+    """Beside its figures; those of other engines stand without."""
+    demand = Demand(10.0, 4, 8, "ddim", 10)
+    for engine, noted in (("cuda_graph", True), ("eager", False)):
+        start = Start(engine, "f32", "cpu", 1, 0.1, None, 0.1, 10.0, None)
+        measured = Speed(start, (Timing(engine, "f32", "ddim", 10, 3, 1.0, 1.0, 1.0),))
+        lines = "\n".join(bench.describe([measured], [], demand))
+        assert (f"note      {engine} is experimental" in lines) == noted
+
+
 class TestOnAGpu:
     """Graphs themselves."""
 
@@ -335,6 +348,46 @@ class TestOnAGpu:
             assert (out.cpu() - expected).norm() < 0.05 * expected.norm()
         assert not said
 
-    def how(self, sampler):
+    def test_another_number_of_steps_while_chunks_go_on(self):
+        """Captured beside, without a word; each chunk has the steps that were asked for."""
+        policy, reference, said = make(), make(), []
+        engine = build_engine(policy, "cuda_graph", "cuda", say=said.append)
+        for steps in (4, *[2] * 50, *[5] * 50, 4):
+            seen = window(policy, steps)
+            out = engine.sample(seen, **self.how("ddim", steps))
+            expected = reference.sample(seen, **self.how("ddim", steps))
+            torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-4)
+        engine.settle()
+        assert not said and None not in engine._graphs.values()
+
+    def test_a_capture_that_fails_leaves_the_gpu_usable(self, monkeypatch):
+        """Said, computed plainly; another way of calling is captured afterwards."""
+        policy, said = make(), []
+        engine = build_engine(policy, "cuda_graph", "cuda", say=said.append)
+        capture = cuda_graph.record
+
+        def fails_within(run):
+            calls = iter(range(4))
+
+            def fourth_time_out_of_memory():
+                if next(calls) == 3:
+                    torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+                return run()
+
+            return capture(fourth_time_out_of_memory)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cuda_graph, "record", fails_within)
+            engine.sample(window(policy, 0), **self.how("ddim"))
+        assert len(said) == 1 and "out of memory" in said[0]
+        assert [graph is None for graph in engine._graphs.values()] == [True]
+        for seed in (1, 2):
+            out = engine.sample(window(policy, seed), **self.how("ddpm"))
+            engine.settle()
+            expected = make().sample(window(policy, seed), **self.how("ddpm"))
+            torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-4)
+        assert any(graph is not None for graph in engine._graphs.values())
+
+    def how(self, sampler, steps=4):
         """Arguments, with the same noise each time."""
-        return {"sampler": sampler, "steps": 4, "generator": torch.Generator().manual_seed(1)}
+        return {"sampler": sampler, "steps": steps, "generator": torch.Generator().manual_seed(1)}
