@@ -120,9 +120,10 @@ def _kill(process: int | None) -> None:
 
 
 def _work(run: Run, name: str, work: Callable[[], object]) -> None:
-    log = os.open(run.out / f"{name.split()[0]}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    log = (run.out / f"{name.split()[0]}.log").open("a", buffering=1, encoding="utf-8")
+    for number in (1, 2):
+        os.dup2(log.fileno(), number)
+    sys.stdout = sys.stderr = log
     try:
         work()
     except Exception as error:
@@ -130,5 +131,3 @@ def _work(run: Run, name: str, work: Callable[[], object]) -> None:
         line = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         run.row(name.split()[0], what=name, failed=line)
         sys.exit(1)
-    finally:
-        sys.stderr.flush()
