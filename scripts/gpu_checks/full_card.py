@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -86,17 +85,15 @@ def at_capture(run: Run) -> None:
 def while_running(run: Run) -> None:
     """Chunks go on, or it holds and says why; with memory they come again."""
     robot = Robot(run, SIDES[0], 20)
-    with robot.running():
+    robot.play(0.3)
+    with full(run, robot.engine, "sample"):
         robot.play(0.3)
-        with full(run, robot.runner.engine, "sample"):
-            robot.play(0.3)
-            time.sleep(0.2)  # the chunk in the making
-        made, held = robot.runner.counts.chunks, robot.faults[:]
-        robot.play(0.5)
+    made, held = robot.counts.chunks, robot.faults[:]
+    robot.play(0.5)
     run.row("full", what="running", held=held[:3])
     one_line = all("\n" not in line for line in held)
     run.aim("full", "one line each time it holds", float(one_line), 1.0)
-    more = robot.runner.counts.chunks - made
+    more = robot.counts.chunks - made
     run.aim("full", "chunks once there is memory again", more, 1.0)
 
 

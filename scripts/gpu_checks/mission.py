@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from diffusion_policy_ros.runtime.runner import Runner, Sampling, warm_up
+from diffusion_policy_ros.runtime.counts import Counts
+from diffusion_policy_ros.runtime.inference import Request, infer, warm_up
+from diffusion_policy_ros.runtime.joining import Joiner
+from diffusion_policy_ros.runtime.sampling import Sampling
 from gpu_checks.engines import Variant, build
 from gpu_checks.policies import camera_policy, frames
 from gpu_checks.run import Run
@@ -28,7 +30,7 @@ OTHER_STEPS, TINY_STEPS = (2, 3, 4, 5, 8), (1, 2, 3, 4, 5)
 
 
 class Robot:
-    """Frames at a rate into a runner, by the clock.
+    """Frames at a rate, by the clock; a thread of its own makes chunks of them, as on a robot.
 
     Args:
         run: gives the device.
@@ -38,51 +40,53 @@ class Robot:
 
     def __init__(self, run: Run, side: tuple[int, int], rate_hz: int) -> None:
         policy = camera_policy(side, rate_hz, run.tiny)
-        engine = build(policy, GRAPH if run.device == "cuda" else STAND_IN, run)
+        self.engine = build(policy, GRAPH if run.device == "cuda" else STAND_IN, run)
         self.sampling = Sampling.of(policy.recipe.policy)
-        self.faults: list[str] = []
-        self.runner = Runner(
-            engine,
-            policy.contract,
-            self.sampling,
-            lambda chunk: None,
-            self.faults.append,
-            time.monotonic_ns,
-            seed=0,
-        )
+        self.counts, self.faults = Counts(), list[str]()
+        self._contract, self._joiner = policy.contract, Joiner(policy.contract)
         self._period_s, self._frames = 1 / rate_hz, frames(policy.contract, 9)
-        warm_up(engine, self.sampling)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Its inference thread."""
-        self.runner.start()
-        try:
-            yield
-        finally:
-            self.runner.stop()
+        self._end_ns: int | None = None
+        warm_up(self.engine, self.sampling)
 
     def play(self, seconds: float) -> list[float]:
         """Milliseconds of each chunk, of as many as are kept; a slow machine has more time."""
-        self.runner.counts.chunk_ms.clear()
-        due = time.monotonic()
+        self.counts.chunk_ms.clear()
+        self._end_ns, making, due = None, Future[None](), time.monotonic()
+        making.set_result(None)
         end, at_last = due + seconds, due + seconds + PATIENCE_S
-        for number in itertools.count():
-            time.sleep(max(0.0, due - time.monotonic()))
-            enough = due >= end and bool(self.runner.counts.chunk_ms)
-            if enough or due > at_last:
-                break
-            due += self._period_s
-            i = number % 8
-            now = time.monotonic_ns()
-            oldest = now - round(1e9 * self._period_s)
-            seen = {key: rows[i : i + 2] for key, rows in self._frames.items()}
-            self.runner.offer(now, lambda seen=seen: seen, now, oldest)
-        return list(self.runner.counts.chunk_ms)
+        with ThreadPoolExecutor(1, "inference") as thread:
+            for number in itertools.count():
+                time.sleep(max(0.0, due - time.monotonic()))
+                enough = due >= end and bool(self.counts.chunk_ms)
+                if enough or due > at_last:
+                    break
+                due += self._period_s
+                self.counts.frames += 1
+                if number % self.sampling.replan_steps:
+                    continue
+                if making.done():
+                    seen = {key: rows[number % 8 :][:2] for key, rows in self._frames.items()}
+                    making = thread.submit(self._infer, seen, time.monotonic_ns())
+                else:
+                    self.counts.replaced += 1
+        return list(self.counts.chunk_ms)
+
+    def _infer(self, window: dict[str, np.ndarray], now_ns: int) -> None:
+        request = Request(now_ns, window, self.sampling, 0, self._joiner)
+        made = infer(self.engine, self._contract, request)
+        if made.chunk is None:
+            self.counts.failures += 1
+            self.faults.append(made.failure)
+            return
+        self.counts.chunks += 1
+        self.counts.chunk_ms.append((made.ended_ns - made.begun_ns) / 1e6)
+        missed = self._end_ns is not None and made.ended_ns > self._end_ns
+        self.counts.deadline_misses += missed
+        self._end_ns = made.chunk.end_ns
 
     def hitch_ms(self, steps: int, seconds: float) -> float:
         """The longest chunk after a change of the denoising steps."""
-        self.runner.sampling = dataclasses.replace(self.sampling, num_inference_steps=steps)
+        self.sampling = dataclasses.replace(self.sampling, num_inference_steps=steps)
         return max(self.play(seconds), default=float("nan"))
 
 
@@ -93,8 +97,7 @@ def mission(run: Run) -> None:
     for rate_hz in RATES:
         for side in SIDES[:1] if run.tiny else SIDES:
             robot = Robot(run, side, rate_hz)
-            with robot.running():
-                took = robot.play(seconds)
+            took = robot.play(seconds)
             in_time(run, robot, rate_hz, side, took)
 
 
@@ -102,11 +105,11 @@ def in_time(
     run: Run, robot: Robot, rate_hz: int, side: tuple[int, int], took: list[float]
 ) -> None:
     """A row of one stretch."""
-    counts = robot.runner.counts
+    counts = robot.counts
     p50, p99, longest = np.percentile(took or [float("nan")], [50, 99, 100])
     run.row(
         "mission",
-        engine=f"cuda_graph {robot.runner.engine.dtype}",
+        engine=f"cuda_graph {robot.engine.dtype}",
         rate_hz=rate_hz,
         cameras=f"2 x {side[1]}x{side[0]}",
         frames=counts.frames,
@@ -124,16 +127,15 @@ def in_time(
 def changes(run: Run, seconds: float) -> None:
     """Ten changes of the denoising steps at 100 Hz: each number for the first and second time."""
     robot = Robot(run, SIDES[0], RATES[-1])
-    with robot.running():
-        usual = float(np.median(robot.play(seconds)))
-        others = TINY_STEPS if run.tiny else OTHER_STEPS
-        first, second = ([robot.hitch_ms(k, seconds) for k in others] for _ in range(2))
+    usual = float(np.median(robot.play(seconds)))
+    others = TINY_STEPS if run.tiny else OTHER_STEPS
+    first, second = ([robot.hitch_ms(k, seconds) for k in others] for _ in range(2))
     run.row(
         "mission",
         what="num_inference_steps changed ten times at 100 Hz",
         usual_ms=round(usual, 2),
         longest_at_first_use_ms=round(max(first), 2),
         longest_at_second_use_ms=round(max(second), 2),
-        deadline_misses=robot.runner.counts.deadline_misses,
-        failures=robot.runner.counts.failures,
+        deadline_misses=robot.counts.deadline_misses,
+        failures=robot.counts.failures,
     )

@@ -43,6 +43,7 @@ def run(checks, tmp_path):
     return made
 
 
+@pytest.mark.compiles
 @pytest.mark.timeout(900)
 def test_the_whole_runs_from_what_travels_alone(checks, tmp_path):
     """In another folder, without what the machine with the card lacks; each part has its rows."""
