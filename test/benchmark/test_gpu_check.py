@@ -44,7 +44,6 @@ def run(checks, tmp_path):
 
 
 @pytest.mark.compiles
-@pytest.mark.timeout(900)
 def test_the_whole_runs_from_what_travels_alone(checks, tmp_path):
     """In another folder, without what the machine with the card lacks; each part has its rows."""
     checks[1].copy(ROOT, tmp_path / "folder")
