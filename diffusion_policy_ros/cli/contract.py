@@ -39,8 +39,25 @@ def run(args: argparse.Namespace) -> int:
 
     contract = Contract.load(args.file)
     contract.check_outputs()
-    print("\n".join(describe(contract)))
+    unknown = check_definitions(contract, args.file)
+    print("\n".join([*describe(contract), *unknown]))
     return 0
+
+
+def check_definitions(contract: Contract, where: str) -> list[str]:
+    """Return what cannot be checked here, for its definition is not known.
+
+    Raises:
+        UserErrors: a path is not in the message's definition.
+    """
+    from diffusion_policy_ros.data.definitions import problems
+    from diffusion_policy_ros.errors import UserError, UserErrors
+
+    found = list(problems(contract))
+    wrong = [p for p in found if not p.key.endswith(".type")]
+    if wrong:
+        raise UserErrors([UserError(f"{p.key}: {p.what}", where, p.cure) for p in wrong])
+    return [f"note: {p.key}: {p.what}; {p.cure}" for p in found]
 
 
 def describe(contract: Contract) -> Iterator[str]:

@@ -261,7 +261,7 @@ class Contract:
                 f"'{self.anchor}' is no observation",
                 did_you_mean(self.anchor, self.observations),
             )
-        elif self.observations[self.anchor].type.endswith("MultiArray"):
+        elif not self.observations[self.anchor].message.stamped:
             yield Problem(
                 "anchor", "its messages have no stamp", "anchor frames to a stamped stream"
             )

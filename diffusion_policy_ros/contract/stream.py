@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from diffusion_policy_ros.contract.fields import known_size, parsed, without_picks
 from diffusion_policy_ros.contract.meaning import CELL, cell
 from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
@@ -37,19 +38,67 @@ class MessageType:
     image: bool = False
 
 
+_POSE = {"position": 3, "orientation": 4}
+_TWIST = {"linear": 3, "angular": 3}
+_WRENCH = {"force": 3, "torque": 3}
+
+
+def _below(name: str, fields: dict[str, int]) -> dict[str, int]:
+    return {f"{name}.{field}": size for field, size in fields.items()}
+
+
 MESSAGE_TYPES: dict[str, MessageType] = {
     "sensor_msgs/msg/Image": MessageType({"": 0}, image=True),
     "sensor_msgs/msg/CompressedImage": MessageType({"": 0}, image=True),
     "sensor_msgs/msg/JointState": MessageType({"position": 0, "velocity": 0, "effort": 0}),
-    "geometry_msgs/msg/PoseStamped": MessageType({"pose.position": 3, "pose.orientation": 4}),
+    "geometry_msgs/msg/PoseStamped": MessageType(_below("pose", _POSE)),
     "geometry_msgs/msg/TransformStamped": MessageType(
         {"transform.translation": 3, "transform.rotation": 4}
     ),
-    "geometry_msgs/msg/TwistStamped": MessageType({"twist.linear": 3, "twist.angular": 3}),
+    "geometry_msgs/msg/TwistStamped": MessageType(_below("twist", _TWIST)),
     "trajectory_msgs/msg/JointTrajectory": MessageType({"positions": 0, "velocities": 0}),
     "std_msgs/msg/Float32MultiArray": MessageType({"data": 0}, stamped=False),
     "std_msgs/msg/Float64MultiArray": MessageType({"data": 0}, stamped=False),
+    "geometry_msgs/msg/Pose": MessageType(_POSE, stamped=False),
+    "geometry_msgs/msg/PointStamped": MessageType({"point": 3}),
+    "geometry_msgs/msg/Vector3Stamped": MessageType({"vector": 3}),
+    "geometry_msgs/msg/QuaternionStamped": MessageType({"quaternion": 4}),
+    "geometry_msgs/msg/Twist": MessageType(_TWIST, stamped=False),
+    "geometry_msgs/msg/Wrench": MessageType(_WRENCH, stamped=False),
+    "geometry_msgs/msg/WrenchStamped": MessageType(_below("wrench", _WRENCH)),
+    "geometry_msgs/msg/AccelStamped": MessageType(_below("accel", _TWIST)),
+    "nav_msgs/msg/Odometry": MessageType(
+        {
+            **_below("pose.pose", _POSE),
+            **_below("twist.twist", _TWIST),
+            "pose.covariance": 36,
+            "twist.covariance": 36,
+        }
+    ),
+    "sensor_msgs/msg/Imu": MessageType(
+        {
+            "orientation": 4,
+            "angular_velocity": 3,
+            "linear_acceleration": 3,
+            "orientation_covariance": 9,
+            "angular_velocity_covariance": 9,
+            "linear_acceleration_covariance": 9,
+        }
+    ),
+    "sensor_msgs/msg/Joy": MessageType({"axes": 0, "buttons": 0}),
+    "sensor_msgs/msg/Range": MessageType({"range": 1}),
+    **{
+        f"std_msgs/msg/{name}": MessageType({"data": 1}, stamped=False)
+        for name in ("Float32", "Float64", "Bool", "Int8", "UInt8", "Int16", "Int32", "Int64")
+    },
 }
+"""Message types of which sizes are known without their definitions. Any other type may be named
+with the path of a field, and a shape where the path does not say it."""
+NAMED = ("sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory")
+"""Types whose values have joint names beside them."""
+ANY = MessageType({})
+"""What is known of any other type; whether it has a stamp, its messages say."""
+TYPE_NAME = re.compile(r"[a-z]\w*/msg/[A-Z]\w*", re.ASCII)
 
 
 Quantity = Literal[
@@ -75,6 +124,12 @@ QUANTITIES: dict[str, Quantity] = {
     "rotation": "orientation",
     "linear": "linear_velocity",
     "angular": "angular_velocity",
+    "point": "position",
+    "quaternion": "orientation",
+    "force": "force",
+    "torque": "torque",
+    "angular_velocity": "angular_velocity",
+    "linear_acceleration": "linear_acceleration",
 }
 """Last part of a field's path → what it measures."""
 
@@ -85,10 +140,12 @@ class Stream:
 
     Attributes:
         topic: the ROS topic, absolute or relative to the node's namespace.
-        type: the message type, as in ``sensor_msgs/msg/Image``.
+        type: the message type, as in ``sensor_msgs/msg/Image``; any that has numbers.
+        definition: the type's ``.msg`` file, where neither the bag nor ROS knows it.
         shape: (height, width, channels) of an image after resizing; otherwise (size,), derived
             where possible.
-        field: which part of the message, as in ``pose.position``.
+        field: which part of the message: a path, as ``pose.position``, ``axes[1]``,
+            ``o_t_ee[12:15]``, or ``position[name=finger]``, the value whose name is in ``name``.
         names: joint names to pick, in this order, whatever the message's order.
         quantity: what the values measure, in SI units; known of the usual messages.
         encoding: what an Image must be encoded as; anything else is refused rather than guessed.
@@ -131,12 +188,13 @@ class Stream:
     hold_s: float = cell(0.0, 0.0, 1e6)
     combine: Literal["first", "last", "mean", "sum"] = cell("first")
     observation_latency_s: float = cell(0.0, 0.0, 10.0)
+    definition: str = cell("")
     name: str = dataclasses.field(default="", metadata={"derived": True})
 
     @property
     def message(self) -> MessageType:
-        """The message type's entry in `MESSAGE_TYPES`."""
-        return MESSAGE_TYPES[self.type]
+        """The message type's entry in `MESSAGE_TYPES`, or what is known of any other."""
+        return MESSAGE_TYPES.get(self.type, ANY)
 
     @property
     def is_image(self) -> bool:
@@ -150,11 +208,8 @@ class Stream:
 
     def resolved(self, name: str) -> Stream:
         """The same with name, default field and derivable shape filled in."""
-        message = MESSAGE_TYPES.get(self.type)
-        if message is None:
-            return dataclasses.replace(self, name=name)
-        field_name = self.field or next(iter(message.fields))
-        size = message.fields.get(field_name, 0) or len(self.names)
+        field_name = self.field or next(iter(self.message.fields), "")
+        size = known_size(field_name, self.message.fields) or len(self.names)
         shape = self.shape or ((size,) if size else ())
         filled = dataclasses.replace(self, name=name, field=field_name, shape=shape)
         return dataclasses.replace(filled, quantity=self.quantity or _quantity(filled))
@@ -165,20 +220,29 @@ class Stream:
             yield Problem(
                 "topic", f"'{self.topic}' is no topic name", "write it as /camera/image_raw"
             )
-        message = MESSAGE_TYPES.get(self.type)
-        if message is None:
-            yield Problem(
-                "type", f"cannot read '{self.type}'", did_you_mean(self.type, MESSAGE_TYPES)
-            )
-            return
-        if self.field and self.field not in message.fields:
-            yield Problem(
-                "field",
-                f"{self.type} has no '{self.field}'",
-                did_you_mean(self.field, message.fields),
-            )
-            return
-        yield from self._image_problems() if message.image else self._vector_problems(message)
+        message = self.message
+        if not TYPE_NAME.fullmatch(self.type):
+            what = f"'{self.type}' is no message type"
+            yield Problem("type", what, did_you_mean(self.type, MESSAGE_TYPES))
+        elif problem := self._field_problem():
+            yield problem
+        else:
+            yield from self._image_problems() if message.image else self._vector_problems(message)
+
+    def _field_problem(self) -> Problem | None:
+        """What is wrong with the path, as far as the message's definition need not be known."""
+        known = self.message.fields
+        if not self.field:
+            cure = "write its path in the message, as pose.position or data"
+            return None if known else Problem("field", "is missing", cure)
+        if not parsed(self.field):
+            cure = "write names with dots, [2], [0:3] or [name=finger]"
+            return Problem("field", f"'{self.field}' is no path into a message", cure)
+        names = without_picks(self.field)
+        if known and not any(_along(names, field) for field in known):
+            what = f"{self.type} has no '{self.field}'"
+            return Problem("field", what, did_you_mean(self.field, known))
+        return None
 
     def _image_problems(self) -> Iterator[Problem]:
         if len(self.shape) != 3 or min(self.shape) < 1 or self.shape[-1] not in (1, 3):
@@ -202,8 +266,9 @@ class Stream:
             yield Problem("names" if self.names else "scale", "an image has none", "remove it")
 
     def _vector_problems(self, message: MessageType) -> Iterator[Problem]:
-        size = message.fields.get(self.field or next(iter(message.fields)), 0)
-        if size and self.shape and self.shape != (size,):
+        size = known_size(self.field or next(iter(message.fields)), message.fields)
+        certain = size and self.type in MESSAGE_TYPES
+        if certain and self.shape and self.shape != (size,):
             yield Problem(
                 "shape",
                 f"{list(self.shape)} does not fit the field",
@@ -211,7 +276,7 @@ class Stream:
             )
         if not size and not self.names and (len(self.shape) != 1 or self.shape[0] < 1):
             yield Problem("shape", "the size is not known", "give names: [...] or shape: [n]")
-        if self.names and (size or not message.stamped):
+        if self.names and self.type not in NAMED:
             yield Problem("names", f"{self.type} has no joint names", "remove them")
         if self.names and self.shape and self.shape != (len(self.names),):
             yield Problem(
@@ -231,8 +296,16 @@ class Stream:
             )
 
 
+def _along(path: str, field: str) -> bool:
+    """Whether a path leads to a field, through it, or into it."""
+    return f"{path}.".startswith(f"{field}.") or f"{field}.".startswith(f"{path}.")
+
+
 def _quantity(stream: Stream) -> Quantity:
     """What a usual message's field measures; nothing of others."""
     if stream.type == "sensor_msgs/msg/JointState":
-        return typing.cast(Quantity, f"joint_{stream.field}")
-    return QUANTITIES.get(stream.field.rpartition(".")[2], "") if stream.message.stamped else ""
+        return typing.cast(Quantity, f"joint_{without_picks(stream.field)}")
+    if stream.type == "geometry_msgs/msg/AccelStamped":
+        return "linear_acceleration" if stream.field.endswith("linear") else ""
+    found = QUANTITIES.get(stream.field.rpartition(".")[2], "")
+    return found if stream.shape == ((4,) if found == "orientation" else (3,)) else ""

@@ -1,4 +1,4 @@
-"""Read and write rosbag2 recordings. The only module that knows rosbags and mcap.
+"""Read and write rosbag2 recordings. With `definitions`, all that knows mcap and rosbags.
 
 with BagWriter("episode_0", {"/eef_pose": POSE_STAMPED}, {"contract": text}) as writer:
     writer.write("/eef_pose", log_ns, serialize(POSE_STAMPED, msg))
@@ -9,13 +9,12 @@ for topic, log_ns, msg in open_bag("episode_0").messages():
 
 from __future__ import annotations
 
-import functools
 import heapq
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,11 +22,17 @@ import yaml
 import zstandard
 
 from diffusion_policy_ros import __version__
+from diffusion_policy_ros.data.definitions import (
+    definition,
+    hash_of,
+    maker,
+    message_types,
+    serialize,
+)
 from diffusion_policy_ros.data.mcap_file import McapFile, Schema
 from diffusion_policy_ros.data.sqlite_file import SqliteFile
-from diffusion_policy_ros.errors import UserError, did_you_mean
-from diffusion_policy_ros.observe import cdr
-from diffusion_policy_ros.observe.serialized import SerializedMessage, StampedMessage
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.serialized import SerializedMessage
 
 METADATA_FILE = "metadata.yaml"
 METADATA_VERSION = 8
@@ -83,88 +88,6 @@ class _Source(NamedTuple):
     total: int
 
 
-# Types
-
-
-@functools.cache
-def _standard() -> Any:
-    """The message types of ROS 2 Jazzy."""
-    from rosbags.typesys import Stores, get_typestore
-
-    return get_typestore(Stores.ROS2_JAZZY)
-
-
-def message_types(name: str) -> Callable[..., Any]:
-    """The class of a message type; takes its fields as keywords.
-
-    Raises:
-        UserError: no such type is known.
-    """
-    types: dict[str, Callable[..., Any]] = _standard().types
-    if name not in types:
-        raise UserError(
-            f"the message type '{name}' is not known", "", did_you_mean(name, types)[:200]
-        )
-    return types[name]
-
-
-def serialize(type_name: str, msg: Any) -> bytes:
-    """A message of `message_types` as CDR with its encapsulation."""
-    message_types(type_name)
-    return bytes(_standard().serialize_cdr(msg, type_name))
-
-
-@functools.lru_cache(maxsize=256)
-def _store_for(type_name: str, definition: Schema) -> Any:
-    """The types that a bag itself defines; ROS 2 Jazzy's where it defines none."""
-    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-
-    if not definition.text:
-        message_types(type_name)
-        return _standard()
-    store = get_typestore(Stores.EMPTY)
-    if definition.encoding == "ros2msg":
-        store.register(get_types_from_msg(definition.text, type_name))
-        return store
-    bar = "=" * 80 + "\nIDL: "
-    for text in definition.text.split(bar)[1:] if bar in definition.text else [definition.text]:
-        store.register(
-            get_types_from_idl(text.partition("\n")[2] if bar in definition.text else text)
-        )
-    return store
-
-
-@functools.lru_cache(maxsize=256)
-def _maker(type_name: str, definition: Schema) -> Callable[[memoryview], SerializedMessage]:
-    """What wraps the bytes of a type."""
-    from rosbags.serde import SerdeError
-    from rosbags.typesys import TypesysError
-
-    quick = cdr.DECODERS.get(type_name)
-
-    def decode(raw: memoryview) -> dict[str, Any]:
-        try:
-            if quick is not None and raw[:2] == cdr.PLAIN_LITTLE:
-                return quick(raw)
-            store = _store_for(type_name, definition)
-            return dict(vars(store.deserialize_cdr(raw, type_name)))
-        except (SerdeError, TypesysError, KeyError, *cdr.ERRORS) as error:
-            what = f"{len(raw)} bytes are no {type_name} ({error})"
-            raise UserError(what, "", "the bag is damaged") from None
-
-    kind = StampedMessage if _is_stamped(type_name, definition) else SerializedMessage
-    return functools.partial(kind, decode)
-
-
-def _is_stamped(type_name: str, definition: Schema) -> bool:
-    if definition.encoding == "ros2msg" and definition.text:
-        lines = (line.partition("#")[0].split() for line in definition.text.splitlines())
-        first = next((words for words in lines if words and "=" not in "".join(words)), [""])
-        return first[0] in ("std_msgs/Header", "std_msgs/msg/Header", "Header")
-    fields = _standard().fielddefs.get(type_name, ([], []))[1]
-    return bool(fields) and fields[0][0] == "header"
-
-
 # Reading
 
 
@@ -212,7 +135,7 @@ def _chain(streams: list[Iterator[Message]]) -> Iterator[Message]:
 
 
 def _stream(storage: _Storage, sources: list[_Source]) -> Iterator[Message]:
-    makers = {s.channel_id: (s.topic, _maker(s.type, s.definition)) for s in sources}
+    makers = {s.channel_id: (s.topic, maker(s.type, s.definition)) for s in sources}
     for log_ns, _, channel_id, data in storage.messages(makers):
         topic, make = makers[channel_id]
         # rosbag2's compression by message; CDR begins with a zero.
@@ -248,10 +171,10 @@ def open_bag(path: str | Path) -> Bag:
     notes: list[str] = []
     metadata: dict[str, str] = {}
     for file in bag_files(path):
-        found, noted, note = _open_file(file)
+        found, noted, odd = _open_file(file)
         sources += found
         metadata.update(noted)
-        notes += [note] if note else []
+        notes += odd
     custom = described.get("custom_data")
     if isinstance(custom, dict):
         metadata.update({str(k): v for k, v in custom.items() if isinstance(v, str)})
@@ -314,7 +237,7 @@ def _described(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _open_file(file: Path) -> tuple[list[_Source], dict[str, str], str]:
+def _open_file(file: Path) -> tuple[list[_Source], dict[str, str], list[str]]:
     """A file's topics, what its recorder noted, and what is odd about it."""
     if file.suffix != ".zstd":
         return _open_storage(file, None)
@@ -327,7 +250,7 @@ def _open_file(file: Path) -> tuple[list[_Source], dict[str, str], str]:
 
 def _open_storage(
     file: Path, folder: tempfile.TemporaryDirectory[str] | None
-) -> tuple[list[_Source], dict[str, str], str]:
+) -> tuple[list[_Source], dict[str, str], list[str]]:
     """The same of a file that is not compressed, in a temporary folder where it was."""
     if file.suffix == ".db3":
         database = SqliteFile(file, folder)
@@ -335,30 +258,32 @@ def _open_storage(
         return (
             [_Source(database, n, topic, _full(t), d, c) for n, topic, t, d, c in topics],
             {},
-            "",
+            [],
         )
     return _open_mcap(file)
 
 
-def _open_mcap(file: Path) -> tuple[list[_Source], dict[str, str], str]:
+def _open_mcap(file: Path) -> tuple[list[_Source], dict[str, str], list[str]]:
     mcap = McapFile(file)
     sources: list[_Source] = []
+    foreign: list[str] = []
     for number, channel in mcap.channels.items():
-        if channel.encoding != "cdr" or mcap.profile not in ("ros2", ""):
-            what = (
-                f"{channel.topic} is encoded as '{channel.encoding}' in profile '{mcap.profile}'"
-            )
-            raise UserError(what, str(file), "only ROS 2 recordings can be read")
-        schema = mcap.schemas.get(channel.schema_id, Schema("", "", ""))
-        sources.append(
-            _Source(mcap, number, channel.topic, _full(schema.name), schema, mcap.counts[number])
-        )
+        if channel.encoding == "cdr" and mcap.profile in ("ros2", ""):
+            schema = mcap.schemas.get(channel.schema_id, Schema("", "", ""))
+            total = mcap.counts[number]
+            sources.append(_Source(mcap, number, channel.topic, _full(schema.name), schema, total))
+        else:
+            foreign.append(f"{channel.topic} is encoded as '{channel.encoding}'")
+    if foreign and not sources:
+        what = f"{foreign[0]} in profile '{mcap.profile}'"
+        raise UserError(what, str(file), "only ROS 2 recordings can be read")
     cut = (
         f"{file.name} was cut off; read up to its last whole message"
         if mcap.cut_at is not None
         else ""
     )
-    return sources, mcap.metadata.get(OUR_RECORD, {}), cut
+    aside = [f"{said}: left aside" for said in foreign]
+    return sources, mcap.metadata.get(OUR_RECORD, {}), [cut, *aside] if cut else aside
 
 
 def _full(name: str) -> str:
@@ -410,7 +335,7 @@ class BagWriter:
         from mcap.writer import CompressionType, Writer
 
         self.path, self.topics = Path(path), dict(topics)
-        definitions = {t: _definition(t) for t in sorted(set(self.topics.values()))}
+        definitions = {t: definition(t) for t in sorted(set(self.topics.values()))}
         self.metadata = dict(metadata or {})
         self.counts = dict.fromkeys(self.topics, 0)
         self._start_ns, self._end_ns = 0, 0
@@ -524,14 +449,18 @@ class BagWriter:
             "type": self.topics[topic],
             "serialization_format": "cdr",
             "offered_qos_profiles": _QOS,
-            "type_description_hash": _standard().hash_rihs01(self.topics[topic]),
+            "type_description_hash": hash_of(self.topics[topic]),
         }
         return {"topic_metadata": described, "message_count": self.counts[topic]}
 
 
-@functools.cache
-def _definition(type_name: str) -> bytes:
-    """A type's ``ros2msg`` text, with the types that it consists of."""
-    message_types(type_name)
-    text, _ = _standard().generate_msgdef(type_name, ros_version=2)
-    return str(text).encode()
+__all__ = [
+    "Bag",
+    "BagWriter",
+    "Message",
+    "bag_files",
+    "is_bag",
+    "message_types",
+    "open_bag",
+    "serialize",
+]

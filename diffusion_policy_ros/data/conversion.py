@@ -16,6 +16,7 @@ from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_ac
 from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.building import BagReport
 from diffusion_policy_ros.data.comparison import Comparison
+from diffusion_policy_ros.data.definitions import name_types_of
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
 from diffusion_policy_ros.errors import UserError, names_said
 from diffusion_policy_ros.observe.codecs import Array, stamp_ns
@@ -63,6 +64,7 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
     report = BagReport(str(path))
     before = shard.rows
     try:
+        name_types_of(contract)
         bag = open_bag(path)
         report.notes = list(bag.notes)
         report.success = _success(bag)

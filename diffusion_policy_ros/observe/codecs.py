@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from diffusion_policy_ros.contract import Stream
 from diffusion_policy_ros.errors import UserError, names_said
+from diffusion_policy_ros.observe.paths import numbers
 
 Array = NDArray[Any]
 
@@ -46,7 +47,8 @@ def decode(stream: Stream, msg: Any) -> Array:
         DecodeError: the message is not what the contract says, or not finite.
     """
     try:
-        value = DECODERS[stream.type](stream, msg)
+        decoder = DECODERS.get(stream.type)
+        value = decoder(stream, msg) if decoder else _float32(numbers(stream.field, msg))
     except UserError as error:
         raise DecodeError(error.what, f"{stream.name} ({stream.topic})", error.cure) from None
     return _resized(stream, value) if stream.is_image else _checked(stream, value)
@@ -90,6 +92,8 @@ def _compressed_image(stream: Stream, msg: Any) -> Array:
 
 
 def _joint_state(stream: Stream, msg: Any) -> Array:
+    if not stream.names:
+        return _float32(numbers(stream.field, msg))
     return _picked(stream, msg.name, getattr(msg, stream.field))
 
 
@@ -130,29 +134,13 @@ def holds(stream: Stream, msg: Any) -> bool:
         return True
 
 
-def _part(stream: Stream, msg: Any) -> Array:
-    """A vector or quaternion of a stamped geometry message."""
-    for name in stream.field.split("."):
-        msg = getattr(msg, name)
-    return _float32([getattr(msg, axis) for axis in "xyzw"[: stream.size]])
-
-
-def _multi_array(stream: Stream, msg: Any) -> Array:
-    return _float32(msg.data)
-
-
 DECODERS: dict[str, Callable[[Stream, Any], Array]] = {
     "sensor_msgs/msg/Image": _image,
     "sensor_msgs/msg/CompressedImage": _compressed_image,
     "sensor_msgs/msg/JointState": _joint_state,
-    "geometry_msgs/msg/PoseStamped": _part,
-    "geometry_msgs/msg/TransformStamped": _part,
-    "geometry_msgs/msg/TwistStamped": _part,
     "trajectory_msgs/msg/JointTrajectory": _joint_trajectory,
-    "std_msgs/msg/Float32MultiArray": _multi_array,
-    "std_msgs/msg/Float64MultiArray": _multi_array,
 }
-"""Message type → decoder. A type is added here and in ``contract.MESSAGE_TYPES``."""
+"""Message type → decoder, of types that are more than a path to numbers, see `paths.numbers`."""
 
 ENCODINGS: dict[str, tuple[int, slice]] = {
     "rgb8": (3, slice(None)),
@@ -181,7 +169,7 @@ def _checked(stream: Stream, value: Array) -> Array:
     numbers = value.tolist()  # a few of them: plain floats are checked faster than arrays
     if not all(map(math.isfinite, numbers)):
         raise DecodeError(f"not finite: {numbers}", where, "check the publisher")
-    if stream.field.endswith(("orientation", "rotation")) and not 0.9 < math.hypot(*numbers) < 1.1:
+    if stream.quantity == "orientation" and not 0.9 < math.hypot(*numbers) < 1.1:
         raise DecodeError(f"{numbers} is no unit quaternion", where, "check the publisher")
     return value * np.array(stream.scale, np.float32) if stream.scale else value
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -118,10 +117,19 @@ class _Topic:
 
     def has_shown(self, time_ns: int) -> bool:
         """Whether nothing older than ``time_ns`` is still to be expected."""
-        if self.static or not self.shared:
-            return self.static or bool(self.messages and self.messages[-1][0] >= time_ns)
-        later = [msg for stamp, msg in self.messages if stamp >= time_ns]
-        return all(any(holds(stream, msg) for msg in later) for stream in self.streams)
+        if self.static:
+            return True
+        if not self.messages or self.messages[-1][0] < time_ns:
+            return False
+        return not self.shared or all(self._has_shown(s, time_ns) for s in self.streams)
+
+    def _has_shown(self, stream: Stream, time_ns: int) -> bool:
+        for stamp, msg in reversed(self.messages):
+            if stamp < time_ns:
+                return False
+            if holds(stream, msg):
+                return True
+        return False
 
     def at(self, stream: Stream, time_ns: int) -> tuple[int, Any] | None:
         """The newest message with a stamp at or before ``time_ns`` that holds the stream's joints;
@@ -201,27 +209,21 @@ class History:
         if stamp is None:
             stamp = arrival_ns if received_ns is None else received_ns
         stamp -= entry.latency_ns
-        newest = None if entry.static else entry.newest_ns
+        newest, put = None if entry.static else entry.newest_ns, entry.push
         if newest is not None and stamp <= newest:
             if entry.shared and stamp >= newest - KEEP_NS:
-                return events + self._took(topic, stamp, msg, arrival_ns, entry.insert)
-            if stamp >= newest - self._period:
+                put = entry.insert  # of a driver of other joints
+            elif stamp >= newest - self._period:
                 return events  # a duplicate, or two messages that overtook each other
-            self.reset()
-            back = (newest - stamp) / 1e9
-            events.append(
-                Reset(stamp, f"stamps of {topic} ran {back:.3f} s backwards; started anew")
-            )
-        return events + self._took(topic, stamp, msg, arrival_ns, entry.push)
-
-    def _took(
-        self, topic: str, stamp: int, msg: Any, arrival_ns: int, put: Callable[[int, Any], None]
-    ) -> list[Event]:
-        """Keep a message, and close what it lets close."""
+            else:
+                self.reset()
+                back = (newest - stamp) / 1e9
+                reason = f"stamps of {topic} ran {back:.3f} s backwards; started anew"
+                events.append(Reset(stamp, reason))
         put(stamp, msg)
         if topic == self._anchor.topic and self._is_due(stamp, msg):
             self._pending.append(_Pending(stamp, arrival_ns))
-        return self._close(arrival_ns)
+        return events + self._close(arrival_ns)
 
     def poll(self, now_ns: int) -> list[Event]:
         """Close frames whose ``settle_s`` has passed by the clock of ``arrival_ns``."""

@@ -25,9 +25,10 @@ from rclpy.subscription import Subscription
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
-from diffusion_policy_ros.contract import MESSAGE_TYPES, Contract
+from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.ros.definitions import name_installed
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import check_overrides, declare, declare_described
 from diffusion_policy_ros.ros.processes import run
@@ -121,6 +122,7 @@ class EpisodeRecorder(Node):
         self._attend()
         self._failed = ""
         topics = {topic: name for topic, name in self._types.items() if name is not None}
+        name_installed(topics.values())
         bag = new_episode(self._out, topics, {"contract": self._contract.text})
         self._skip_queued()
         self._clock_ns = time.time_ns() - time.monotonic_ns()  # a stepped clock must not reorder
@@ -220,8 +222,7 @@ class EpisodeRecorder(Node):
 
 
 def _is_stamped(type_name: str) -> bool:
-    known = MESSAGE_TYPES.get(type_name)
-    return known is not None and known.stamped
+    return "header" in message_class(type_name).get_fields_and_field_types()
 
 
 def _answer(node: Node, verb: Any, _: Trigger.Request, response: Trigger.Response) -> Any:

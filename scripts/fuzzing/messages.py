@@ -9,7 +9,7 @@ import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
 from diffusion_policy_ros.contract import MESSAGE_TYPES, Stream
-from diffusion_policy_ros.data.bags import _maker
+from diffusion_policy_ros.data.definitions import maker
 from diffusion_policy_ros.data.mcap_file import Schema
 from diffusion_policy_ros.observe.codecs import decode, stamp_ns
 from fuzzing.bags import recorded
@@ -33,7 +33,7 @@ def _other_messages() -> list[tuple[str, bytes]]:
 def _filled(store: Any, kind: str) -> Any:
     """A message with something in every field."""
     plain = {"string": "base", "bool": True, "float64": 0.5, "float32": 0.5}
-    arrays = {"float64": np.float64, "float32": np.float32, "uint8": np.uint8}
+    arrays = {"float64": np.float64, "float32": np.float32, "uint8": np.uint8, "int32": np.int32}
     values = {}
     for name, (node, of) in store.fielddefs[kind][1]:
         if node.name == "BASE":
@@ -44,7 +44,8 @@ def _filled(store: Any, kind: str) -> Any:
             part = of[0][1]
             inner = part[0] if isinstance(part, tuple) else part
             dtype = arrays.get(inner)
-            values[name] = np.ones(7, dtype) if dtype else [_filled(store, part)]
+            count = of[1] if node.name == "ARRAY" else 7
+            values[name] = np.ones(count, dtype) if dtype else [_filled(store, part)]
     return store.types[kind](**values)
 
 
@@ -59,7 +60,7 @@ def damage_message(
 def read_recorded(given: tuple[str, bytes, Source]) -> Any:
     """As a bag's message."""
     kind, data, source = given
-    return _seen(kind, _maker(kind, Schema("", "", ""))(memoryview(data)), source)
+    return _seen(kind, maker(kind, Schema("", "", ""))(memoryview(data)), source)
 
 
 def read_live(given: tuple[str, bytes, Source]) -> Any:

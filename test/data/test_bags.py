@@ -248,7 +248,7 @@ def test_messages_come_in_order_of_log_time_however_they_were_written(
 )  # fmt: skip
 def test_the_stamp_is_read_without_decoding(sec, nanosec, frame_id, names, little):
     """The header read from the bytes is the decoded one, in either byte order."""
-    from diffusion_policy_ros.data.bags import _maker
+    from diffusion_policy_ros.data.definitions import maker
     from diffusion_policy_ros.data.mcap_file import Schema
 
     msg = joint_state(0, names, np.arange(len(names)))
@@ -256,7 +256,7 @@ def test_the_stamp_is_read_without_decoding(sec, nanosec, frame_id, names, littl
     msg.header.frame_id = frame_id = frame_id.replace("\0", "").encode("utf-8", "ignore").decode()
     store = get_typestore(Stores.ROS2_JAZZY)
     raw = memoryview(bytes(store.serialize_cdr(msg, JOINTS, little_endian=little)))
-    found = _maker(JOINTS, Schema("", "", ""))(raw)
+    found = maker(JOINTS, Schema("", "", ""))(raw)
     assert (found.header.stamp.sec, found.header.stamp.nanosec) == (sec, nanosec)
     assert found.header.frame_id == frame_id
     assert "position" not in vars(found)

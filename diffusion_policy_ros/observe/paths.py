@@ -1,0 +1,94 @@
+"""A field's path into any message: ``wrench.force``, ``o_t_ee[12:15]``, ``position[name=finger]``.
+
+What a path ends at becomes numbers: a number, true or false, an array, or a message of such, whose
+fields follow each other as they are defined.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion_policy_ros.contract.fields import Step, parsed
+from diffusion_policy_ros.errors import UserError, did_you_mean
+
+AXES = ("x", "y", "z", "w")
+
+
+def numbers(path: str, msg: Any) -> Sequence[float]:
+    """What a path ends at.
+
+    Args:
+        path: as in the contract's ``field``.
+        msg: a recorded or live message, or one of its parts.
+
+    Raises:
+        UserError: the message has no such field, or too few values; or text is there.
+    """
+    for step in _steps(path):
+        msg = _taken(step, msg)
+    return _flat(msg, path)
+
+
+_steps = functools.lru_cache(maxsize=1024)(parsed)
+
+
+def _taken(step: Step, msg: Any) -> Any:
+    try:
+        value = getattr(msg, step.name)
+    except AttributeError:
+        known = list(_fields(msg))
+        raise UserError(f"there is no '{step.name}'", "", did_you_mean(step.name, known)) from None
+    if step.first is None and not step.key:
+        return value
+    if step.key:
+        return value[_place_named(step, msg, value)]
+    first, last = step.first or 0, step.last
+    if last is not None:
+        if last > len(value):
+            raise UserError(f"{step.name} has {len(value)} values, not {last}")
+        return value[first:last]
+    if first >= len(value):
+        raise UserError(f"{step.name} has {len(value)} values, not {first + 1}")
+    return value[first]
+
+
+def _place_named(step: Step, msg: Any, value: Any) -> int:
+    """Where the array beside it, or a field of its own elements, has the wanted name."""
+    beside = getattr(msg, step.key, None)
+    names = [getattr(one, step.key, None) for one in value] if beside is None else list(beside)
+    for i, name in enumerate(names[: len(value)]):
+        if str(name) == step.wanted:
+            return i
+    said = ", ".join(map(str, names))[:200]
+    raise UserError(f"no {step.name} whose {step.key} is '{step.wanted}'", "", f"it has {said}")
+
+
+def _fields(msg: Any) -> Iterator[str]:
+    """A message's fields, in the order of their definition."""
+    if hasattr(msg, "get_fields_and_field_types"):
+        return iter(msg.get_fields_and_field_types())
+    names = getattr(msg, "_fields", None) or getattr(msg, "__dataclass_fields__", None)
+    return (name for name in names or vars(msg) if not name.startswith("_"))
+
+
+def _flat(value: Any, path: str) -> Sequence[float]:
+    """All numbers of a value, one after the other."""
+    if isinstance(value, int | float | bool | np.generic):
+        return (float(value),)
+    if isinstance(value, str | bytes):
+        raise UserError(f"{path} is text", "", "name a number")
+    if hasattr(value, "x") and hasattr(value, "z"):
+        return [getattr(value, axis) for axis in AXES if hasattr(value, axis)]
+    if hasattr(value, "__len__") and not isinstance(value, tuple):
+        if not len(value) or isinstance(value[0], int | float | np.generic):
+            return value  # type: ignore[no-any-return]
+        return [number for one in value for number in _flat(one, path)]
+    found: list[float] = []
+    for name in _fields(value):
+        if name != "header":
+            found.extend(_flat(getattr(value, name), f"{path}.{name}"))
+    return found

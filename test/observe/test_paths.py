@@ -1,0 +1,84 @@
+"""A field's path into any message."""
+
+from types import SimpleNamespace as Msg
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from diffusion_policy_ros.contract.fields import known_size, parsed
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.paths import numbers
+
+VECTOR = Msg(x=1.0, y=2.0, z=3.0)
+MESSAGE = Msg(
+    wrench=Msg(force=VECTOR, torque=Msg(x=4.0, y=5.0, z=6.0)),
+    data=True,
+    o_t_ee=np.arange(16.0),
+    name=["arm", "finger"],
+    position=[0.1, 0.2],
+    parts=[Msg(id="left", at=VECTOR), Msg(id="right", at=Msg(x=7.0, y=8.0, z=9.0))],
+    label="text",
+    mode=3,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("wrench.force", [1, 2, 3]),
+        ("wrench", [1, 2, 3, 4, 5, 6]),
+        ("wrench.torque.y", [5]),
+        ("data", [1]),
+        ("mode", [3]),
+        ("o_t_ee[12:15]", [12, 13, 14]),
+        ("o_t_ee[3]", [3]),
+        ("o_t_ee[0]", [0]),
+        ("position[name=finger]", [0.2]),
+        ("parts[id=right].at", [7, 8, 9]),
+        ("parts[0].at.z", [3]),
+        ("parts[0:2]", None),
+    ],
+)
+def test_a_path_ends_at_numbers(path, expected):
+    """By name, place, slice, or the name beside it; messages field after field."""
+    if expected is None:
+        with pytest.raises(UserError, match="is text"):
+            numbers(path, MESSAGE)
+        return
+    assert list(numbers(path, MESSAGE)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("wrench.forze", "there is no 'forze'; did you mean 'force'?"),
+        ("label", "label is text; name a number"),
+        ("o_t_ee[12:17]", "o_t_ee has 16 values, not 17"),
+        ("o_t_ee[16]", "o_t_ee has 16 values, not 17"),
+        ("position[name=thumb]", "no position whose name is 'thumb'; it has arm, finger"),
+    ],
+)
+def test_what_is_not_there_is_named(path, expected):
+    """With what there is."""
+    with pytest.raises(UserError) as caught:
+        numbers(path, MESSAGE)
+    assert str(caught.value) == expected
+
+
+@given(st.text(alphabet="ab.[]0:1=_", max_size=12))
+def test_any_text_is_a_path_or_none(text):
+    """And what is one says so again when it is put together."""
+    steps = parsed(text)
+    assert all(step.name for step in steps)
+    if steps:
+        assert text.count(".") >= len(steps) - 1
+
+
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [("a[3]", 1), ("a[2:9]", 7), ("p[name=x]", 1), ("w.f", 3), ("w.f.y", 1), ("w", 6), ("u", 0)],
+)
+def test_sizes_that_a_path_says_itself(path, size):
+    """Or its type's table."""
+    assert known_size(path, {"w.f": 3, "w.t": 3}) == size
