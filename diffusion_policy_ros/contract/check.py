@@ -7,6 +7,7 @@ readable.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,12 @@ MEASURED_AS: dict[str, tuple[str, ...]] = {
 }
 """Kind of an action field → what its state may measure."""
 
+UNSAID = "base"
+"""The frame of a field that says none, which robots call otherwise."""
+FRAMED_ROLES = ("position", "rotation", "twist")
+FRAMED = ("position", "orientation", "linear_velocity", "angular_velocity")
+"""Quantities that depend on the frame that they are told in."""
+
 
 TARGETS = ("position", "orientation", "joint_position")
 """Quantities of commands that say where to be."""
@@ -77,6 +84,27 @@ def recorded(contract: Contract, part: ActionField) -> Iterator[tuple[int, Strea
         begin += stream.size
         if first < last:
             yield number, stream, slice(first, last)
+
+
+def in_frames(contract: Contract) -> Contract:
+    """The same with the tf frames that messages must be in, where the action's fields say them."""
+    wanted: dict[str, str] = {}
+    for part in contract.action.fields:
+        if part.check_frame and part.frame != UNSAID and part.role in FRAMED_ROLES:
+            keys = [part.state, *(stream.name for _, stream, _ in recorded(contract, part))]
+            wanted.update(dict.fromkeys(keys, part.frame))
+
+    def framed(stream: Stream) -> Stream:
+        says = stream.message.stamped and stream.quantity in FRAMED and not stream.frame_id
+        return (
+            dataclasses.replace(stream, frame_id=wanted.get(stream.name, "")) if says else stream
+        )
+
+    action = contract.action
+    if action.commands:
+        action = dataclasses.replace(action, record=tuple(map(framed, action.commands)))
+    observations = {key: framed(stream) for key, stream in contract.observations.items()}
+    return dataclasses.replace(contract, observations=observations, action=action)
 
 
 def _command_problems(key: str, part: ActionField, stream: Stream) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionField
-from diffusion_policy_ros.contract.check import contradictions
+from diffusion_policy_ros.contract.check import contradictions, in_frames
 from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
 from diffusion_policy_ros.contract.outputs import (
     DEFAULTS,
@@ -65,12 +65,13 @@ class Contract:
         if not isinstance(record, str):
             record = tuple(s.resolved(f"action.record.{i}") for i, s in enumerate(record))
         fields = tuple(map(_resolved, action.fields))
-        return dataclasses.replace(
+        whole = dataclasses.replace(
             raw,
             observations={key: stream.resolved(key) for key, stream in raw.observations.items()},
             action=dataclasses.replace(action, fields=fields, record=record),
             text=text,
         )
+        return in_frames(whole)
 
     @classmethod
     def load(cls, name: str | Path) -> Contract:

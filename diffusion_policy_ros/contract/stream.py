@@ -155,6 +155,8 @@ class Stream:
         resize: how an image gets to its shape: ``area`` averages, ``none`` demands the exact size.
         scale: what one unit of the message is in SI units; one number, or one for each component.
         max_age_s: a frame is refused when the newest message is older than this.
+        frame_id: the tf frame that its messages must be in; that of the action's field that it
+            measures or commands where nothing is given, unless that is the default ``base``.
         static: a latched message that holds until another one comes: a goal, a calibration. It is
             kept over resets, has no age, and is asked for from before the subscription.
         time: which time a message has: its ``header`` stamp, or that of its ``receipt``, for
@@ -182,6 +184,7 @@ class Stream:
     resize: Literal["area", "bilinear", "none"] = cell("area")
     scale: tuple[float, ...] = cell(())
     max_age_s: float = cell(0.15, 0.001, 3600.0)
+    frame_id: str = cell("")
     static: bool = cell(False)
     time: Literal["header", "receipt"] = cell("header")
     qos: Literal["", "reliable", "best_effort"] = cell("")

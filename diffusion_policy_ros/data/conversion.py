@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract.check import FRAMED, UNSAID
 from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.building import BagReport
@@ -109,6 +110,7 @@ class _Conversion:
         self._anchor = contract.observations[contract.anchor]
         self._last_ns: dict[str, int] = {}
         self._stamped: dict[str, bool] = {}
+        self._frames: dict[str, str] = {}
         self._anchor_ns: list[int] = []
         self._idle: list[tuple[int, int]] = []
         self._images = [k for k, stream in contract.observations.items() if stream.is_image]
@@ -137,7 +139,8 @@ class _Conversion:
         rate = self._rate_said()
         if not self.report.episodes:
             raise UserError(rate if "above" in rate else self._why_nothing())
-        self.report.notes += filter(None, (rate, *self._silent(), self._idle_said()))
+        said = (rate, *self._silent(), *self._frames_said(), self._idle_said())
+        self.report.notes += filter(None, said)
         self.report.notes += self.comparison.remarks()
         zero = [topic for topic, count in self.commands.unstamped.items() if count]
         self.report.notes += [f"{t} has stamps of zero: those of receipt are taken" for t in zero]
@@ -152,6 +155,8 @@ class _Conversion:
             topic = topics[recorded]
             self._last_ns[topic] = log_ns
             stamp = stamp_ns(msg)
+            if stamp is not None and topic not in self._frames:
+                self._frames[topic] = msg.header.frame_id.removeprefix("/")
             if topic == self._anchor.topic or not self._anchor_ns:
                 clock.note(stamp, log_ns)
             received_ns = clock.at(log_ns)
@@ -250,6 +255,16 @@ class _Conversion:
         apart = f"frames are {steps[0]} and {steps[1]} ms apart in turn"
         came = f"{hz:.1f} Hz at which {topic} comes"
         return f"rate_hz {wanted:g} does not divide the {came}: {apart}; {better} Hz would be even"
+
+    def _frames_said(self) -> Iterator[str]:
+        """Poses in a frame that a field which says none does not have."""
+        for part in self.contract.action.fields:
+            state = self.contract.observations.get(part.state)
+            if state is None or part.frame != UNSAID or state.quantity not in FRAMED:
+                continue
+            told = self._frames.get(state.topic, "")
+            if part.check_frame and told not in ("", UNSAID):
+                yield f"{state.topic} is told in '{told}': give {part.name} frame: {told}"
 
     def _silent(self) -> Iterator[str]:
         """Streams that ended before the others, as a camera that died."""

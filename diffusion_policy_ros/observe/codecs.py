@@ -47,11 +47,21 @@ def decode(stream: Stream, msg: Any) -> Array:
         DecodeError: the message is not what the contract says, or not finite.
     """
     try:
+        if stream.frame_id:
+            _check_frame(stream, msg)
         decoder = DECODERS.get(stream.type)
         value = decoder(stream, msg) if decoder else _float32(numbers(stream.field, msg))
     except UserError as error:
         raise DecodeError(error.what, f"{stream.name} ({stream.topic})", error.cure) from None
     return _resized(stream, value) if stream.is_image else _checked(stream, value)
+
+
+def _check_frame(stream: Stream, msg: Any) -> None:
+    """What is told in another tf frame is another thing; one that says none is believed."""
+    told = msg.header.frame_id.removeprefix("/")
+    if told not in ("", stream.frame_id):
+        what = f"it is told in '{told[:64]}', the contract says '{stream.frame_id}'"
+        raise UserError(what, "", "mend the action's frame, or the stream's frame_id")
 
 
 def _image(stream: Stream, msg: Any) -> Array:
