@@ -15,6 +15,28 @@ from diffusion_policy_ros.contract.meaning import CELL, cell
 from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
 
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
+Encoding = Literal[
+    "rgb8",
+    "bgr8",
+    "rgba8",
+    "bgra8",
+    "mono8",
+    "8UC1",
+    "8UC3",
+    "mono16",
+    "16UC1",
+    "32FC1",
+    "yuv422",
+    "uyvy",
+    "yuv422_yuy2",
+    "yuyv",
+    "nv12",
+    "bayer_rggb8",
+    "bayer_bggr8",
+    "bayer_gbrg8",
+    "bayer_grbg8",
+]
 OF_A_TOPIC = ("observation_latency_s", "static", "time", "qos")
 """Keys that must be the same of all streams of a topic."""
 TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
@@ -148,10 +170,15 @@ class Stream:
             ``o_t_ee[12:15]``, or ``position[name=finger]``, the value whose name is in ``name``.
         names: joint names to pick, in this order, whatever the message's order.
         quantity: what the values measure, in SI units; known of the usual messages.
+        near: the smallest depth that a picture of depth tells, m; what is nearer is unknown.
+        far: the largest, m. With both, the picture is one of depth, in 254 steps; 0 is unknown.
         encoding: what an Image must be encoded as; anything else is refused rather than guessed.
+            Of a CompressedImage only depth's: 16UC1 (png) or 32FC1 (compressedDepth).
+        rotate: how far a picture is turned clockwise before all else, degrees.
+        flip: how it is mirrored then: ``horizontal`` swaps left and right.
         source_size: (height, width) that images must arrive with; any when empty and ``resize`` is
             not none.
-        crop: (top, left, height, width) cut out before resizing.
+        crop: (top, left, height, width) cut out of what is upright, before resizing.
         resize: how an image gets to its shape: ``area`` averages, ``none`` demands the exact size.
         scale: what one unit of the message is in SI units; one number, or one for each component.
         max_age_s: a frame is refused when the newest message is older than this.
@@ -178,7 +205,11 @@ class Stream:
     field: str = cell("")
     names: tuple[str, ...] = ()
     quantity: Quantity = ""
-    encoding: Literal["rgb8", "bgr8", "rgba8", "bgra8", "mono8"] = cell("rgb8")
+    near: float = dataclasses.field(default=0.0, metadata={"min": 0.0})
+    far: float = dataclasses.field(default=0.0, metadata={"min": 0.0})
+    encoding: Encoding = cell("rgb8")
+    rotate: Literal["0", "90", "180", "270"] = cell("0")
+    flip: Literal["", "horizontal", "vertical"] = cell("")
     source_size: tuple[int, ...] = cell(())
     crop: tuple[int, ...] = cell(())
     resize: Literal["area", "bilinear", "none"] = cell("area")
@@ -203,6 +234,11 @@ class Stream:
     def is_image(self) -> bool:
         """Whether it becomes a uint8 (H, W, C) array rather than a float32 vector."""
         return self.message.image
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether it becomes a picture of depth."""
+        return self.is_image and (self.encoding in DEPTH_ENCODINGS or self.far > 0)
 
     @property
     def size(self) -> int:
@@ -261,12 +297,27 @@ class Stream:
                 "source_size", f"{list(self.source_size)} is no size", "write [height, width]"
             )
         elif self.crop and self.source_size:
-            (top, left, height, width), (rows, columns) = self.crop, self.source_size
+            top, left, height, width = self.crop
+            rows, columns = self.source_size[:: 1 if self.rotate in ("0", "180") else -1]
             if top + height > rows or left + width > columns:
                 what = f"{list(self.crop)} is beyond a picture of {list(self.source_size)}"
                 yield Problem("crop", what, "write [top, left, height, width] within source_size")
-        if self.names or self.scale:
+        if self.names or (self.scale and not self.is_depth):
             yield Problem("names" if self.names else "scale", "an image has none", "remove it")
+        if self.is_depth:
+            yield from self._depth_problems()
+
+    def _depth_problems(self) -> Iterator[Problem]:
+        if not 0 <= self.near < self.far:
+            cure = "give the range that the arm works in, as near: 0.2 and far: 1.5 (m)"
+            yield Problem("far" if self.far else "encoding", "depth needs near and far", cure)
+        if self.encoding not in (*DEPTH_ENCODINGS, "mono16"):
+            yield Problem("encoding", f"{self.encoding} is no depth", "use 16UC1 or 32FC1")
+        elif self.encoding != "32FC1" and len(self.scale) != 1:
+            yield Problem("scale", "depth in whole numbers needs one", "write [0.001] for mm")
+        if self.shape[-1:] != (1,):
+            cure = f"write {[*self.shape[:2], 1]}"
+            yield Problem("shape", "depth has one channel", cure)
 
     def _vector_problems(self, message: MessageType) -> Iterator[Problem]:
         size = known_size(self.field or next(iter(message.fields)), message.fields)
@@ -293,10 +344,10 @@ class Stream:
             )
         if self.combine in ("mean", "sum") and _quantity(self.resolved("")) == "orientation":
             yield Problem("combine", f"quaternions have no {self.combine}", "use last")
-        if self.crop or self.source_size:
-            yield Problem(
-                "crop" if self.crop else "source_size", "only images have one", "remove it"
-            )
+        usual = {"crop": (), "source_size": (), "rotate": "0", "flip": "", "near": 0.0, "far": 0.0}
+        for name, default in usual.items():
+            if getattr(self, name) != default:
+                yield Problem(name, "only images have one", "remove it")
 
 
 def _along(path: str, field: str) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 from diffusion_policy_ros.contract import MESSAGE_TYPES
 from diffusion_policy_ros.data.survey import Topic
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.observe.codecs import ENCODINGS
+from diffusion_policy_ros.observe.images import ENCODINGS
 
 FASTEST_HZ = 20.0
 POLICY_SIZES, USUAL_SIZE = (64, 84, 96, 128), 96

@@ -7,17 +7,16 @@ or a joint that the contract does not name is refused with the stream's name.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from diffusion_policy_ros.contract import Stream
 from diffusion_policy_ros.errors import UserError, names_said
+from diffusion_policy_ros.observe.images import IMAGES, fitted
 from diffusion_policy_ros.observe.paths import numbers
 
 Array = NDArray[Any]
@@ -51,9 +50,11 @@ def decode(stream: Stream, msg: Any) -> Array:
             _check_frame(stream, msg)
         decoder = DECODERS.get(stream.type)
         value = decoder(stream, msg) if decoder else _float32(numbers(stream.field, msg))
+        if stream.is_image:
+            return fitted(stream, value)
     except UserError as error:
         raise DecodeError(error.what, f"{stream.name} ({stream.topic})", error.cure) from None
-    return _resized(stream, value) if stream.is_image else _checked(stream, value)
+    return _checked(stream, value)
 
 
 def _check_frame(stream: Stream, msg: Any) -> None:
@@ -62,43 +63,6 @@ def _check_frame(stream: Stream, msg: Any) -> None:
     if told not in ("", stream.frame_id):
         what = f"it is told in '{told[:64]}', the contract says '{stream.frame_id}'"
         raise UserError(what, "", "mend the action's frame, or the stream's frame_id")
-
-
-def _image(stream: Stream, msg: Any) -> Array:
-    """``sensor_msgs/Image`` as RGB or grey without a copy, its rows' padding cut off."""
-    if msg.encoding != stream.encoding:
-        cure = f"set encoding: {msg.encoding} in the contract if that is meant"
-        raise UserError(
-            f"the image is {msg.encoding[:32]!r}, the contract says '{stream.encoding}'", "", cure
-        )
-    channels, order = ENCODINGS[stream.encoding]
-    shape, strides = (msg.height, msg.width, channels), (msg.step, channels, 1)
-    data = np.frombuffer(msg.data, dtype=np.uint8)
-    needed = (msg.height - 1) * msg.step + msg.width * channels
-    if msg.height < 1 or msg.width < 1 or msg.step < msg.width * channels or len(data) < needed:
-        raise UserError(
-            f"{len(data)} bytes are no {msg.width}x{msg.height} image in rows of {msg.step}"
-        )
-    image: Array = np.ndarray(shape, np.uint8, data, 0, strides)
-    image.flags.writeable = False
-    return image[..., order]
-
-
-def _compressed_image(stream: Stream, msg: Any) -> Array:
-    """``sensor_msgs/CompressedImage`` (jpeg or png) as RGB."""
-    try:
-        with Image.open(io.BytesIO(bytes(msg.data)), formats=("JPEG", "PNG")) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise UserError(
-            f"not a whole jpeg or png ({type(error).__name__})", "", "check the camera's driver"
-        ) from None
 
 
 def _joint_state(stream: Stream, msg: Any) -> Array:
@@ -145,23 +109,11 @@ def holds(stream: Stream, msg: Any) -> bool:
 
 
 DECODERS: dict[str, Callable[[Stream, Any], Array]] = {
-    "sensor_msgs/msg/Image": _image,
-    "sensor_msgs/msg/CompressedImage": _compressed_image,
+    **IMAGES,
     "sensor_msgs/msg/JointState": _joint_state,
     "trajectory_msgs/msg/JointTrajectory": _joint_trajectory,
 }
 """Message type → decoder, of types that are more than a path to numbers, see `paths.numbers`."""
-
-ENCODINGS: dict[str, tuple[int, slice]] = {
-    "rgb8": (3, slice(None)),
-    "bgr8": (3, slice(None, None, -1)),
-    "rgba8": (4, slice(0, 3)),
-    "bgra8": (4, slice(2, None, -1)),
-    "mono8": (1, slice(None)),
-}
-"""Encoding → bytes a pixel, and where red, green, blue stand in them."""
-
-_FILTERS = {"area": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR}
 
 
 def _float32(values: Any) -> Array:
@@ -182,47 +134,3 @@ def _checked(stream: Stream, value: Array) -> Array:
     if stream.quantity == "orientation" and not 0.9 < math.hypot(*numbers) < 1.1:
         raise DecodeError(f"{numbers} is no unit quaternion", where, "check the publisher")
     return value * np.array(stream.scale, np.float32) if stream.scale else value
-
-
-def _resized(stream: Stream, image: Array) -> Array:
-    """Cropped, in the contract's channels and size."""
-    where = f"{stream.name} ({stream.topic})"
-    height, width, channels = stream.shape
-    wanted = stream.source_size or (
-        (height, width) if stream.resize == "none" and not stream.crop else ()
-    )
-    if wanted and image.shape[:2] != wanted:
-        got, said = (f"{size[1]}x{size[0]}" for size in (image.shape, wanted))
-        raise DecodeError(
-            f"the image is {got}, the contract says {said}",
-            where,
-            "mend the camera's settings or source_size and resize",
-        )
-    if stream.crop:
-        top, left, h, w = stream.crop
-        if top + h > image.shape[0] or left + w > image.shape[1]:
-            raise DecodeError(
-                f"a {image.shape[1]}x{image.shape[0]} image has no such crop", where, "mend crop"
-            )
-        image = image[top : top + h, left : left + w]
-    if image.shape[:2] != (height, width):
-        if stream.resize == "none":
-            raise DecodeError(
-                f"{image.shape[1]}x{image.shape[0]} after cropping", where, "set resize: area"
-            )
-        image = _scaled(image, (width, height), _FILTERS[stream.resize])
-    return _in_channels(image, channels)
-
-
-def _scaled(image: Array, size: tuple[int, int], how: Image.Resampling) -> Array:
-    picture = Image.fromarray(np.ascontiguousarray(image if image.shape[2] > 1 else image[..., 0]))
-    return np.asarray(picture.resize(size, how)).reshape(size[1], size[0], image.shape[2])
-
-
-def _in_channels(image: Array, channels: int) -> Array:
-    """Contiguous (H, W, channels): RGB, or grey by ITU-R BT.601."""
-    if image.shape[2] == channels:
-        return np.ascontiguousarray(image)
-    if channels == 3:
-        return np.repeat(image, 3, axis=2)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[..., None]
