@@ -32,8 +32,8 @@ from diffusion_policy_ros.runtime.arrivals import read_stamp
 from diffusion_policy_ros.runtime.inference import Request
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.made import Made
-from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
+from diffusion_policy_ros.runtime.tail import Chunk
 
 Actions = NDArray[np.float64]
 

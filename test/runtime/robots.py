@@ -44,7 +44,7 @@ action:
         limits: {{velocity: 1, acceleration: 5}}}}
     - {{name: tail, kind: delta_joint_position, size: 2, state: tail, deltas_from: measured,
         limits: {{velocity: 1, min: [-0.5, -2], max: [0.5, 2]}}}}
-    - {{name: width, kind: scalar, state: width, limits: {{velocity: 0.1, min: 0, max: 0.08}}}}
+    - {{name: width, kind: scalar, state: width, limits: {{velocity: 0.1, min: 0, max: 0.5}}}}
     - {{name: base, kind: twist, limits: {{velocity: [1, 1, 0.1, 0.1, 0.1, 1], acceleration: 2}}}}
     - {{name: lift, kind: joint_velocity, size: 1, limits: {{velocity: 0.3, acceleration: 1}}}}
     - {{name: spin, kind: joint_velocity, size: 1}}
