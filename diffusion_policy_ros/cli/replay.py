@@ -148,7 +148,7 @@ def _replay(args: argparse.Namespace, policy: Policy) -> tuple[list[Replayed], P
             for bag in bags
         ]
     runs = [one.live for one in found if one.live is not None]
-    return found, policy.as_made(runs[-1].how(0)) if runs else policy
+    return found, policy.as_recorded(runs[-1].how(0)) if runs else policy
 
 
 def _check(args: argparse.Namespace) -> None:

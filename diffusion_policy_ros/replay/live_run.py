@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import Bag
 from diffusion_policy_ros.observe.codecs import stamp_ns
-from diffusion_policy_ros.runtime.made import Made, read_made
+from diffusion_policy_ros.runtime.provenance import Provenance, read_provenance
 
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
@@ -28,7 +28,7 @@ class LiveRun:
     Attributes:
         topic: of the chunks.
         chunks: time of the newest observed frame → (n, Da) actions.
-        made: time of the newest observed frame → how the node made its chunk.
+        provenance: time of the newest observed frame → how the node made its chunk.
         holds: how often the robot was told to hold.
         delays_s: from a frame's stamp to the arrival of its chunk at the recorder.
         said: what the statuses of node and player said → in how many reports.
@@ -38,7 +38,7 @@ class LiveRun:
 
     topic: str
     chunks: dict[int, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
-    made: dict[int, Made] = dataclasses.field(default_factory=dict)
+    provenance: dict[int, Provenance] = dataclasses.field(default_factory=dict)
     holds: int = 0
     delays_s: list[float] = dataclasses.field(default_factory=list)
     said: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -48,11 +48,11 @@ class LiveRun:
     @property
     def stamps(self) -> set[int]:
         """Times of the frames that chunks followed, published or dropped as too late."""
-        return {*self.chunks, *self.made}
+        return {*self.chunks, *self.provenance}
 
-    def how(self, time_ns: int) -> Made | None:
+    def how(self, time_ns: int) -> Provenance | None:
         """How the chunk of that time was made; where that was not recorded, as the newest."""
-        return self.made.get(time_ns) or next(reversed(self.made.values()), None)
+        return self.provenance.get(time_ns) or next(reversed(self.provenance.values()), None)
 
     @classmethod
     def of(cls, bag: Bag, contract: Contract) -> LiveRun | None:
@@ -91,7 +91,7 @@ class LiveRun:
                 told = {entry.key: entry.value for entry in status.values}
                 if kind == "policy":
                     self.values = told
-                    made = read_made(told.get("newest_chunks", ""))
-                    self.made.update({one.stamp_ns: one for one in made})
+                    made = read_provenance(told.get("newest_chunks", ""))
+                    self.provenance.update({one.stamp_ns: one for one in made})
                 else:
                     self.player = {k: v for k, v in told.items() if k.startswith(COUNTED)}

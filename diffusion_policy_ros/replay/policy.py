@@ -11,7 +11,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.runtime.inference import Request, infer
 from diffusion_policy_ros.runtime.joining import Joiner
-from diffusion_policy_ros.runtime.made import SAMPLING, Made
+from diffusion_policy_ros.runtime.provenance import SAMPLING, Provenance
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.runtime.tail import Chunk
 
@@ -61,7 +61,7 @@ class Policy:
             raise UserError(what, "checkpoint", "do not run it; train again")
         return inference.chunk
 
-    def as_made(self, made: Made | None) -> Policy:
+    def as_recorded(self, made: Provenance | None) -> Policy:
         """With the seed and the sampling of a chunk of the node, as far as nobody gave them.
 
         Raises:

@@ -31,8 +31,8 @@ from diffusion_policy_ros.replay.policy import Policy
 from diffusion_policy_ros.runtime.arrivals import read_stamp
 from diffusion_policy_ros.runtime.inference import Request
 from diffusion_policy_ros.runtime.joining import Joiner
-from diffusion_policy_ros.runtime.made import Made
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
+from diffusion_policy_ros.runtime.provenance import Provenance
 from diffusion_policy_ros.runtime.tail import Chunk
 
 Actions = NDArray[np.float64]
@@ -201,7 +201,10 @@ class _BagReplay:
         if self.stamps is None:
             self.waited = 0 if frame.first else self.waited + 1
             return self.waited % self.every == 0
-        how, frames = self.live and self.live.made.get(frame.time_ns), self.loop.history.frames
+        how, frames = (
+            self.live and self.live.provenance.get(frame.time_ns),
+            self.loop.history.frames,
+        )
         while how and frames[0].time_ns < how.oldest_ns:  # somebody had reset the node
             frames.popleft()
         return frame.time_ns in self.stamps
@@ -209,7 +212,7 @@ class _BagReplay:
     def _sample(self, request: Request, frame: Frame) -> None:
         number = len(self.found.times_ns) - 1
         how = self.live.how(frame.time_ns) if self.live else None
-        policy = self.policy.as_made(how)
+        policy = self.policy.as_recorded(how)
         self._renew_joiner(frame, how)
         delay_frames = how.delay_frames if how else 0
         chunk = policy.chunk(request.window, frame.time_ns, self.joiner, delay_frames)
@@ -221,7 +224,7 @@ class _BagReplay:
             self.found.pictures[number] = picture
         self.tick()
 
-    def _renew_joiner(self, frame: Frame, how: Made | None) -> None:
+    def _renew_joiner(self, frame: Frame, how: Provenance | None) -> None:
         """Where the node began a new run of chunks; after a gap where that was not recorded."""
         begins = how.run_ns if how and self.stamps else -self.found.segment[-1]
         if begins != self.run_begins:
@@ -229,7 +232,7 @@ class _BagReplay:
             self.run_whole = frame.time_ns == begins
 
     def _is_whole(self, frame: Frame, join: str) -> bool:
-        known = self.live is not None and frame.time_ns in self.live.made
+        known = self.live is not None and frame.time_ns in self.live.provenance
         known &= len(self.found.times_ns) >= self.policy.n_obs_steps
         self.run_whole &= known
         return known and (join == "replace" or self.run_whole)

@@ -67,7 +67,7 @@ def values(loop: PolicyLoop, notes: Mapping[str, str], now_ns: int) -> dict[str,
         "chunk_join": loop.sampling.chunk_join,
         "delay_frames": loop.delay_frames,
         "noise_seed": loop.noise_seed,
-        "newest_chunks": loop.made,
+        "newest_chunks": loop.provenance,
         **_streams(loop, notes, now_ns),
     }
 

@@ -179,8 +179,8 @@ class RobotLink:
                 return FOREVER_NS
             now_ns = time.monotonic_ns()
             loop.poll(now_ns)
-            if loop.heard_ns != self._wound_ns:
-                self._wound_ns = loop.heard_ns
+            if loop.frame_arrival_ns != self._wound_ns:
+                self._wound_ns = loop.frame_arrival_ns
                 self._wait_from(self._wound_ns)
             elif now_ns >= self._overdue_ns:
                 self._when_overdue(now_ns)
@@ -191,16 +191,18 @@ class RobotLink:
     def _wait_from(self, now_ns: int) -> None:
         """Wait for the next frame as long as it may take."""
         # A simulator's seconds are longer or shorter than ours: `_on_clock` counts them.
-        limit_ns = round(CLOCK_STANDS_S * 1e9) if self._simulated else self.loop.limit_ns
-        self._overdue_ns, self._last_chance = now_ns + limit_ns, False
+        frame_timeout_ns = (
+            round(CLOCK_STANDS_S * 1e9) if self._simulated else self.loop.frame_timeout_ns
+        )
+        self._overdue_ns, self._last_chance = now_ns + frame_timeout_ns, False
 
     def _when_overdue(self, now_ns: int) -> None:
         if not self._last_chance:
             self._last_chance, self._overdue_ns = True, now_ns + LAST_CHANCE_NS
             return
         self._said_at_ns = self._node.get_clock().now().nanoseconds
-        moved_ns = self._said_at_ns - self.loop.heard_at_ns
-        stands = self._simulated and moved_ns < self.loop.limit_ns
+        moved_ns = self._said_at_ns - self.loop.frame_time_ns
+        stands = self._simulated and moved_ns < self.loop.frame_timeout_ns
         self.loop.overdue(now_ns, f"/clock moved {moved_ns / 1e9:.3f} s since" if stands else "")
         self._wait_from(now_ns)
 
@@ -208,7 +210,7 @@ class RobotLink:
         """Simulated time went on."""
         now_ns = self._node.get_clock().now().nanoseconds
         with self.runner.turn() as loop:
-            overdue = now_ns - max(loop.heard_at_ns, self._said_at_ns) >= loop.limit_ns
+            overdue = now_ns - max(loop.frame_time_ns, self._said_at_ns) >= loop.frame_timeout_ns
             if not overdue or self._last_chance:
                 return
             self._overdue_ns = 0
@@ -221,16 +223,16 @@ class RobotLink:
         several = crowd(self._node, "/clock")
         with self.runner.turn() as loop:
             if several:
-                loop.bar(f"{reason}; {several}")
+                loop.inhibit(f"{reason}; {several}")
             else:
                 loop.hold(reason)
 
     def look_after_the_clock(self) -> None:
         """Go on once only one tells the time, or all have agreed for a while."""
         agreed_s = (time.monotonic_ns() - self._jumped_ns) / 1e9
-        if self.loop.barred and (agreed_s > CLOCK_STANDS_S or not crowd(self._node, "/clock")):
+        if self.loop.inhibited and (agreed_s > CLOCK_STANDS_S or not crowd(self._node, "/clock")):
             with self.runner.turn() as loop:
-                loop.bar("")
+                loop.inhibit("")
 
     def look_after_topics(self) -> None:
         """Find out why topics are silent, or of two minds; subscribe anew where that helps."""

@@ -29,7 +29,7 @@ from diffusion_policy_ros.runtime.arrivals import Arrivals, read_stamp
 from diffusion_policy_ros.runtime.counts import Counts, beyond_limits
 from diffusion_policy_ros.runtime.inference import Inference, Request, infer
 from diffusion_policy_ros.runtime.joining import Joiner
-from diffusion_policy_ros.runtime.made import NewestMade
+from diffusion_policy_ros.runtime.provenance import ProvenanceLog
 from diffusion_policy_ros.runtime.sampling import Sampling, drawn_seed
 from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.runtime.trace import ChunkTimes, chunk_times
@@ -69,17 +69,17 @@ class PolicyLoop:
         active: between `start` and `stop`.
         reason: why the robot holds; empty while chunks flow.
         held: whether somebody asked for it; a stop and a start do not end that.
-        barred: why no frame is taken at present, whatever comes; empty when they are.
+        inhibited: why no frame is taken at present, whatever comes; empty when they are.
         last_hold: reason of the last hold, also after it has ended.
         counts: what happened.
         arrivals: topic → when its messages came.
-        made: how the newest chunks were made.
+        provenance: how the newest chunks were made.
         delay_frames: actions of a chunk that have been sent when it arrives: the median of late
             delays, with the time that actions are sent before they are due, rounded up.
         on_times: called with when each chunk came to pass.
-        heard_ns: when the last frame came or was refused.
-        heard_at_ns: the same by the clock that messages are stamped by.
-        limit_ns: how long after that the next one is overdue.
+        frame_arrival_ns: when the last frame came or was refused.
+        frame_time_ns: the same by the clock that messages are stamped by.
+        frame_timeout_ns: how long after that the next one is overdue.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class PolicyLoop:
         self.seed(seed)
         self.history = History(contract, n_obs_steps)
         self.arrivals = {topic: Arrivals() for topic in contract.topics}
-        self.limit_ns = round(GAP * contract.period_ns + contract.settle_s * 1e9)
+        self.frame_timeout_ns = round(GAP * contract.period_ns + contract.settle_s * 1e9)
         self.wants: Callable[[Frame], bool] = self._wants
         self.on_times: Callable[[ChunkTimes], None] | None = None
-        self.counts, self.made = Counts(), NewestMade()
-        self.reason = self.last_hold = self.barred = ""
+        self.counts, self.provenance = Counts(), ProvenanceLog()
+        self.reason = self.last_hold = self.inhibited = ""
         self.held = self.active = False
-        self.heard_ns = self.heard_at_ns = 0
+        self.frame_arrival_ns = self.frame_time_ns = 0
         self.waiting: Request | None = None
         self._wrong: dict[str, str] = {}
         self._early_ns = max(map(contract.sent_early_ns, contract.action.fields))
@@ -147,8 +147,8 @@ class PolicyLoop:
         self.history.reset()
         self._wrong.clear()
         self.active = True
-        self.heard_ns, self.heard_at_ns = now_ns, self.now_ns()
-        self.reason = self.barred = ""
+        self.frame_arrival_ns, self.frame_time_ns = now_ns, self.now_ns()
+        self.reason = self.inhibited = ""
         self.hold("waiting for fresh messages")
 
     def stop(self) -> None:
@@ -164,16 +164,16 @@ class PolicyLoop:
         if self.active:
             self.hold("waiting for the next frame")
 
-    def bar(self, reason: str) -> None:
+    def inhibit(self, reason: str) -> None:
         """Hold for this reason, whatever comes, until it is empty."""
-        self.barred = reason
+        self.inhibited = reason
         self.hold(reason or "waiting for the next frame")
 
     def reset(self, now_ns: int) -> None:
         """Forget what was observed and start anew."""
         self.history.reset()
         self._wrong.clear()
-        self.heard_ns, self.heard_at_ns = now_ns, self.now_ns()
+        self.frame_arrival_ns, self.frame_time_ns = now_ns, self.now_ns()
         self.hold("reset; waiting for fresh messages")
 
     def hold(self, reason: str) -> None:
@@ -190,13 +190,13 @@ class PolicyLoop:
         self._supplied_ns: int | None = None
         # A new one, so that the chunk in the making tells only the old one.
         self._joiner = Joiner(self.contract)
-        self.made.end_run()
+        self.provenance.end_run()
 
     def _say_hold(self, reason: str) -> None:
         """Publish a hold, once; what is being computed may end it."""
         before = self.reason
         why = [*self._wrong.values(), reason][0]
-        self.reason = self.last_hold = "told to hold" if self.held else self.barred or why
+        self.reason = self.last_hold = "told to hold" if self.held else self.inhibited or why
         if not before:
             self.counts.holds += 1
             nothing = np.empty((0, self.contract.action_dim))
@@ -239,7 +239,7 @@ class PolicyLoop:
         return self._take(self.history.poll(now_ns), now_ns) if self.active else []
 
     def overdue(self, now_ns: int, note: str = "") -> None:
-        """Hold, because no frame has come for `limit_ns`; a note may say more.
+        """Hold, because no frame has come for `frame_timeout_ns`; a note may say more.
 
         One that waits for other streams is there, and closes soon.
         """
@@ -254,12 +254,12 @@ class PolicyLoop:
 
     def _take(self, events: list[Event], now_ns: int) -> list[Event]:
         for event in events:
-            self.heard_ns, self.heard_at_ns = now_ns, self.now_ns()
+            self.frame_arrival_ns, self.frame_time_ns = now_ns, self.now_ns()
             if not isinstance(event, Frame):
                 self.counts.refused += isinstance(event, Refused)
                 self.hold(event.reason)
         # Of several frames that close at once, the window is the last one's.
-        if events and isinstance(events[-1], Frame) and not self.held and not self.barred:
+        if events and isinstance(events[-1], Frame) and not self.held and not self.inhibited:
             self._watch_supply(events[-1].time_ns)
             self._offer(events[-1], now_ns)
         return events
@@ -310,9 +310,9 @@ class PolicyLoop:
         if age_s is None:
             return f"{where}: no message yet"
         # None since the last frame: a simulator's seconds may be shorter than those of arrivals.
-        if age_s * 1e9 >= self.limit_ns or arrivals.times_ns[-1] <= self.heard_ns:
+        if age_s * 1e9 >= self.frame_timeout_ns or arrivals.times_ns[-1] <= self.frame_arrival_ns:
             return f"{where}: no message for {age_s:.3f} s"
-        waited_s = (now_ns - self.heard_ns) / 1e9
+        waited_s = (now_ns - self.frame_arrival_ns) / 1e9
         return f"{where}: messages come, but their stamps made no frame for {waited_s:.3f} s"
 
     # ----------------------------------------------------------------------- requests to chunks
@@ -345,7 +345,7 @@ class PolicyLoop:
         self._end_ns = chunk.end_ns
         self.counts.chunks += 1
         made = (request.oldest_ns, request.delay_frames, request.noise_seed, request.sampling)
-        self.made.note(request.time_ns, *made)
+        self.provenance.note(request.time_ns, *made)
         if chunk.end_ns <= self.history.frames[-1].time_ns:
             self.counts.late += 1
         else:

@@ -4,6 +4,8 @@ import threading
 
 import pytest
 import torch
+from diffusion_policy_ros.runtime.speed import Speed, Start
+from diffusion_policy_ros.runtime.verdict import Demand, Timing
 
 from diffusion_policy_ros.cli import bench
 from diffusion_policy_ros.contract import Contract
@@ -16,8 +18,6 @@ from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.samplers import SAMPLERS
 from diffusion_policy_ros.runtime.inference import warm_up
 from diffusion_policy_ros.runtime.sampling import Sampling
-from diffusion_policy_ros.runtime.speed import Speed, Start
-from diffusion_policy_ros.runtime.verdict import Demand, Timing
 
 CPU = torch.device("cpu")
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

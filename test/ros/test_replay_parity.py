@@ -83,7 +83,7 @@ def test_a_recorded_run_replays_to_the_same_chunks(domain, tmp_path):
     found = against_live([replayed])
     assert found["same"] == found["compared"] >= 20, found
     assert found["engine"] == "eager f32"
-    made = [replayed.live.made[replayed.times_ns[frame]] for frame in replayed.whole]
+    made = [replayed.live.provenance[replayed.times_ns[frame]] for frame in replayed.whole]
     assert {one.chunk_join for one in made} == {"replace", "rtc"}
     joined = [one for one in made if one.chunk_join == "rtc"]
     assert {one.num_inference_steps for one in joined} == {3, 2}

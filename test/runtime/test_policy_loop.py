@@ -8,7 +8,7 @@ from pose_robot import CONTRACT, MS, PERIOD, Robot, pose
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.runtime.counts import beyond_limits
-from diffusion_policy_ros.runtime.made import read_made
+from diffusion_policy_ros.runtime.provenance import read_provenance
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_stream_that_stops_is_named_with_its_age(robot):
 
 def test_an_anchor_that_stops_is_named_with_its_age(robot):
     """No frame for 1.5 periods and the time to settle."""
-    assert robot.loop.limit_ns == 85 * MS
+    assert robot.loop.frame_timeout_ns == 85 * MS
     robot.loop.overdue(robot.now + 85 * MS)
     assert robot.is_holding
     assert robot.loop.state == "holding: a (/a): no message for 0.085 s"
@@ -190,11 +190,11 @@ def test_chunks_that_end_before_the_next_is_begun_name_the_cure(robot):
 
 def test_barred_it_holds_whatever_comes(robot):
     """And says why, until it is not barred any more."""
-    robot.loop.bar("two clocks")
+    robot.loop.inhibit("two clocks")
     robot.tick()
     robot.tick(x=float("nan"))
     assert len(robot.published) == 3 and robot.loop.state == "holding: two clocks"
-    robot.loop.bar("")
+    robot.loop.inhibit("")
     robot.tick()
     assert len(robot.published) == 4
     assert robot.loop.state == "running"
@@ -379,7 +379,7 @@ def test_settings_change_from_the_next_chunk_on(robot):
     robot.loop.sampling = dataclasses.replace(robot.loop.sampling, num_inference_steps=7)
     robot.loop.seed(3)
     robot.tick()
-    before, after = (read_made(str(robot.loop.made))[i] for i in (0, -1))
+    before, after = (read_provenance(str(robot.loop.provenance))[i] for i in (0, -1))
     assert (before.num_inference_steps, before.noise_seed) == (1, 7)
     assert (after.num_inference_steps, after.noise_seed) == (7, 3)
 
