@@ -7,6 +7,8 @@ import torch
 from diffusion_policy_ros.runtime.speed import Speed, Start
 from diffusion_policy_ros.runtime.verdict import Demand, Timing
 
+from diffusion_policy_ros.bench.speed import Speed, Start
+from diffusion_policy_ros.bench.verdict import Demand, Timing
 from diffusion_policy_ros.cli import bench
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import build_engine, cuda_graph
