@@ -54,7 +54,13 @@ def run(args: argparse.Namespace) -> int:
     bag = open_bag(path)
     topics = survey(bag)
     print("\n".join(describe_bag(bag, topics)))
-    text = draft(path, topics)
+    try:
+        text = draft(path, topics)
+    except UserError as error:
+        if args.draft:
+            raise
+        print(f"\nno contract can be drafted: {error.what}; {error.cure}")
+        return 0
     if args.draft:
         Path(args.draft).write_text(text, encoding="utf-8")
         print(

@@ -272,8 +272,10 @@ class Stream:
         """What is wrong with the path, as far as the message's definition need not be known."""
         known = self.message.fields
         if not self.field:
-            cure = "write its path in the message, as pose.position or data"
-            return None if known else Problem("field", "is missing", cure)
+            near = did_you_mean(self.type, MESSAGE_TYPES)
+            cure = near if near.startswith("did") else "write field: with its path in the message"
+            what = f"what to read of {self.type} is not said"
+            return None if known else Problem("type", what, cure)
         if not parsed(self.field):
             cure = "write names with dots, [2], [0:3] or [name=finger]"
             return Problem("field", f"'{self.field}' is no path into a message", cure)

@@ -6,22 +6,27 @@ import io
 import json
 import math
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from diffusion_policy_ros.contract import MESSAGE_TYPES
+from diffusion_policy_ros import strict_yaml
+from diffusion_policy_ros.contract import MESSAGE_TYPES, MessageType, Stream
+from diffusion_policy_ros.contract.stream import DEPTH_ENCODINGS
 from diffusion_policy_ros.data.survey import Topic
-from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.observe.images import ENCODINGS
+from diffusion_policy_ros.errors import UserError, UserErrors
+from diffusion_policy_ros.observe.codecs import decode, holds
+from diffusion_policy_ros.observe.images import ENCODINGS, PNG
+from diffusion_policy_ros.observe.paths import field_names
 
 FASTEST_HZ = 20.0
+APART_S = 1.0
+"""Stamps that are farther from those of most topics are of another clock."""
 POLICY_SIZES, USUAL_SIZE = (64, 84, 96, 128), 96
 """Image sizes that are left as they are, and the one that others are averaged to."""
-READABLE = f"types that can be read: {', '.join(MESSAGE_TYPES)}"
 COMMAND_WORDS = ("command", "cmd", "action", "teleop", "target", "goal", "setpoint", "leader")
 
 CAREFUL = {
@@ -33,22 +38,31 @@ CAREFUL = {
 
 
 def draft(bag: Path, topics: dict[str, Topic]) -> str:
-    """The YAML of a contract; it passes the check where the bag has a state to act on.
+    """The YAML of a contract; it passes the check.
 
     Args:
         bag: where the topics come from, for the name.
         topics: what `survey` found.
+
+    Raises:
+        UserError: the bag has nothing to observe, or nothing that can be an action.
     """
     streams: dict[str, dict[str, Any]] = {}
     left_out: list[str] = []
+    late = _of_another_clock(topics)
     for topic in topics.values():
-        found = {} if _is_command(topic) else _streams(topic)
-        left_out += [] if found else [_why_not(topic)]
+        found, why = ({}, "by its name a command") if _is_command(topic) else _streams(topic, late)
+        left_out += [] if found else [f"{topic.name} ({topic.type}): {why}"]
         for key, stream in found.items():
             streams[_unused(key, streams)] = stream
     anchor = _anchor(streams, topics)
-    rate = _rate(topics[streams[anchor]["topic"]].rate_hz) if anchor else 10.0
-    return "\n".join(_lines(bag, streams, left_out, anchor, rate, topics)) + "\n"
+    action = list(_action(streams, topics))
+    if not anchor or not action:
+        what = "nothing with stamps to observe" if not anchor else "nothing that can be an action"
+        cure = "record a camera or a state, and a pose, joints or commands"
+        raise UserError(f"it has {what}: {'; '.join(left_out) or 'no topics'}", str(bag), cure)
+    lines = _lines(bag, streams, left_out, anchor, topics)
+    return "\n".join([*lines, "action:", *action]) + "\n"
 
 
 def _lines(
@@ -56,50 +70,79 @@ def _lines(
     streams: dict[str, dict[str, Any]],
     left_out: list[str],
     anchor: str,
-    rate: float,
     topics: dict[str, Topic],
 ) -> Iterator[str]:
+    hz = topics[streams[anchor]["topic"]].rate_hz
     yield f"# Drafted from {bag.name}. Check every line, leave out what is not needed, then run"
     yield "#   diffusion-policy contract check FILE"
     yield f"name: {_slug(bag.stem) or 'my_robot'}"
-    if anchor:
-        hz = topics[streams[anchor]["topic"]].rate_hz
-        yield f"rate_hz: {rate:g}  # {anchor} comes at {hz:.1f} Hz"
-    else:
-        yield "rate_hz: 10"
-    yield f"anchor: {anchor or 'NAME_AN_OBSERVATION'}"
-    yield (
-        "observations:" if streams else "observations: {}  # nothing in the bag can be read as one"
-    )
+    yield f"rate_hz: {_rate(hz):g}  # {anchor} comes at {hz:.1f} Hz"
+    yield f"anchor: {anchor}"
+    yield "observations:"
     for key, stream in streams.items():
         yield f"  {key}: {_flow(stream)}{_aside(stream, topics[stream['topic']])}"
     yield from (f"  # left out: {reason}" for reason in left_out)
-    if any(reason.endswith("cannot be read") for reason in left_out):
-        yield from (f"  # {line}" for line in textwrap.wrap(READABLE, 96))
-    yield "action:"
-    yield from _action(streams)
-    yield "  # or recorded commands: record: {topic: ..., type: ...}, see example_arm.yaml"
 
 
-def _streams(topic: Topic) -> dict[str, dict[str, Any]]:
-    """Key → stream, of a topic that the contract can read."""
+def _of_another_clock(topics: dict[str, Topic]) -> set[str]:
+    """Topics whose stamps are of no use: zero, or of another clock than most."""
+    offsets = {t.name: t.offset_s for t in topics.values() if t.offset_s is not None}
+    usual = float(np.median(list(offsets.values()))) if offsets else 0.0
+    unset = {t.name for t in topics.values() if t.unset}
+    return unset | {name for name, offset in offsets.items() if abs(offset - usual) > APART_S}
+
+
+def _streams(topic: Topic, late: set[str]) -> tuple[dict[str, dict[str, Any]], str]:
+    """Key → stream, of what of a topic can be read; and why nothing can."""
+    if topic.first is None:
+        return {}, "no messages"
     message = MESSAGE_TYPES.get(topic.type)
-    if message is None or topic.first is None:
-        return {}
+    if message is None:
+        return {}, f"name a field of it by its path, as field: {_example(topic.first)}"
     base: dict[str, Any] = {"topic": topic.name, "type": topic.type}
-    key = _slug(re.sub(r"/(image_raw|image|compressed|image_rect\w*)(?=/|$)", "", topic.name))
-    if message.image:
-        image = _image(topic)
-        return {f"{key or 'camera'}_image": {**base, **image}} if image else {}
+    if topic.name in late:
+        base["time"] = "receipt"
     if topic.rate_hz and 2.5 / topic.rate_hz > 0.15:
         base["max_age_s"] = round(2.5 / topic.rate_hz, 2)
+    key = _slug(re.sub(r"/(image_raw|image|compressed|image_rect\w*)(?=/|$)", "", topic.name))
+    try:
+        found = _of_type(topic, message, key, base)
+        for stream in map(_read, found.values()):
+            decode(stream, next((m for m in topic.variants if holds(stream, m)), topic.first))
+    except (UserErrors, UserError) as error:
+        return {}, error.what
+    return found, "empty"
+
+
+def _of_type(
+    topic: Topic, message: MessageType, key: str, base: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    if message.image:
+        return {f"{key or 'camera'}_image": {**base, **_image(topic)}}
     if topic.type == "sensor_msgs/msg/JointState":
-        joints = _joints(topic.first)
-        return {key: {**base, **joints}} if joints else {}
-    if topic.type.endswith("MultiArray"):
-        return {key: {**base, "shape": [len(topic.first.data)]}} if len(topic.first.data) else {}
-    fields = [f for f, size in message.fields.items() if size]
-    return {f"{key}_{f.rpartition('.')[2]}": {**base, "field": f} for f in fields}
+        joints = [_joints(msg) for msg in topic.variants]
+        keys = [key if i == 0 else f"{key}_{i + 1}" for i in range(len(joints))]
+        return {k: {**base, **found} for k, found in zip(keys, joints, strict=True) if found}
+    if topic.type == "trajectory_msgs/msg/JointTrajectory":
+        names = list(topic.first.joint_names)
+        return {key: {**base, "names": names}} if names and topic.first.points else {}
+    fields = {f: size for f, size in message.fields.items() if "covariance" not in f}
+    found = {}
+    for field, size in fields.items():
+        count = size or len(getattr(topic.first, field))
+        shape = {} if size else {"shape": [count]}
+        if count:
+            found[f"{key}_{field.rpartition('.')[2]}"] = {**base, "field": field, **shape}
+    return found
+
+
+def _read(stream: dict[str, Any]) -> Stream:
+    """A drafted stream as a contract reads it."""
+    return strict_yaml.parse(Stream, json.dumps(stream), "draft").resolved("draft")
+
+
+def _example(msg: Any) -> str:
+    return next((name for name in field_names(msg) if name != "header"), "data")
 
 
 def _joints(msg: Any) -> dict[str, Any]:
@@ -113,30 +156,59 @@ def _joints(msg: Any) -> dict[str, Any]:
 
 
 def _image(topic: Topic) -> dict[str, Any]:
-    """Encoding, size, and how to get to a size for a policy; nothing for what cannot be read."""
-    msg = topic.first
+    """Encoding, size, and how to get to a size for a policy.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    msg, channels = topic.first, 3
     found: dict[str, Any] = {}
     try:
         if topic.type == "sensor_msgs/msg/Image":
-            width, height = msg.width, msg.height
-            if msg.encoding not in ENCODINGS:
-                return {}
-            found["encoding"] = msg.encoding
+            width, height, encoding = msg.width, msg.height, msg.encoding
         else:
-            width, height = Image.open(io.BytesIO(bytes(msg.data)), formats=("JPEG", "PNG")).size
-    except (UserError, OSError, SyntaxError, ValueError):
-        return {}
+            data = bytes(msg.data)
+            start = data.find(PNG) if PNG in data[:16] else 0
+            with Image.open(io.BytesIO(data[start:]), formats=("JPEG", "PNG")) as picture:
+                (width, height), deep = picture.size, picture.mode.startswith("I")
+            encoding = ("32FC1" if msg.format.startswith("32FC1") else "16UC1") if deep else ""
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"no picture can be read of it ({type(error).__name__})") from None
+    if encoding and encoding not in ENCODINGS:
+        raise UserError(f"its encoding {encoding[:32]!r} cannot be read")
+    found |= {"encoding": encoding} if encoding else {}
+    if encoding in DEPTH_ENCODINGS:
+        channels = 1
+        found |= {} if encoding == "32FC1" else {"scale": [0.001]}
+        found |= {"near": 0.1, "far": 2.0}
     if width == height and width in POLICY_SIZES:
-        return {**found, "shape": [height, width, 3], "resize": "none"}
+        return {**found, "shape": [height, width, channels], "resize": "none"}
     found["source_size"] = [height, width]
     if width != height:
         side = min(width, height)
         found["crop"] = [(height - side) // 2, (width - side) // 2, side, side]
-    return {**found, "resize": "area", "shape": [USUAL_SIZE, USUAL_SIZE, 3]}
+    return {**found, "resize": "area", "shape": [USUAL_SIZE, USUAL_SIZE, channels]}
 
 
-def _action(streams: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Actions from the state one frame later: the pose's change, or where the joints are."""
+def _action(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> Iterator[str]:
+    """Actions from the state one frame later, the pose's change or where the joints are; else what
+    was commanded; nothing where there is neither.
+    """
+    fields = _derived(streams)
+    record = [] if fields else list(_commanded(topics, fields))
+    if not fields:
+        return
+    yield "  fields:"
+    yield from (f"    - {_flow(field)}" for field in fields)
+    yield "  record:" if record else "  record: next_state"
+    yield from (f"    - {_flow(stream)}" for stream in record)
+    yield from _advice([field["kind"] for field in fields])
+    for topic in topics.values():
+        if _is_command(topic) and not record:
+            yield f"  # or recorded commands, see example_arm.yaml: {topic.name} ({topic.type})"
+
+
+def _derived(streams: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     pose = {
         field: key
         for field in ("position", "orientation", "translation", "rotation")
@@ -145,7 +217,9 @@ def _action(streams: dict[str, dict[str, Any]]) -> Iterator[str]:
     }
     position = pose.get("position") or pose.get("translation")
     turn = pose.get("orientation") or pose.get("rotation")
-    joints = next((k for k, s in streams.items() if s.get("field") == "position"), "")
+    joints = next(
+        (k for k, s in streams.items() if s.get("field") == "position" and "names" in s), ""
+    )
     fields: list[dict[str, Any]] = []
     if position:
         fields.append({"name": "translation", "kind": "delta_position", "state": position})
@@ -154,12 +228,27 @@ def _action(streams: dict[str, dict[str, Any]]) -> Iterator[str]:
     if not fields and joints:
         size = len(streams[joints]["names"])
         fields.append({"name": "joints", "kind": "joint_position", "size": size, "state": joints})
-    yield (
-        "  fields:" if fields else "  fields: []  # the bag has neither a pose nor joint positions"
-    )
-    yield from (f"    - {_flow(field)}" for field in fields)
-    yield "  record: next_state"
-    yield from _advice([field["kind"] for field in fields])
+    return fields
+
+
+def _commanded(topics: dict[str, Topic], fields: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The recorded streams of commands that need no state; their fields are added."""
+    for topic in topics.values():
+        if not _is_command(topic) or topic.first is None:
+            continue
+        base, name = {"topic": topic.name, "type": topic.type}, _slug(topic.name)
+        if topic.type in ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"):
+            fields.append({"name": name, "kind": "twist"})
+            below = "twist." if topic.type.endswith("Stamped") else ""
+            yield from ({**base, "field": f"{below}{part}"} for part in ("linear", "angular"))
+        elif topic.type.endswith("MultiArray") or topic.type.startswith("std_msgs/msg/Float"):
+            size = len(topic.first.data) if topic.type.endswith("MultiArray") else 1
+            fields.extend({"name": f"{name}_{i}", "kind": "scalar"} for i in range(size))
+            if size:
+                yield {**base, **({"shape": [size]} if topic.type.endswith("MultiArray") else {})}
+        elif topic.type == "std_msgs/msg/Bool":
+            fields.append({"name": name, "kind": "binary", "open_value": 0, "closed_value": 1})
+            yield base
 
 
 def _advice(kinds: list[str]) -> Iterator[str]:
@@ -190,17 +279,11 @@ def _is_command(topic: Topic) -> bool:
     return any(word in topic.name.lower() for word in COMMAND_WORDS)
 
 
-def _why_not(topic: Topic) -> str:
-    if _is_command(topic) and topic.type in MESSAGE_TYPES:
-        return f"{topic.name} ({topic.type}), by its name a command: for action.record"
-    if topic.type in MESSAGE_TYPES:
-        return f"{topic.name} ({topic.type}): empty, or of an encoding that cannot be read"
-    return f"{topic.name}: {topic.type} cannot be read"
-
-
 def _aside(stream: dict[str, Any], topic: Topic) -> str:
     if not topic.stamped:
         return "  # has no stamps: prefer a stamped message"
+    if "far" in stream:
+        return "  # near and far: what the arm works in, m"
     return "  # the largest square in the middle; move it" if "crop" in stream else ""
 
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.data.bags import Bag
 from diffusion_policy_ros.observe.codecs import stamp_ns
 
+JOINTS = "sensor_msgs/msg/JointState"
+LOOKED_INTO = 100
+"""Messages of a topic that are looked into for their joints."""
 SILENT_S = 1.0
 """A stream that ends this much before the recording does is said to have died."""
 GAP = 3.0
@@ -36,7 +39,9 @@ class Topic:
         offset_spread_ms: what 95 % of these differ from the median at most.
         backwards: stamps that are not later than the one before.
         silent_s: how long before the recording's end its last message came.
+        unset: whether all stamps are zero.
         first: the first message.
+        variants: the first messages of each set of joints, where several nodes publish them.
     """
 
     name: str
@@ -52,7 +57,9 @@ class Topic:
     offset_spread_ms: float = 0.0
     backwards: int = 0
     silent_s: float = 0.0
+    unset: bool = False
     first: Any = field(default=None, repr=False)
+    variants: list[Any] = field(default_factory=list, repr=False)
 
     def remarks(self) -> Iterator[str]:
         """What is odd about it."""
@@ -64,7 +71,9 @@ class Topic:
             yield f"{self.gaps} gaps, the longest {self.longest_s:.2f} s"
         if self.rate_hz > 1.0 and self.silent_s > max(SILENT_S, 5 / self.rate_hz):
             yield f"nothing in the last {self.silent_s:.1f} s of the recording: did it die?"
-        if self.offset_s is not None and abs(self.offset_s) > 1e6:
+        if self.unset:
+            yield "all stamps are zero: it needs time: receipt"
+        elif self.offset_s is not None and abs(self.offset_s) > 1e6:
             yield "stamps are not of the recorder's clock (simulated, or not set)"
 
 
@@ -75,16 +84,20 @@ def survey(bag: Bag) -> dict[str, Topic]:
         UserError: the bag is damaged.
     """
     times: dict[str, list[tuple[int, int | None]]] = {topic: [] for topic in bag.topics}
-    first: dict[str, Any] = {}
+    first: dict[str, dict[Any, Any]] = {topic: {} for topic in bag.topics}
     for topic, log_ns, msg in bag.messages():
         times[topic].append((log_ns, stamp_ns(msg)))
-        first.setdefault(topic, msg)
+        if len(times[topic]) <= LOOKED_INTO:
+            named = bag.topics[topic][0] == JOINTS
+            first[topic].setdefault(tuple(msg.name) if named else None, msg)
     end_ns = max((t[-1][0] for t in times.values() if t), default=0)
     found = {}
     for name, t in times.items():
         silent_s = (end_ns - t[-1][0]) / 1e9 if t else 0.0
         kind = bag.topics[name][0]
-        blank = Topic(name, kind, len(t), False, silent_s=silent_s, first=first.get(name))
+        seen = list(first[name].values())
+        blank = Topic(name, kind, len(t), False, silent_s=silent_s, variants=seen)
+        blank.first = seen[0] if seen else None
         found[name] = _describe(blank, t)
     return found
 
@@ -100,6 +113,7 @@ def _describe(topic: Topic, times: list[tuple[int, int | None]]) -> Topic:
     if topic.stamped:
         topic.offset_s = float(np.median(log - stamps)) / 1e9
         topic.offset_spread_ms = _spread(log - stamps)
+    topic.unset = topic.stamped and not stamps.any()
     if topic.stamped and not steps.any():
         steps = np.diff(log)  # stamps that nobody sets
     steps = steps[steps > 0]

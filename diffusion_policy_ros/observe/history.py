@@ -184,6 +184,7 @@ class History:
         self._pending: deque[_Pending] = deque()
         self._ready: dict[str, tuple[Any, Array]] = {}
         self._due_ns: float | None = None
+        self._anchor_came = False
         self._last_ns: int | None = None
 
     def push(
@@ -253,8 +254,12 @@ class History:
         """Whether the anchor's stamp reaches the grid's next point; moves the grid on."""
         period = self._period
         offset = 0.0 if self._due_ns is None else stamp - self._due_ns
-        if offset < -EARLY * period or not holds(self._anchor, msg):
+        if offset < -EARLY * period:
             return False
+        if holds(self._anchor, msg):
+            self._anchor_came = True
+        elif self._anchor_came:
+            return False  # of a driver of other joints; before, frames are refused by name
         if self._due_ns is None or offset > GAP * period:
             self._due_ns = float(stamp + period)
             return True

@@ -40,7 +40,7 @@ def _taken(step: Step, msg: Any) -> Any:
     try:
         value = getattr(msg, step.name)
     except AttributeError:
-        known = list(_fields(msg))
+        known = list(field_names(msg))
         raise UserError(f"there is no '{step.name}'", "", did_you_mean(step.name, known)) from None
     if step.first is None and not step.key:
         return value
@@ -67,7 +67,7 @@ def _place_named(step: Step, msg: Any, value: Any) -> int:
     raise UserError(f"no {step.name} whose {step.key} is '{step.wanted}'", "", f"it has {said}")
 
 
-def _fields(msg: Any) -> Iterator[str]:
+def field_names(msg: Any) -> Iterator[str]:
     """A message's fields, in the order of their definition."""
     if hasattr(msg, "get_fields_and_field_types"):
         return iter(msg.get_fields_and_field_types())
@@ -88,7 +88,7 @@ def _flat(value: Any, path: str) -> Sequence[float]:
             return value  # type: ignore[no-any-return]
         return [number for one in value for number in _flat(one, path)]
     found: list[float] = []
-    for name in _fields(value):
+    for name in field_names(value):
         if name != "header":
             found.extend(_flat(getattr(value, name), f"{path}.{name}"))
     return found
