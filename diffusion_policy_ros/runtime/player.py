@@ -17,12 +17,13 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.runtime.axes import OUTSIDE, Axis, axes_of
+from diffusion_policy_ros.runtime.measurements import Measurements
 from diffusion_policy_ros.runtime.spaces import Vector
 from diffusion_policy_ros.runtime.tail import AGED_OUT, NO_CHUNK, Chunk, Tail
 
@@ -38,22 +39,6 @@ BACK_NS = 1_000_000
 """A clock may step back by so much unnoticed."""
 STALL_NS = 1_000_000_000
 """Without a tick for so long either the clock has stepped or the process stood still."""
-FASTEST = {"position": (3.0, 0.05)}
-FASTEST_TURN = (20.0, 0.2)
-"""How far a measurement may be from the one before: a speed, and a distance on top of it, for
-noise; in m of positions, in rad of rotations and joints."""
-SAMPLES = 2
-"""So many measurements have to agree before a set-point may begin at one."""
-ON_CHANGE_NS = 1_000_000_000
-"""What may be older than this is published when it changes: one measurement has to do."""
-
-
-class Seen(NamedTuple):
-    """A measurement: its value and time, and how many up to it have come without a jump."""
-
-    value: Vector
-    time_ns: int
-    agreeing: int
 
 
 class Player:
@@ -89,12 +74,7 @@ class Player:
         self._set_point: dict[str, Vector] | None = None
         self._now_ns: int | None = None
         self._gap_ns = self._tick_ns
-        self._seen: dict[str, Seen] = {}
-        self._measures: dict[str, Axis] = {}
-        for axis in self._axes:
-            if axis.part.state in contract.measured and axis.begins_where_measured:
-                self._measures.setdefault(axis.part.state, axis)
-        self._time_outs_ns = self._time_outs()
+        self._measurements = Measurements(contract, self._axes)
 
     # --------------------------------------------------------------------- what it says of itself
 
@@ -147,17 +127,10 @@ class Player:
 
     @contract.setter
     def contract(self, contract: Contract) -> None:
-        self._contract, self._time_outs_ns = contract, self._time_outs()
+        self._contract = contract
+        self._measurements.limited_by(contract)
         for axis, part in zip(self._axes, contract.commanded, strict=True):
             axis.limited_by(contract.action.limits_of(part))
-
-    def _time_outs(self) -> dict[str, int]:
-        """Key → how old a measurement may be, ns: one that is sent on change has a long life."""
-        limits, streams = self._contract.action.limits, self._contract.measured
-        return {
-            key: round(1e9 * max(limits.observation_timeout_s, streams[key].max_age_s))
-            for key in self._measures
-        }
 
     # ------------------------------------------------------------------------------ the operator
 
@@ -178,7 +151,8 @@ class Player:
         self._mode, self._word, self.fault_name = "released", "", ""
         self._tail.forget()
         self._tail.since_ns = now_ns
-        self._why, self._seen = NO_CHUNK, {}
+        self._why = NO_CHUNK
+        self._measurements.forget()
         self._begun = self._leaving = False
         for axis in self._axes:
             axis.forget()
@@ -264,7 +238,9 @@ class Player:
                 simulator's is.
         """
         elapsed_ns, late = self._advance(now_ns)
-        unseen = self._look(measured, measured_ns, now_ns)
+        unseen = self._measurements.take(measured, measured_ns, now_ns)
+        if self._measurements.fault and self._begun:
+            self.fault(*self._measurements.fault)
         if self._mode == "released":
             self._why = unseen or self._hold or self._play(now_ns, elapsed_ns, late)
         if self.state != "playing":
@@ -284,7 +260,7 @@ class Player:
             axis.clamped = Counter()
         for i in range(1, n + 1):
             now_ns = (self._now_ns or 0) + i * step_ns
-            if self.state != "playing" or self._follow(axes, {}, now_ns, step_ns, False):
+            if self.state != "playing" or self._follow(axes, now_ns, step_ns, ahead=True):
                 for axis in axes:
                     axis.rest(now_ns, step_ns / 1e9)
             found.append({axis.name: axis.value for axis in axes if axis.value is not None})
@@ -315,38 +291,38 @@ class Player:
         chunk = self._admitted(now_ns)
         if isinstance(chunk, str):
             return chunk
-        here = {key: seen.value for key, seen in self._seen.items()}
         for axis in self._axes:
-            error = axis.following_error(here.get(axis.part.state))
+            error = axis.following_error(self._measurements.of(axis))
             if error:
                 self.fault("following_error", error)
                 return error
         self.dropped += self._axes[0].skipped(chunk, now_ns)
-        return self._follow(self._axes, here, now_ns, elapsed_ns, late)
+        return self._follow(self._axes, now_ns, elapsed_ns, late)
 
     def _follow(
         self,
         axes: list[Axis],
-        here: Mapping[str, Vector],
         now_ns: int,
         elapsed_ns: int,
-        late: bool,
+        late: bool = False,
+        ahead: bool = False,
     ) -> str:
         """Take a tick's step of every axis; why none is taken, or nothing."""
+        here = {axis.name: None if ahead else self._measurements.of(axis) for axis in axes}
         chunk, targets, scale = self._tail.chunk, self._tail.targets, self.speed_scale
         if chunk is None:
             return self._tail.why
         why = ["past the last action"] * (not targets)
         for axis in axes:
             if axis.name in targets:
-                seen = here.get(axis.part.state)
-                why.append(axis.plan(chunk, targets[axis.name], now_ns, seen, scale))
+                target = targets[axis.name]
+                why.append(axis.plan(chunk, target, now_ns, here[axis.name], scale))
         if all(why):
             return why[0]
         for axis in axes:
             if axis.name in targets and axis.value is not None:
                 aim = axis.aim(now_ns, self._tick_ns, late) if self._interpolate else axis.goal
-                axis.step(aim, elapsed_ns / 1e9, here.get(axis.part.state), scale)
+                axis.step(aim, elapsed_ns / 1e9, here[axis.name], scale)
         return ""
 
     # ----------------------------------------------------------------------------- what may begin
@@ -355,7 +331,7 @@ class Player:
         """The chunk to play, after the gate and, for the first, the anchor; why none is, else."""
         tail, limits = self._tail, self._contract.action.limits
         if not self._begun and tail.chunk is not None:
-            unsure = [key for key, seen in self._seen.items() if seen.agreeing < SAMPLES]
+            unsure = self._measurements.unsure
             if unsure:
                 return f"waiting for another measurement of {', '.join(unsure)}"
         if tail.fresh:
@@ -375,8 +351,8 @@ class Player:
             if tail.chunk is None or axis.name not in tail.targets:
                 continue
             index = max(tail.chunk.index(now_ns + axis.early_ns), 0)
-            targets, seen = tail.targets[axis.name], self._seen.get(axis.part.state)
-            why = index < len(targets) and axis.gate(targets[index], seen and seen.value)
+            targets, here = tail.targets[axis.name], self._measurements.of(axis)
+            why = index < len(targets) and axis.gate(targets[index], here)
             if why:
                 tail.put_away("jump", f"a chunk {why}")
                 return
@@ -384,15 +360,13 @@ class Player:
     def _anchor(self, now_ns: int) -> str:
         """Begin where the robot is; why not, or nothing."""
         for axis in self._axes:
-            seen = self._seen.get(axis.part.state)
-            outside = float(np.max(axis.outside(seen.value))) if seen else 0.0
+            outside = float(np.max(axis.outside(self._measurements.of(axis))))
             if outside > OUTSIDE and not self._may_begin_outside:
                 why = f"{axis.name} is {outside:.3f} outside its range"
                 self.fault("outside", f"{why}; release again to let chunks lead it back")
                 return why
         for axis in self._axes:
-            seen = self._seen.get(axis.part.state)
-            axis.anchor(seen and seen.value, now_ns)
+            axis.anchor(self._measurements.of(axis), now_ns)
         self._begun = True
         return ""
 
@@ -408,60 +382,3 @@ class Player:
         if self._begun:
             self._set_point = values
         return self._set_point
-
-    # -------------------------------------------------------------------------- what is measured
-
-    def _look(
-        self, measured: Mapping[str, Any], measured_ns: Mapping[str, int] | None, now_ns: int
-    ) -> str:
-        """Take what is measured; why it cannot be believed to be so now, or nothing."""
-        if measured_ns is None:
-            known = {
-                key: np.asarray(measured[key], float) for key in self._measures if key in measured
-            }
-            self._seen = {key: Seen(value, now_ns, SAMPLES) for key, value in known.items()}
-            return ""
-        why = ""
-        for key, axis in self._measures.items():
-            value = np.asarray(measured.get(key, ()), dtype=float)
-            if key in measured and axis.is_value(value):
-                self._see(key, axis, value, measured_ns[key])
-            elif key in measured:
-                why = why or f"{key} measures {np.round(value, 3).tolist()}"
-            why = why or self._stale(key, now_ns)
-        return why
-
-    def _see(self, key: str, axis: Axis, value: Vector, time_ns: int) -> None:
-        """Take one measurement; one that jumps farther than any arm moves is a fault."""
-        before = self._seen.get(key)
-        if before is None:
-            published_on_change = self._time_outs_ns[key] > ON_CHANGE_NS
-            self._seen[key] = Seen(value, time_ns, SAMPLES if published_on_change else 1)
-            return
-        elapsed_ns = max(time_ns - before.time_ns, 0)
-        if elapsed_ns == 0 and np.array_equal(value, before.value):
-            return
-        speed, slack = FASTEST.get(axis.part.role, FASTEST_TURN)
-        start, reach = before.value, slack + speed * elapsed_ns / 1e9
-        if elapsed_ns > self._time_outs_ns[key] and axis.value is not None:
-            # Nobody has seen how it got there, but it must have gone where it was told to.
-            start, reach = axis.value, slack + axis.distance(axis.value, before.value)
-        distance = axis.distance(start, value)
-        self._seen[key] = Seen(value, time_ns, before.agreeing + 1 if distance <= reach else 1)
-        if distance > reach and self._begun:
-            passed = f"{elapsed_ns / 1e9:.3f} s"
-            self.fault("measured_jump", f"{key} jumped by {distance:.3f} in {passed}")
-
-    def _stale(self, key: str, now_ns: int) -> str:
-        """Why a measurement is not of now."""
-        if key not in self._seen:
-            return f"waiting for {key}"
-        age_s, limit_s = (now_ns - self._seen[key].time_ns) / 1e9, self._time_outs_ns[key] / 1e9
-        if abs(age_s) <= limit_s:
-            return ""
-        why = f"{key} is {age_s:.3f} s old, {limit_s:g} s are allowed"
-        if age_s < 0:
-            why = f"{key} is stamped {-age_s:.3f} s in the future"
-        if self._contract.action.limits.on_stale == "stop" and self._begun:
-            self.fault("stale", why)
-        return why

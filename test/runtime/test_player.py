@@ -562,7 +562,7 @@ def test_a_fault_of_the_node_is_told_and_latched():
 
 
 def test_a_start_outside_the_range_is_a_fault_then_comes_back_slowly():
-    """35 cm outside; nothing is told until it is released a second time, and then no farther out."""
+    """35 cm outside; nothing is told until it is released again, and then no farther out."""
     player = released(PLAIN)
     outside = at(0.0, 0.65)
     player.offer(chunk(0, *[0] * 9), 0)
