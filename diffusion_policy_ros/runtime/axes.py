@@ -75,8 +75,6 @@ class Axis(Motion):
         """What actions (n, size) of the field say: set-points (n, width), or deltas."""
         return np.asarray(actions, dtype=float)
 
-    # --------------------------------------------------------------------------------- anchor
-
     def anchor(self, measured: Vector | None, now_ns: int) -> None:
         """Begin where the robot is, at rest."""
         self.value = self._start(measured)
@@ -93,8 +91,6 @@ class Axis(Motion):
     def _start(self, measured: Vector | None) -> Any:
         return measured if measured is not None or not self.part.is_delta else np.zeros(self.width)
 
-    # ----------------------------------------------------------------------------------- gate
-
     def gate(self, first: Vector, measured: Vector | None) -> str:
         """Why a chunk may not begin with an action: it leads too far from where the robot is, and
         from where it is told to be. Empty when it may.
@@ -108,8 +104,6 @@ class Axis(Motion):
             return ""
         distance = min(float(np.max(size(way, self._jump))) for way in ways)
         return f"begins {distance:.3f} from the measured {self.name}, beyond its jump"
-
-    # ------------------------------------------------------------------------------------ aim
 
     def plan(
         self, chunk: Chunk, targets: Vector, now_ns: int, measured: Vector | None, scale: float
@@ -203,8 +197,6 @@ class Axis(Motion):
             self._aim = self.space.move(begin, share * way)
         self._aim_ns = now_ns
         return self._aim
-
-    # ---------------------------------------------------------------------------------- limit
 
     def limit(self, start: Vector, target: Vector, count: bool = True) -> Vector:
         """Where an action may lead from a goal: into its range, and a step at most."""
