@@ -4,8 +4,6 @@ import threading
 
 import pytest
 import torch
-from diffusion_policy_ros.runtime.speed import Speed, Start
-from diffusion_policy_ros.runtime.verdict import Demand, Timing
 
 from diffusion_policy_ros.bench.speed import Speed, Start
 from diffusion_policy_ros.bench.verdict import Demand, Timing
