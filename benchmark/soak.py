@@ -290,7 +290,7 @@ def parameters(folder: Path, checkpoint: Path) -> dict[str, dict[str, object]]:
             "cameras": any(stream.is_image for stream in contract.observations.values()),
             "contract": checkpoint / "contract.yaml",
         },
-        "action_player": {"contract": checkpoint / "contract.yaml"},
+        "action_player": {"contract": checkpoint / "contract.yaml", "armed": True},
         "episode_recorder": {
             "contract": folder / "recorded.yaml",
             "out": folder / "bags",

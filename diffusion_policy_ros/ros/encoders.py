@@ -74,7 +74,7 @@ def _values(output: Output, set_point: SetPoint) -> Vector:
 
 def _of(output: Output, role: str, values: Mapping[str, Vector]) -> Vector | None:
     """The value of the field that has a role, if there is one."""
-    return next((values[part.name] for part in output.fields if part.role == role), None)
+    return next((values.get(part.name) for part in output.fields if part.role == role), None)
 
 
 def _pose(output: Output, told: Told) -> PoseStamped:

@@ -9,7 +9,7 @@ line of JSON an episode. Service `~/reset` begins the episode of parameter `seed
 episodes it is silent for a quarter of a second: the arm jumps, and no window may span that.
 
 With `follow:=/action_player` it is told what to do by an action player, as a robot's controller
-is; call the player's `~/resume` after each `~/reset`, for it takes the arm where it was before.
+is. A reset moves the arm by hand: call the player's `~/hand_over` before it, `~/resume` after it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def declare_settings(node: Node) -> Settings:
     add("seed", -1, "episode that ~/reset begins; -1: the next", low=-1, high=2**31 - 1, live=True)
     return Settings(
         contract=add("contract", "", "contract (name or file); empty: mini_lift, or _state"),
-        action_topic=add("action_topic", "/policy_node/action_chunk", "chunks to play"),
+        action_topic=add("action_topic", "policy_node/action_chunk", "chunks to play"),
         follow=add(
             "follow", "", "an action player, as /action_player: its set-points in place of chunks"
         ),

@@ -77,6 +77,13 @@ class Live:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
 
+    def another(self, name: str) -> Any:
+        """One more node here."""
+        node = rclpy.create_node(name, context=self._context)
+        self._executor.add_node(node)
+        self._stack.callback(node.destroy_node)
+        return node
+
     def start(self, node: str | Path, *words: Any, **parameters: Any) -> Process:
         """Start a node of the package, or a script, with these words and parameters.
 

@@ -1,4 +1,4 @@
-"""The action player in a process of its own, over DDS; an arm that stands where it is."""
+"""The action player in a process of its own, over DDS: what it does with its robot's motion."""
 
 import signal
 
@@ -8,78 +8,21 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from conftest import JOINTS  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from geometry_msgs.msg import PoseStamped, TwistStamped  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from geometry_msgs.msg import PoseStamped  # noqa: E402
 from live import live  # noqa: E402
-from sensor_msgs.msg import JointState  # noqa: E402
-from std_msgs.msg import Float64MultiArray  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+from playing import Player  # noqa: E402
+from rclpy.qos import qos_profile_sensor_data  # noqa: E402
+from std_msgs.msg import Bool, Float64  # noqa: E402
+from toy_robot import ToyRobot  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
-from diffusion_policy_ros.ros.chunks import chunk_msg, time_msg  # noqa: E402
-from diffusion_policy_ros.runtime.tail import Chunk  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CONTRACT = Contract.load("mini_lift_state")
 HOME = np.array([0.0625, 0.0, 0.25])  # a float32 knows these
-
-
-class Arm:
-    """Publishes where it is and chunks; hears what it is told."""
-
-    def __init__(self, domain):
-        self.domain, self.node = domain, domain.node
-        self.contract, self.action = CONTRACT, np.array([0.01, 0, 0, 0, 0, 0, 1.0])
-        self.told = domain.listen(PoseStamped, "/action_player/pose")
-        self._arrays = domain.listen(DiagnosticArray, "/diagnostics")
-        self._pose = self.node.create_publisher(PoseStamped, "/eef_pose", 10)
-        self._joints = self.node.create_publisher(JointState, "/joint_states", 10)
-        topic = "/policy_node/action_chunk"
-        self._chunks = self.node.create_publisher(JointTrajectory, topic, 10)
-        self.measures = self.node.create_timer(0.02, self._measure)
-        self.acts = self.node.create_timer(0.1, self.send)
-
-    @property
-    def now_ns(self):
-        """By the clock of all."""
-        return self.node.get_clock().now().nanoseconds
-
-    def _measure(self):
-        pose, now = PoseStamped(), time_msg(self.now_ns)
-        pose.header.stamp = now
-        where = pose.pose.position
-        where.x, where.y, where.z = HOME.tolist()
-        pose.pose.orientation.w = 1.0
-        self._pose.publish(pose)
-        state = JointState(name=["elbow", "shoulder"], position=[0.2, 0.1])
-        state.header.stamp = now
-        self._joints.publish(state)
-
-    def send(self, actions=None):
-        """A chunk from now on; of the usual action where none are given."""
-        actions = np.tile(self.action, (4, 1)) if actions is None else actions
-        chunk = Chunk(self.now_ns, actions, self.contract.period_ns)
-        self._chunks.publish(chunk_msg(chunk, self.contract))
-
-    @property
-    def x(self):
-        """Of every set-point so far."""
-        return [message.pose.position.x for message in self.told]
-
-    @property
-    def reports(self):
-        every = [array.status[0] for array in self._arrays]
-        return [status for status in every if status.name == "/action_player: player"]
-
-    def values(self):
-        """Of the newest report."""
-        return {entry.key: entry.value for entry in self.reports[-1].values}
-
-    def until_says(self, text):
-        """Wait for a report from now on with this in its message."""
-        seen = len(self.reports)
-        new = lambda: next((s for s in self.reports[seen:] if text in s.message), None)  # noqa: E731
-        return self.domain.until(new, why=f"the player reports {text!r}")
+AT = {"robot0_eef_pos": HOME, "robot0_eef_quat": [0, 0, 0, 1], "robot0_gripper_qpos": [0, 0]}
+ONWARD = np.tile([0.01, 0, 0, 0, 0, 0, 1.0], (4, 1))
 
 
 @pytest.fixture(scope="module")
@@ -91,126 +34,308 @@ def domain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arm(domain):
-    """One for all, and the player beside it; every test leaves it playing."""
-    arm = Arm(domain)
-    domain.start("action_player", contract="mini_lift_state", publish_twist=True, velocity=0.5)
-    return arm
+    """One that stands where it is put, whatever it is told."""
+    return ToyRobot(domain, CONTRACT, AT)
 
 
-def test_without_a_policy_it_stays_where_the_arm_is(domain, arm):
-    """A player without a node holds, says why, and tells the arm to be where it is."""
-    arm.acts.cancel()
-    arm.until_says("holding: no chunk yet")
-    domain.until(lambda: len(arm.told) > 20, why="set-points come")
-    assert set(arm.x) == {HOME[0]}
-    assert arm.told[-1].header.frame_id == "base"
-    arm.acts.reset()
-    arm.until_says("playing")
+@pytest.fixture(scope="module")
+def player(domain, arm):
+    """One for all; every test leaves it playing, but for the first, which finds it new."""
+    return Player(domain, contract="mini_lift_state", velocity=0.5)
 
 
-def test_chunks_become_a_smooth_stream(domain, arm):
-    """Many set-points an action, none of them a jump, as far ahead as the contract allows."""
-    grippers = domain.listen(Float64MultiArray, "/action_player/gripper")
-    twists = domain.listen(TwistStamped, "/action_player/twist")
-    domain.call("/action_player/resume")
-    arm.told.clear()
-
-    def since_home():
-        """The x of the set-points since it last was at the measured pose."""
-        home = [place for place, x in enumerate(arm.x) if x == HOME[0]]
-        return arm.x[home[-1] :] if home else [HOME[0]]
-
-    domain.until(lambda: max(since_home()) > HOME[0] + 0.049, why="the arm is led")
-    path = np.array(since_home())
-    steps = np.diff(path)
-    moving = steps[(steps > 0) & (path[1:] < HOME[0] + 0.049)]
-    assert len(moving) >= 8 and steps.max() <= 0.5 / 100 + 1e-9  # a late tick, too
-    assert max(arm.x) <= HOME[0] + 0.05 + 1e-9
-    assert grippers[-1].data.tolist() == [1.0]
-    assert max(twist.twist.linear.x for twist in twists) > 0.05
+def xs(arm):
+    """The x of every set-point."""
+    return [message.pose.position.x for message in arm.told["~/pose"]]
 
 
-def test_a_stop_stays_until_it_is_released(domain, arm):
-    """Whatever chunks come; then it begins at the measured pose."""
-    assert domain.call("/action_player/stop").success
-    assert arm.until_says("stopped: ~/stop was called").level == DiagnosticStatus.ERROR
-    arm.told.clear()
-    domain.until(lambda: len(arm.told) > 50, why="set-points go on")
-    assert len(set(arm.x)) == 1
-    assert domain.call("/action_player/resume").success
-    arm.told.clear()
-    domain.until(lambda: HOME[0] in arm.x, why="it begins at the measured pose")
-    arm.until_says("playing")
+def times(arm):
+    """When every set-point is meant, s."""
+    stamps = [message.header.stamp for message in arm.told["~/pose"]]
+    return [stamp.sec + stamp.nanosec / 1e9 for stamp in stamps]
 
 
-def test_what_is_no_chunk_is_refused_by_name(domain, arm):
-    """NaN and another robot's actions; the arm goes on with what it has, then holds."""
-    arm.acts.cancel()
-    arm.until_says("holding: ")
-    arm.told.clear()
+def begin_anew(player, arm):
+    """From where the arm is, with no set-point of before."""
+    player.call("hand_over")
+    player.until_says("operator")
+    player.until_says("operator")
+    arm.told["~/pose"].clear()
+    assert player.call("resume").success
+
+
+@pytest.fixture
+def at_home(arm):
+    """The arm is at home, and onward is where it is told to go."""
+    arm.at["robot0_eef_pos"], arm.actions = HOME.copy(), ONWARD
+    yield
+    arm.at["robot0_eef_pos"], arm.actions = HOME.copy(), ONWARD
+    arm.frames.clear()
+
+
+def test_it_starts_stopped_and_silent_and_begins_where_the_arm_is(domain, arm, player, at_home):
+    """Chunks come, and somebody moves the arm meanwhile; nothing is published before ~/resume."""
+    assert player.until_says("stopped").level == DiagnosticStatus.WARN
+    player.until_says("stopped")
+    assert arm.told["~/pose"] == []
+    assert player.states[-1].data.startswith("stopped")
+    arm.at["robot0_eef_pos"] = HOME + [0.125, 0, 0]
+    player.until_says("stopped")
+    assert player.call("resume").success
+    domain.until(lambda: arm.told["~/pose"], why="set-points come")
+    assert xs(arm)[0] == pytest.approx(HOME[0] + 0.125, abs=0.011)
+    assert arm.told["~/pose"][0].header.frame_id == "base"
+    player.until_says("playing")
+
+
+def test_without_a_policy_it_stays_where_it_is(domain, arm, player, at_home):
+    """Stopped and released, but no chunk: it says so, and tells the same as before."""
+    arm.actions = None
+    player.call("stop")
+    player.until_says("stopped: ~/stop was called")
+    assert player.call("resume").success
+    player.until_says("holding: no chunk yet")
+    arm.told["~/pose"].clear()
+    player.until_says("holding: no chunk yet")
+    player.until_says("holding: no chunk yet")
+    assert len(set(xs(arm))) == 1
+    arm.actions = ONWARD
+    player.until_says("playing")
+
+
+def test_chunks_become_a_smooth_stream(domain, arm, player, at_home):
+    """Many set-points an action, none of them a jump, as far ahead as the contract allows; for
+    controllers that ask for reliable delivery and for those that do not.
+    """
+    unreliable = domain.listen(PoseStamped, "/action_player/pose", qos_profile_sensor_data)
+    begin_anew(player, arm)
+    domain.until(lambda: xs(arm) and max(xs(arm)) > HOME[0] + 0.049, why="the arm is led")
+    path, steps = np.array(xs(arm)), np.diff(xs(arm))
+    assert (steps > 0).sum() >= 4
+    assert (steps <= 0.5 * np.diff(times(arm)) + 1e-6).all()
+    assert path.max() <= HOME[0] + 0.05 + 1e-9
+    assert arm.told["~/gripper"][-1].data.tolist() == [1.0]
+    assert unreliable
+
+
+def test_a_stop_stays_whatever_is_measured(domain, arm, player, at_home):
+    """A push, one wrong sample, chunks: the set-point stays; then it begins where the arm is."""
+    assert player.call("stop").success
+    assert player.until_says("stopped: ~/stop was called").level == DiagnosticStatus.WARN
+    arm.told["~/pose"].clear()
+    arm.at["robot0_eef_pos"] = HOME + [0.01, 0, 0]
+    domain.until(lambda: len(arm.told["~/pose"]) > 30, why="set-points go on")
+    arm.at["robot0_eef_pos"] = HOME + [0.02, 0, 0]
+    domain.until(lambda: len(arm.told["~/pose"]) > 60, why="set-points go on")
+    assert len(set(xs(arm))) == 1
+    assert player.call("resume").success
+    player.until_says("playing")
+
+
+def test_resume_while_it_plays_is_refused(domain, arm, player, at_home):
+    """And changes nothing: it would jump."""
+    player.until_says("playing")
+    answer = player.call("resume")
+    assert not answer.success and "playing" in answer.message
+    assert player.until_says("playing")
+
+
+def test_a_stop_that_lets_go(domain, arm, player, at_home):
+    """With on_stop: release it brakes, then goes quiet, so that others may move the arm."""
+    assert (
+        player.set("on_stop", "leave").reason == "parameter on_stop: 'leave'; give keep or release"
+    )
+    assert player.set("on_stop", "release").successful
+    player.until_says("playing")
+    player.call("stop")
+    player.until_says("stopped")
+    player.until_says("stopped")
+    arm.told["~/pose"].clear()
+    player.until_says("stopped")
+    player.until_says("stopped")
+    assert arm.told["~/pose"] == []
+    player.set("on_stop", "keep")
+    player.call("resume")
+    player.until_says("playing")
+
+
+def test_an_operator_takes_over_and_hands_back(domain, arm, player, at_home):
+    """Quiet meanwhile, and published as a state; then it starts again from where the arm is."""
+    assert player.call("hand_over").success
+    assert player.until_says("operator").level == DiagnosticStatus.OK
+    assert player.states[-1].data.startswith("operator")
+    player.until_says("operator")
+    arm.told["~/pose"].clear()
+    arm.at["robot0_eef_pos"] = HOME + [0, 0.25, 0]
+    player.until_says("operator")
+    assert arm.told["~/pose"] == []
+    assert player.call("resume").success
+    domain.until(lambda: arm.told["~/pose"], why="it plays again")
+    assert arm.told["~/pose"][0].pose.position.y == pytest.approx(0.25, abs=0.011)
+    player.call("hand_over")
+    player.until_says("operator")
+    arm.at["robot0_eef_pos"] = HOME.copy()
+    player.until_says("operator")
+    player.call("resume")
+    player.until_says("playing")
+
+
+def test_what_is_no_chunk_is_refused_by_name(domain, arm, player, at_home):
+    """NaN, another robot's actions, another frame, another rate; it goes on with what it has."""
+    joints = Contract.from_text(JOINTS)
+    elsewhere = Contract.from_text(CONTRACT.text.replace("frame: base", "frame: camera"))
+    faster = Contract.from_text(CONTRACT.text.replace("rate_hz: 20", "rate_hz: 100"))
+    arm.actions = None
+    player.until_says("holding: ")
+    arm.told["~/pose"].clear()
     arm.send(np.full((4, 7), np.nan))
-    domain.until(lambda: "rejected: not finite" in arm.values(), why="NaN is counted")
-    arm.contract = Contract.from_text(JOINTS)
-    arm.send(np.zeros((4, 2)))
-    arm.contract = CONTRACT
-    other = "rejected: not a chunk of this contract"
-    domain.until(lambda: other in arm.values(), why="the other robot's is counted")
-    assert np.isfinite(arm.x).all() and len(set(arm.x)) == 1
-    arm.acts.reset()
-    arm.until_says("playing")
+    player.until_counts("rejected: not finite")
+    for contract, said in (
+        (joints, "a chunk of shoulder, elbow"),
+        (elsewhere, "a chunk in frame 'camera'; the actions of mini_lift_state are in 'base'"),
+        (faster, "points 0.01 s apart, or uneven; mini_lift_state has 20 Hz"),
+    ):
+        arm.contract = contract
+        arm.send(np.zeros((4, contract.action_dim)))
+        arm.contract = CONTRACT
+        domain.until(lambda said=said: said in player.process.output, why=f"it says {said}")
+    assert np.isfinite(xs(arm)).all() and len(set(xs(arm))) <= 1
+    arm.actions = ONWARD
+    player.until_says("playing")
 
 
-def test_a_pose_that_stops_is_not_believed(domain, arm):
-    """It holds, says how old the pose is, and goes on when there is a new one."""
+def test_a_pose_in_another_frame_is_a_fault(domain, arm, player, at_home):
+    """Named, latched, and cleared by ~/resume once the driver has been mended."""
+    arm.frames["/eef_pose"] = "camera_optical_frame"
+    report = player.until_says("fault: ")
+    assert report.level == DiagnosticStatus.ERROR
+    assert "/eef_pose" in report.message and "'camera_optical_frame'" in report.message
+    assert "'base'" in report.message and "check_frame" in report.message
+    assert player.states[-1].data.startswith("fault")
+    arm.frames.clear()
+    player.until_says("fault: ")
+    player.call("resume")
+    player.until_says("playing")
+
+
+def test_a_pose_that_stops_is_not_believed(domain, arm, player, at_home):
+    """It holds, says how old the pose is, and goes on when there is a new one; the log, too."""
     arm.measures.cancel()
-    report = arm.until_says("holding: the measured pose is")
-    assert "0.5 s are allowed" in report.message and report.level == DiagnosticStatus.WARN
+    report = player.until_says("robot0_eef")
+    assert "holding" in report.message and report.level == DiagnosticStatus.WARN
     arm.measures.reset()
-    arm.until_says("playing")
+    player.until_says("playing")
+    lines = player.process.output.splitlines()
+    assert any("holding" in line and "robot0_eef" in line for line in lines)
+
+
+def test_limits_are_tightened_live_and_loosened_loudly(domain, arm, player, at_home):
+    """Tighter at once; looser is refused, and said loudly where it was asked for."""
+    assert player.set("translation.step", 0.02).successful
+    refused = player.set("translation.step", 0.5)
+    assert not refused.successful and "loosen_limits" in refused.reason
+    assert player.set("loosen_limits", True).successful
+    assert player.set("translation.step", 0.5).successful
+    domain.until(lambda: "LOOSENED" in player.process.output, why="it says so in the log")
+    player.until_counts("loosened_limits")
+    assert player.until_says("playing").level == DiagnosticStatus.WARN
+    assert not player.set("loosen_limits", False).successful
+    assert player.set("translation.step", 0.0).successful
+    assert player.set("loosen_limits", False).successful
+    assert not player.set("joint_velocity", 0.5).successful
+
+
+def test_the_speed_is_scaled_live(domain, arm, player, at_home):
+    """By topic or parameter, which are the same; what is no share is refused."""
+    scale = domain.node.create_publisher(Float64, "/action_player/speed_scale", 1)
+    domain.until(scale.get_subscription_count, why="the player listens")
+    scale.publish(Float64(data=0.1))
+    domain.until(lambda: player.values()["speed_scale"] == "0.1", why="it is slowed down")
+    begin_anew(player, arm)
+    domain.until(lambda: xs(arm) and max(xs(arm)) > HOME[0] + 0.02, why="it moves")
+    assert (np.diff(xs(arm)) <= 0.1 * 0.5 * np.diff(times(arm)) + 1e-6).all()
+    scale.publish(Float64(data=float("nan")))
+    scale.publish(Float64(data=1.5))
+    domain.until(lambda: "speed_scale" in player.process.output, why="nonsense is refused")
+    assert player.set("speed_scale", 1.0).successful
+    player.until_says("playing")
+
+
+def test_a_player_that_is_killed_is_stopped_when_it_comes_back(domain, arm, player, at_home):
+    """Whoever restarts it; and so is one that was deactivated."""
+    player.process.signal(signal.SIGKILL)
+    player.process.wait()
+    player.restart()
+    player.until_says("stopped")
+    arm.told["~/pose"].clear()
+    player.until_says("stopped")
+    player.until_says("stopped")
+    assert arm.told["~/pose"] == []
+    player.call("resume")
+    player.until_says("playing")
+
+
+def test_a_dead_man_switch(domain, arm, at_home):
+    """It plays only while the switch says so, again and again."""
+    watched = ToyRobot(domain, CONTRACT, AT, "/watched", "/watched_policy")
+    watched.actions = ONWARD
+    player = Player(
+        domain,
+        "/watched",
+        contract="mini_lift_state",
+        policy="/watched_policy",
+        armed=True,
+        enable_topic="/enable",
+    )
+    player.until_says("holding: /enable")
+    assert watched.told["~/pose"] == []
+    switch = domain.node.create_publisher(Bool, "/enable", 1)
+    pressing = domain.node.create_timer(0.05, lambda: switch.publish(Bool(data=True)))
+    player.until_says("playing")
+    pressing.cancel()
+    player.until_says("holding: /enable")
+    pressing.reset()
+    player.until_says("playing")
+    pressing.cancel()
+    switch.publish(Bool(data=False))
+    player.until_says("holding: /enable")
+    player.process.end()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_joints_by_name_and_an_end_in_order(domain, arm, tmp_path, number):
-    """Joints go to ros2_control, within their velocity; signals end it with exit code 0."""
+def test_joints_by_name_and_an_end_in_order(domain, tmp_path, number):
+    """Several points to ros2_control, within their velocity; signals end it with exit code 0."""
     path = tmp_path / "joints.yaml"
     path.write_text(JOINTS)
-    topic = f"/joints_{number}"
-    words = ["--ros-args", "-r", f"__node:=joints_{number}"]
-    player = domain.start(
-        "action_player", *words, contract=path, rate_hz=50.0, action_topic=f"{topic}/chunks"
-    )
-    heard = domain.listen(JointTrajectory, f"{topic}/joint_trajectory")
-    chunks = domain.node.create_publisher(JointTrajectory, f"{topic}/chunks", 10)
-    contract = Contract.from_text(JOINTS)
-
-    def send():
-        chunk = Chunk(arm.now_ns, np.tile([0.3, 0.2], (8, 1)), contract.period_ns)
-        chunks.publish(chunk_msg(chunk, contract))
-
-    timer = domain.node.create_timer(0.1, send)
-    there = lambda: heard and abs(heard[-1].points[0].positions[0] - 0.3) < 1e-6  # noqa: E731
+    name, contract = f"/joints_{number}", Contract.from_text(JOINTS)
+    robot = ToyRobot(domain, contract, {"q": [0.1, 0.2]}, name, f"{name}_policy")
+    robot.actions = np.tile([0.3, 0.2], (8, 1))
+    player = Player(domain, name, contract=path, rate_hz=50.0, policy=f"{name}_policy", armed=True)
+    heard = robot.told["~/joint_trajectory"]
+    there = lambda: heard and abs(heard[-1].points[-1].positions[0] - 0.3) < 1e-6  # noqa: E731
     domain.until(there, why="the joints are where the chunk says")
-    timer.cancel()
+    robot.actions = None
     assert list(heard[-1].joint_names) == ["shoulder", "elbow"]
-    assert heard[-1].points[0].time_from_start.nanosec == 20_000_000
-    first = np.array([message.points[0].positions[0] for message in heard])
-    assert first[0] >= 0.1 and np.abs(np.diff(first)).max() <= 2 * 0.02 + 1e-9
-    player.signal(number)
-    assert player.wait() == 0, player.output
+    assert [p.time_from_start.nanosec for p in heard[-1].points] == [
+        20_000_000 * i for i in range(1, 6)
+    ]
+    moving = [m for m in heard if m.points[0].velocities[0] > 0]
+    assert moving and all(m.points[-1].velocities[0] == 0 for m in moving)
+    assert max(p.velocities[0] for m in moving for p in m.points) <= 1.0 + 1e-6
+    player.process.signal(number)
+    assert player.process.wait() == 0, player.process.output
 
 
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({}, "action_player: no contract; give -p contract:=FILE"),
         ({"contract": "mini_lift", "rate_hz": 5.0}, "parameter rate_hz"),
         ({"contract": "mini_lift", "on_stale": "wait"}, "parameter on_stale: 'wait'"),
         ({"contract": "mini_lift", "velocity": -1.0}, "parameter velocity: it is -1.0"),
         ({"contract": "mini_lift", "velocty": 0.03}, "no parameter 'velocty'; did you mean 'vel"),
-        (
-            {"contract": "mini_lift", "joint_velocity": 0.5},
-            "parameter joint_velocity: the action of mini_lift commands nothing that it limits",
-        ),
+        ({"contract": "mini_lift", "joint_velocity": 0.5}, "commands nothing that it limits"),
+        ({"contract": "mini_lift", "lead": 0.5}, "0.5 allows more than the contract's 0.05"),
+        ({"contract": "mini_lift", "gripper_joint": "finger"}, "give send: {type: trajectory"),
     ],
 )
 def test_parameters_that_do_not_fit(domain, parameters, said):

@@ -9,9 +9,13 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
+from rclpy.task import Future  # noqa: E402
+
 from diffusion_policy_ros.contract import ACTION_KINDS, OUTPUTS, Contract  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
+from diffusion_policy_ros.ros import outputs as outputs_module  # noqa: E402
 from diffusion_policy_ros.ros.encoders import ENCODERS, Told, encode  # noqa: E402
+from diffusion_policy_ros.ros.outputs import ActionOutput  # noqa: E402
 
 ROBOT = """
 name: robot
@@ -190,3 +194,67 @@ def test_an_action_that_is_not_installed_is_named():
     (output,) = outputs(field("gripper", "scalar", send))
     with pytest.raises(UserError, match="not installed; install or source control_msgs"):
         encode(output, told({"gripper": [0.0]}))
+
+
+class Server:
+    """Stands in for an action server and its client.
+
+    Attributes:
+        goals: what it was sent.
+        ready: whether it is there.
+        accepts: whether it accepts goals.
+    """
+
+    def __init__(self, *_):
+        self.goals, self.ready, self.accepts = [], True, True
+        Server.made = self
+
+    def server_is_ready(self):
+        return self.ready
+
+    def send_goal_async(self, goal):
+        self.goals.append(goal.command.position)
+        future = Future()
+        future.set_result(SimpleNamespace(accepted=self.accepts))
+        return SimpleNamespace(add_done_callback=lambda call: call(future))
+
+
+@pytest.fixture
+def gripper(control_msgs, monkeypatch):
+    """Tells a gripper's action a width, and returns the goals so far."""
+    monkeypatch.setattr(outputs_module, "ActionClient", Server)
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    monkeypatch.setattr(outputs_module, "time", clock)
+    send = "topic: /g, open: 1.0, closed: 0.0, type: control_msgs/action/GripperCommand"
+    (output,) = outputs(field("width", "scalar", send))
+    made = ActionOutput(SimpleNamespace(resolve_service_name=str), output)
+
+    def tell(*widths):
+        for width in widths:
+            made.tell(told({"width": [width]}))
+        return Server.made.goals
+
+    return SimpleNamespace(tell=tell, output=made, server=Server.made, clock=clock)
+
+
+def test_a_gripper_is_sent_a_goal_when_what_it_is_told_changes(gripper):
+    """Not for noise, but for where it comes to rest; and anew after others had the robot."""
+    assert gripper.tell(0.5, 0.5, 0.5) == [0.5]
+    assert gripper.tell(0.505, 0.501, 0.508) == [0.5]
+    assert gripper.tell(0.508) == [0.5, 0.508]
+    assert gripper.tell(0.6, 0.7) == [0.5, 0.508, 0.6, 0.7]
+    gripper.output.forget()
+    assert gripper.tell(0.7) == [0.5, 0.508, 0.6, 0.7, 0.7]
+
+
+def test_a_gripper_that_does_not_take_its_goal_is_asked_again(gripper):
+    """A second later, not every tick; what is wrong is said meanwhile."""
+    gripper.server.ready = False
+    assert gripper.tell(0.5) == [] and gripper.output.problem == "nobody serves it"
+    gripper.server.ready, gripper.server.accepts = True, False
+    assert gripper.tell(0.5) == []
+    gripper.clock.now += 1.1
+    assert gripper.tell(0.5, 0.5) == [0.5] and gripper.output.problem == "the goal was rejected"
+    gripper.server.accepts = True
+    gripper.clock.now += 1.1
+    assert gripper.tell(0.5, 0.5) == [0.5, 0.5] and gripper.output.problem == ""

@@ -27,7 +27,9 @@ class Player:
         self.start()
 
     def start(self):
-        self.process = self.domain.start("action_player", contract="mini_lift", rate_hz=50.0)
+        self.process = self.domain.start(
+            "action_player", contract="mini_lift", rate_hz=50.0, armed=True
+        )
 
     def until_says(self, text):
         """Wait for a report that is made from now on."""

@@ -8,10 +8,11 @@ from conftest import JOINTS  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
+from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
 from diffusion_policy_ros.ros import (  # noqa: E402
-    action_player,
     episode_recorder,
+    player_parameters,
     policy_parameters,
 )
 from diffusion_policy_ros.ros.parameters import check_overrides  # noqa: E402
@@ -37,8 +38,11 @@ def given(domain):
 
 def test_a_whole_number_is_a_number(given):
     """YAML's 1 and 250 are taken where 1.0 and 250.0 are."""
-    settings = action_player.declare_settings(given(velocity=1, rate_hz=250))
-    assert (settings.limits, settings.rate_hz) == ({"velocity": 1.0}, 250.0)
+    node = given(velocity=1, rate_hz=250)
+    assert player_parameters.declare_all(node).rate_hz == 250.0
+    assert player_parameters.limits({"velocity": node.get_parameter("velocity").value}) == {
+        "velocity": 1.0
+    }
     node = given(guidance_scale=2)
     policy_parameters.declare(node)
     policy_parameters.forget(node)
@@ -49,12 +53,12 @@ def test_a_whole_number_is_a_number(given):
     ("declare", "values", "said"),
     [
         (
-            action_player.declare_settings,
+            player_parameters.declare_all,
             {"rate_hz": 5},
             "rate_hz: it is 5.0; give a number from ",
         ),
         (
-            action_player.declare_settings,
+            player_parameters.declare_all,
             {"lead": "far"},
             "lead: it is 'far'; give a number from ",
         ),
@@ -79,7 +83,7 @@ def test_what_does_not_fit_is_told_with_what_does(given, declare, values, said):
 def test_parameters_of_others_only_warn(given, monkeypatch):
     """A file for all nodes holds more than one node reads; each such name is told once."""
     node, logged = given(checkpoint="a", use_sim_time=False, velocity=1.0), []
-    action_player.declare_settings(node)
+    player_parameters.declare_all(node)
     monkeypatch.setattr(
         node.get_logger().__class__, "warning", lambda _, text: logged.append(text)
     )
@@ -87,22 +91,39 @@ def test_parameters_of_others_only_warn(given, monkeypatch):
     assert len(logged) == 1 and "no parameter 'checkpoint'" in logged[0]
 
 
-def test_a_joint_limit_is_one_number_for_all(given, tmp_path):
+def restricted(path, **limits):
+    """The action of a contract with the limits that parameters give."""
+    return Contract.load(path).action.tightened(player_parameters.limits(limits))
+
+
+def test_a_joint_limit_is_one_number_for_all(tmp_path):
     """It replaces the contract's list; without one the contract's stays."""
     (tmp_path / "arm.yaml").write_text(TWO_LIMITS)
     path = str(tmp_path / "arm.yaml")
-    settings = action_player.declare_settings(given(contract=path, joint_velocity=0.05))
-    assert action_player.playable(settings).action.limits.joint_velocity == (0.05,)
-    settings = action_player.declare_settings(given(contract=path, joint_lead=0.1))
-    limits = action_player.playable(settings).action.limits
-    assert (limits.joint_velocity, limits.joint_lead) == ((1.0, 2.0), (0.1,))
+    action = restricted(path, joint_velocity=0.05)
+    assert action.limits_of(action.fields[0]).velocity == 0.05
+    action = restricted(path, joint_lead=0.1, joint_velocity=0.0)
+    limits = action.limits_of(action.fields[0])
+    assert (limits.velocity, limits.lead) == ((1.0, 2.0), 0.1)
 
 
-def test_a_limit_that_could_not_act_is_refused(given, tmp_path):
-    """With the one that does."""
+def test_a_limit_that_could_not_act_is_refused(tmp_path):
+    """With the ones that do."""
     (tmp_path / "arm.yaml").write_text(TWO_LIMITS)
-    settings = action_player.declare_settings(
-        given(contract=str(tmp_path / "arm.yaml"), velocity=0.05)
-    )
-    with pytest.raises(UserError, match="parameter velocity: .*did you mean 'joint_velocity'"):
-        action_player.playable(settings)
+    with pytest.raises(UserError, match="limit velocity: .*nothing that it limits; did you mean"):
+        restricted(tmp_path / "arm.yaml", velocity=0.05)
+
+
+def test_a_parameter_of_before_says_what_there_is_instead(given):
+    """It is not only told to do nothing."""
+    with pytest.raises(UserError, match=r"give send: \{type: geometry_msgs/msg/TwistStamped\}"):
+        player_parameters.declare_all(given(publish_twist=True))
+
+
+def test_the_fields_limits_are_parameters(given):
+    """Of each field of the contract those that act on it; given ones are taken over."""
+    node = given(**{"arm.velocity": 0.2})
+    player_parameters.declare_all(node)
+    player_parameters.declare_limits(node, Contract.load("mobile_manipulator"))
+    assert node.get_parameter("arm.velocity").value == 0.2
+    assert node.has_parameter("arm.following_error") and not node.has_parameter("base.lead")

@@ -56,7 +56,7 @@ def test_help_tells_of_every_parameter(main, parameter, capsys):
     [
         ("sim_robot", {"cameras": False, "action_topic": "/a-b"}),
         ("episode_recorder", {"contract": "mini_lift", "extra_topics": "['/a-b']"}),
-        ("action_player", {"contract": "mini_lift", "action_topic": "/a-b"}),
+        ("action_player", {"contract": "mini_lift", "policy": "/a-b"}),
     ],
 )
 def test_a_name_that_is_no_topics_is_one_line(domain, module, parameters):
@@ -64,7 +64,7 @@ def test_a_name_that_is_no_topics_is_one_line(domain, module, parameters):
     process = domain.start(module, **parameters)
     assert process.wait() == 2
     errors = [line for line in process.output.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "'/a-b'" in errors[0] and "Traceback" not in process.output
+    assert len(errors) == 1 and "'/a-b" in errors[0] and "Traceback" not in process.output
 
 
 @pytest.mark.parametrize("name", ["action_player", "episode_recorder", "sim_robot"])
