@@ -24,6 +24,7 @@ from diffusion_policy_ros.runtime.spaces import (
     Vector,
     Wrapped,
     exceeds,
+    is_zero,
     shortened,
     size,
 )
@@ -176,7 +177,7 @@ class Axis(Motion):
         if late:
             begin_ns, self._caught_up_ns = now_ns - tick_ns, now_ns + CATCH_UP_NS
         behind = now_ns < self._caught_up_ns
-        on_course = self._expected is not None and np.array_equal(self._expected, self.goal)
+        on_course = self._expected is not None and (self._expected.tolist() == self.goal.tolist())
         if not behind and abs(now_ns - due_ns) <= EARLY_NS:
             begin, begin_ns = self.goal, now_ns
         elif not behind and on_course and due_ns > begin_ns:
@@ -191,7 +192,7 @@ class Axis(Motion):
         self._left = (1.0 - share) * way
         if share >= 1:
             self._aim = self._expected
-        elif share <= 0 or not way.any():
+        elif share <= 0 or is_zero(way):
             self._aim = begin
         else:
             self._aim = self.space.move(begin, share * way)
@@ -306,7 +307,7 @@ class Velocity(Axis):
     @property
     def at_rest(self) -> bool:
         """Whether it tells the robot to stand still."""
-        return self.value is None or not self.value.any()
+        return self.value is None or is_zero(self.value)
 
 
 class Binary(Axis):

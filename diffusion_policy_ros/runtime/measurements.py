@@ -103,7 +103,7 @@ class Measurements:
             self._seen[key] = Seen(value, time_ns, SAMPLES if limit_ns > ON_CHANGE_NS else 1)
             return
         elapsed_ns = max(time_ns - before.time_ns, 0)
-        if elapsed_ns == 0 and np.array_equal(value, before.value):
+        if elapsed_ns == 0 and value.tolist() == before.value.tolist():
             return
         speed, slack = FASTEST.get(axis.part.role, FASTEST_TURN)
         start, reach = before.value, slack + speed * elapsed_ns / 1e9

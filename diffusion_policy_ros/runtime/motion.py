@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_ros.contract import ActionField, FieldLimits
-from diffusion_policy_ros.runtime.spaces import Flat, Limit, Vector, exceeds, shortened, size
+from diffusion_policy_ros.runtime.spaces import (
+    Flat,
+    Limit,
+    Vector,
+    exceeds,
+    is_zero,
+    length,
+    shortened,
+    size,
+)
 
 CONE = 0.3
 """How far to the side, per length, a later target may lie to count as straight ahead."""
@@ -64,6 +73,7 @@ class Motion:
         self._step, self._lead = self._limit(limits.step), self._limit(limits.lead)
         self._jump = self._limit(limits.jump)
         self._error = self._limit(limits.following_error)
+        self._leads, self._follows = limits.lead is not None, limits.following_error is not None
         self._brakes = bool(np.isfinite(self._acceleration).any())
         self._low: Any = None
         if limits.min is not None and limits.max is not None:
@@ -83,12 +93,12 @@ class Motion:
 
     def is_value(self, value: Vector) -> bool:
         """Whether a measurement is one of this axis."""
-        return value.shape == (self.width,) and bool(np.isfinite(value).all())
+        return value.shape == (self.width,) and all(map(math.isfinite, value.tolist()))
 
     def distance(self, start: Vector, end: Vector) -> float:
         """Between two values: m, rad, or the largest of any component."""
         way = self.space.way(start, end)
-        return float(np.abs(way).max()) if self.each else math.sqrt(way @ way)
+        return max(map(abs, way.tolist())) if self.each else length(way)
 
     def _count(self, limit: str) -> None:
         self.clamped[f"{self.name}.{limit}"] += 1
@@ -114,7 +124,7 @@ class Motion:
             scale: of the velocity, 0 to 1.
         """
         way = self.space.way(self.value, aim)
-        if elapsed_s <= 0 or not (way.any() or self.velocity.any()):
+        if elapsed_s <= 0 or (is_zero(way) and is_zero(self.velocity)):
             return
         near = self._within_lead(way, measured)
         wanted = near / elapsed_s
@@ -135,13 +145,13 @@ class Motion:
             self._take(velocity, elapsed_s)
 
     def _brake(self, elapsed_s: float) -> None:
-        if elapsed_s > 0 and self.velocity.any():
+        if elapsed_s > 0 and not is_zero(self.velocity):
             self._take(self._braked(elapsed_s), elapsed_s)
 
     @property
     def at_rest(self) -> bool:
         """Whether it does not move."""
-        return self.value is None or not self.velocity.any()
+        return self.value is None or is_zero(self.velocity)
 
     def _take(self, velocity: Vector, elapsed_s: float) -> None:
         """Go on with a velocity; never farther out of its range, whatever the velocity is."""
@@ -237,7 +247,7 @@ class Motion:
         leaves = self._low is not None and not self._is_inside(rest)
         if leaves and exceeds(self.outside(rest), self.outside(self.value)):
             return False
-        if measured is None or not np.isfinite(self._lead).any():
+        if measured is None or not self._leads:
             return True
         behind = size(self.space.way(measured, self.value), self._lead)
         return not exceeds(self.space.way(measured, rest), np.maximum(self._lead, behind))
@@ -246,14 +256,14 @@ class Motion:
         """As much of a way as does not lead the measured value by more than the lead, or than it
         does already. The same object where that is all of it.
         """
-        if measured is None or not np.isfinite(self._lead).any():
+        if measured is None or not self._leads:
             return way
         ahead = self.space.way(measured, self.value)
         if not isinstance(self._lead, float):
             most = np.maximum(self._lead, np.abs(ahead))
             near = np.minimum(np.maximum(ahead + way, -most), most) - ahead
             return near if exceeds(ahead + way, most) else way
-        most = max(self._lead, math.sqrt(ahead @ ahead))
+        most = max(self._lead, length(ahead))
         share = 1.0
         while share > SHORTEST:
             end = self.space.move(self.value, share * way)
@@ -264,7 +274,7 @@ class Motion:
 
     def following_error(self, measured: Vector | None) -> str:
         """Why the robot does not follow; empty where it does, or nobody asks."""
-        if measured is None or self.value is None or not np.isfinite(self._error).any():
+        if not self._follows or measured is None or self.value is None:
             return ""
         way = self.space.way(self.value, measured)
         if not exceeds(way, self._error):

@@ -7,6 +7,7 @@ and making one `Rotation` takes as long as all of this.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,17 +84,27 @@ Limit = Any
 """A float is of a vector's length, an array of each component."""
 
 
+def length(vector: Vector) -> float:
+    """Of a vector; quicker than NumPy for a few components, as all here that make lists are."""
+    return math.hypot(*vector.tolist())
+
+
+def is_zero(vector: Vector) -> bool:
+    """Whether a step goes nowhere."""
+    return not any(vector.tolist())
+
+
 def size(vector: Vector, limit: Limit) -> Any:
     """What a limit is of: the length, or the absolute of each component."""
-    return math.sqrt(vector @ vector) if isinstance(limit, float) else np.abs(vector)
+    return length(vector) if isinstance(limit, float) else np.abs(vector)
 
 
 def shortened(vector: Vector, limit: Limit) -> Vector:
     """The same way, no longer than the limit; the same object where it is not."""
     if isinstance(limit, float):
-        length = math.sqrt(vector @ vector)
-        return vector if length <= limit else vector * (limit / length)
-    if (np.abs(vector) <= limit).all():
+        whole = length(vector)
+        return vector if whole <= limit else vector * (limit / whole)
+    if all(abs(part) <= most for part, most in _pairs(vector, limit)):
         return vector
     return np.minimum(np.maximum(vector, -limit), limit)
 
@@ -101,5 +112,9 @@ def shortened(vector: Vector, limit: Limit) -> Vector:
 def exceeds(vector: Vector, limit: Limit, slack: float = 1e-9) -> bool:
     """Whether a vector is longer than a limit, by more than rounding."""
     if isinstance(limit, float):
-        return bool(math.sqrt(vector @ vector) > limit * (1 + slack) + slack)
-    return bool((np.abs(vector) > limit * (1 + slack) + slack).any())
+        return length(vector) > limit * (1 + slack) + slack
+    return any(abs(part) > most * (1 + slack) + slack for part, most in _pairs(vector, limit))
+
+
+def _pairs(vector: Vector, limit: Vector) -> Iterator[tuple[float, float]]:
+    return zip(vector.tolist(), limit.tolist(), strict=True)
