@@ -22,7 +22,7 @@ from diffusion_policy_ros.contract.outputs import (
     Output,
     grouped,
 )
-from diffusion_policy_ros.contract.stream import OF_A_TOPIC, Stream
+from diffusion_policy_ros.contract.stream import OF_A_TOPIC, TF, TF_MESSAGE, TF_STATIC, Stream
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
@@ -222,13 +222,17 @@ class Contract:
         found: dict[str, list[Stream]] = {}
         for stream in self.observations.values():
             found.setdefault(stream.topic, []).append(stream)
+        for stream in found.get(TF, ()):
+            latched = dataclasses.replace(stream, topic=TF_STATIC, static=True)
+            found.setdefault(TF_STATIC, []).append(latched)
         return found
 
     @functools.cached_property
     def recorded_topics(self) -> dict[str, str]:
         """Every topic that a demonstration must hold → its message type."""
         streams = [*self.observations.values(), *self.action.commands]
-        return {stream.topic: stream.type for stream in streams}
+        found = {stream.topic: stream.type for stream in streams}
+        return {**found, TF_STATIC: TF_MESSAGE} if TF in found else found
 
     @functools.cached_property
     def meaning(self) -> dict[str, Any]:
@@ -266,6 +270,8 @@ class Contract:
             yield Problem(
                 "anchor", "its messages have no stamp", "anchor frames to a stamped stream"
             )
+        elif self.observations[self.anchor].tf is not None:
+            yield Problem("anchor", "tf has many stamps", "anchor frames to a stamped stream")
         elif self.observations[self.anchor].static:
             yield Problem("anchor", "it is static", "anchor frames to a stream that goes on")
         types: dict[str, str] = {}

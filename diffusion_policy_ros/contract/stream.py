@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffusion_policy_ros.contract.fields import known_size, parsed, without_picks
-from diffusion_policy_ros.contract.meaning import CELL, cell
+from diffusion_policy_ros.contract.meaning import cell
 from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
 
+TF, TF_STATIC, TF_MESSAGE = "/tf", "/tf_static", "tf2_msgs/msg/TFMessage"
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 Encoding = Literal[
     "rgb8",
@@ -78,6 +79,7 @@ MESSAGE_TYPES: dict[str, MessageType] = {
         {"transform.translation": 3, "transform.rotation": 4}
     ),
     "geometry_msgs/msg/TwistStamped": MessageType(_below("twist", _TWIST)),
+    TF_MESSAGE: MessageType({"translation": 3, "rotation": 4}, stamped=False),
     "trajectory_msgs/msg/JointTrajectory": MessageType({"positions": 0, "velocities": 0}),
     "std_msgs/msg/Float32MultiArray": MessageType({"data": 0}, stamped=False),
     "std_msgs/msg/Float64MultiArray": MessageType({"data": 0}, stamped=False),
@@ -157,12 +159,33 @@ QUANTITIES: dict[str, Quantity] = {
 
 
 @dataclass(frozen=True)
+class Tf:
+    """Two frames of the tf tree.
+
+    Attributes:
+        parent: the frame that it is told in.
+        child: the frame that is told.
+    """
+
+    parent: str
+    child: str
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with it that types cannot show."""
+        if not self.parent or not self.child or self.parent == self.child:
+            yield Problem("child", "tf needs two frames", "name a parent and another child")
+
+
+@dataclass(frozen=True)
 class Stream:
     """One array read from one topic.
 
     Attributes:
         topic: the ROS topic, absolute or relative to the node's namespace.
         type: the message type, as in ``sensor_msgs/msg/Image``; any that has numbers.
+        tf: instead of a topic: ``{parent: base_link, child: tool0}``, where the child is in the
+            parent (``field: translation``, the default) or how it is turned (``rotation``), from
+            ``/tf`` and ``/tf_static``, interpolated at the frame's time.
         definition: the type's ``.msg`` file, where neither the bag nor ROS knows it.
         shape: (height, width, channels) of an image after resizing; otherwise (size,), derived
             where possible.
@@ -199,8 +222,8 @@ class Stream:
         name: the array's key; filled in.
     """
 
-    topic: str = dataclasses.field(metadata=CELL)
-    type: str = dataclasses.field(metadata=CELL)
+    topic: str = cell("")
+    type: str = cell("")
     shape: tuple[int, ...] = ()
     field: str = cell("")
     names: tuple[str, ...] = ()
@@ -223,6 +246,7 @@ class Stream:
     combine: Literal["first", "last", "mean", "sum"] = cell("first")
     observation_latency_s: float = cell(0.0, 0.0, 10.0)
     definition: str = cell("")
+    tf: Tf | None = cell(None)
     name: str = dataclasses.field(default="", metadata={"derived": True})
 
     @property
@@ -247,6 +271,8 @@ class Stream:
 
     def resolved(self, name: str) -> Stream:
         """The same with name, default field and derivable shape filled in."""
+        if self.tf is not None and not self.topic:
+            return dataclasses.replace(self, topic=TF, type=TF_MESSAGE).resolved(name)
         field_name = self.field or next(iter(self.message.fields), "")
         size = known_size(field_name, self.message.fields) or len(self.names)
         shape = self.shape or ((size,) if size else ())
@@ -255,6 +281,16 @@ class Stream:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
+        if self.tf is not None:
+            yield from self._tf_problems()
+            return
+        for name in ("topic", "type"):
+            if not getattr(self, name):
+                yield Problem(name, "is missing", f"add '{name}:' here, or tf:")
+        if not self.topic or not self.type:
+            return
+        if self.type == TF_MESSAGE:
+            yield Problem("type", "its transforms are of several frames", "name two with tf:")
         if not TOPIC.fullmatch(self.topic):
             yield Problem(
                 "topic", f"'{self.topic}' is no topic name", "write it as /camera/image_raw"
@@ -267,6 +303,14 @@ class Stream:
             yield problem
         else:
             yield from self._image_problems() if message.image else self._vector_problems(message)
+
+    def _tf_problems(self) -> Iterator[Problem]:
+        for name in ("topic", "type", "names", "static", "shape"):
+            if getattr(self, name):
+                yield Problem(name, "tf says that", "remove it")
+        if self.field not in ("", "translation", "rotation"):
+            cure = did_you_mean(self.field, ["translation", "rotation"])
+            yield Problem("field", f"a transform has no '{self.field}'", cure)
 
     def _field_problem(self) -> Problem | None:
         """What is wrong with the path, as far as the message's definition need not be known."""

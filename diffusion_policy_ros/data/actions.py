@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import ActionField, Contract, Stream, slices
 from diffusion_policy_ros.contract.check import recorded
+from diffusion_policy_ros.contract.stream import TF, TF_STATIC
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
 from diffusion_policy_ros.observe.history import latency_ns
+from diffusion_policy_ros.observe.transforms import Transforms
 from diffusion_policy_ros.policy.rotations import (
     TO_QUATERNION,
     angle_between,
@@ -65,6 +67,9 @@ class Commands:
             if part.is_delta and not source.is_delta and not part.state:
                 what = f"targets are recorded, and {part.name} is how far to go from where it is"
                 raise UserError(what, contract.name, "name what measures it as the field's state")
+        self._has_tf = any(stream.tf is not None for stream in self._streams)
+        self._trees: dict[int, Transforms] = {}
+        self._static: list[Any] = []
         self._found: dict[tuple[int, str], list[tuple[int, Any]]] = {}
         self._by_receipt = {s.topic for s in self._streams if s.time == "receipt"}
         self.refused: Counter[str] = Counter()
@@ -80,13 +85,18 @@ class Commands:
     @property
     def topics(self) -> set[str]:
         """The topics that commands are recorded on."""
-        return {stream.topic for stream in self._streams}
+        found = {stream.topic for stream in self._streams}
+        return found | {TF_STATIC} if self._has_tf else found
 
     def push(self, topic: str, msg: Any, arrival_ns: int, life: int) -> None:
         """Take a message; ``life`` counts how often the robot's time has started anew.
 
         A stamp of zero is what publishers of commands leave in them: the time of receipt is taken.
         """
+        if self._has_tf and topic in (TF, TF_STATIC):
+            self._static += [msg] if topic == TF_STATIC else []
+            self._tree(life).push(topic, msg)
+            return
         stamp = None if topic in self._by_receipt else stamp_ns(msg)
         self.unstamped[topic] += stamp == 0
         part, frame = (
@@ -96,6 +106,14 @@ class Commands:
         if part is not None and frame and frame != part.frame:
             self.elsewhere[f"{topic} is in '{frame}', but {part.name} in '{part.frame}'"] += 1
         self._found.setdefault((life, topic), []).append((stamp or arrival_ns, msg))
+
+    def _tree(self, life: int) -> Transforms:
+        """The transforms of a life; what is static was so before."""
+        if life not in self._trees:
+            self._trees[life] = Transforms(kept_ns=1 << 62)
+            for msg in self._static:
+                self._trees[life].push(TF_STATIC, msg)
+        return self._trees[life]
 
     def actions(
         self, times_ns: NDArray[np.int64], life: int, states: Mapping[str, Array] | None = None
@@ -128,6 +146,8 @@ class Commands:
         self, stream: Stream, times_ns: Array, life: int, latencies: Array
     ) -> tuple[Array, Array]:
         """One stream's part of the actions; ``latencies`` (ns) are its components'."""
+        if stream.tf is not None:
+            return self._tf_actions(stream, times_ns - latencies[0], life)
         found = sorted(self._found.get((life, stream.topic), []), key=lambda entry: entry[0])
         stamps = np.array([stamp for stamp, _ in found], dtype=np.int64)
         stamps -= latency_ns(stream.observation_latency_s)
@@ -154,6 +174,20 @@ class Commands:
                 except DecodeError as error:
                     self.refused[str(error)] += 1
                     valid[i] = False
+        return values, valid
+
+    def _tf_actions(self, stream: Stream, times_ns: Array, life: int) -> tuple[Array, Array]:
+        """Where one frame was in another at the frames' times."""
+        values = np.zeros((len(times_ns), stream.size), np.float32)
+        valid = np.zeros(len(times_ns), bool)
+        for i, time_ns in enumerate(times_ns.tolist()):
+            try:
+                values[i], age_ns = self._tree(life).at(stream, time_ns)
+                valid[i] = age_ns <= stream.max_age_s * 1e9
+                self.refused[f"{stream.name}: its transforms are too old"] += not valid[i]
+            except UserError as error:
+                self.refused[f"{stream.name} ({stream.topic}): {error}"] += 1
+        self.refused = +self.refused
         return values, valid
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.contract.check import FRAMED, UNSAID
+from diffusion_policy_ros.contract.stream import TF_STATIC
 from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.building import BagReport
@@ -270,7 +271,7 @@ class _Conversion:
         """Streams that ended before the others, as a camera that died."""
         end_ns = max(self._last_ns.values())
         for topic, streams in self.contract.topics.items():
-            silent_s = (end_ns - self._last_ns[topic]) / 1e9
+            silent_s = (end_ns - self._last_ns.get(topic, end_ns)) / 1e9
             limit_s = max(SILENT_S, *(stream.max_age_s for stream in streams))
             if silent_s > limit_s and not streams[0].static:
                 yield f"{topic} says nothing in the last {silent_s:.1f} s: did it die?"
@@ -316,6 +317,8 @@ def resolve_topics(bag: Bag, wanted: Mapping[str, str]) -> dict[str, str]:
         fitting = [
             t for t in bag.topics if t == topic or (topic[0] != "/" and t.endswith(f"/{topic}"))
         ]
+        if topic == TF_STATIC and not fitting:
+            continue  # a tree that only moves
         if not fitting or not any(bag.topics[t][1] for t in fitting):
             what = (
                 "has no messages"

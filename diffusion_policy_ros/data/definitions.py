@@ -174,7 +174,7 @@ def problems(contract: Contract) -> Iterator[Problem]:
         if stream.type not in known:
             what = f"the definition of {stream.type} is not known here: not checked until it runs"
             yield Problem(f"{key}.type", what, NAME_IT)
-        elif not stream.is_image and stream.type not in DECODERS:
+        elif stream.tf is None and not stream.is_image and stream.type not in DECODERS:
             what, cure = _path_problem(stream, known)
             if what:
                 yield Problem(f"{key}.field", what, cure)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract import MESSAGE_TYPES, MessageType, Stream
-from diffusion_policy_ros.contract.stream import DEPTH_ENCODINGS
+from diffusion_policy_ros.contract.stream import DEPTH_ENCODINGS, TF_MESSAGE
 from diffusion_policy_ros.data.survey import Topic
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.observe.codecs import decode, holds
@@ -97,6 +97,8 @@ def _streams(topic: Topic, late: set[str]) -> tuple[dict[str, dict[str, Any]], s
     if topic.first is None:
         return {}, "no messages"
     message = MESSAGE_TYPES.get(topic.type)
+    if topic.type == TF_MESSAGE:
+        return {}, "name two of its frames, as tf: {parent: base_link, child: tool0}"
     if message is None:
         return {}, f"name a field of it by its path, as field: {_example(topic.first)}"
     base: dict[str, Any] = {"topic": topic.name, "type": topic.type}

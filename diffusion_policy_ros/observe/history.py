@@ -29,7 +29,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.contract.stream import TF, TF_STATIC
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, holds, stamp_ns
+from diffusion_policy_ros.observe.transforms import Transforms
 
 EARLY = 0.25
 """How much of a period an anchor may come before its grid point: cameras jitter."""
@@ -172,7 +175,10 @@ class History:
                 latency_ns(streams[0].observation_latency_s),
             )
             for topic, streams in contract.topics.items()
+            if streams[0].tf is None
         }
+        self._tf_streams = [s for s in contract.observations.values() if s.tf is not None]
+        self._tf = Transforms()
         self.reset()
 
     def reset(self) -> None:
@@ -180,6 +186,7 @@ class History:
         for topic in self._topics.values():
             if not topic.static:
                 topic.messages.clear()
+        self._tf.clear()
         self.frames.clear()
         self._pending: deque[_Pending] = deque()
         self._ready: dict[str, tuple[Any, Array]] = {}
@@ -205,6 +212,9 @@ class History:
             What came of it: frames that closed, frames that were refused, a reset.
         """
         events = self.poll(arrival_ns)
+        if self._tf_streams and topic in (TF, TF_STATIC):
+            self._tf.push(topic, msg)
+            return events + self._close(arrival_ns)
         entry = self._topics[topic]
         stamp = None if entry.by_receipt else stamp_ns(msg)
         if stamp is None:
@@ -292,7 +302,10 @@ class History:
     def _is_complete(self, pending: _Pending, now_ns: int) -> bool:
         if now_ns - pending.arrival_ns >= self._settle:
             return True
-        return all(topic.has_shown(pending.time_ns) for topic in self._topics.values())
+        if not all(topic.has_shown(pending.time_ns) for topic in self._topics.values()):
+            return False
+        newest = (self._tf.newest_ns(stream) for stream in self._tf_streams)
+        return all(stamp is not None and stamp >= pending.time_ns for stamp in newest)
 
     def _make(self, time_ns: int, arrived_ns: int) -> Event:
         arrays: dict[str, Array] = {}
@@ -308,6 +321,14 @@ class History:
                 except DecodeError as error:
                     return Refused(time_ns, stream.name, str(error))
                 ages[stream.name] = 0 if topic.static else time_ns - found[0]
+        for stream in self._tf_streams:
+            try:
+                value, age = self._tf.at(stream, time_ns)
+            except UserError as error:
+                return Refused(time_ns, stream.name, f"{stream.name} ({stream.topic}): {error}")
+            if late := _too_old(stream, (time_ns - age, None), time_ns):
+                return Refused(time_ns, stream.name, late)
+            arrays[stream.name], ages[stream.name] = value, age
         ordered = {key: arrays[key] for key in self.contract.observations}
         return self._append(time_ns, ordered, ages, arrived_ns)
 

@@ -165,7 +165,7 @@ class _BagReplay:
 
     def _topics(self) -> dict[str, str]:
         """The contract's topics → the bag's; commands are left out where none was recorded."""
-        seen = {stream.topic: stream.type for stream in self.contract.observations.values()}
+        seen = {topic: streams[0].type for topic, streams in self.contract.topics.items()}
         commanded = {stream.topic: stream.type for stream in self.contract.action.commands}
         if all(_is_recorded(self.bag, topic) for topic in commanded):
             return resolve_topics(self.bag, {**seen, **commanded})

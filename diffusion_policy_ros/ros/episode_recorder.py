@@ -26,6 +26,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract.stream import TF_STATIC
 from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.definitions import name_installed
@@ -170,9 +171,9 @@ class EpisodeRecorder(Node):
         found = []
         for topic, wanted in self._wanted.items():
             types = {info.topic_type for info in publishers(self, topic)}
-            if not types:
+            if not types and topic != TF_STATIC:  # a tree may only move
                 found.append(f"nobody publishes {topic} ({wanted})")
-            elif wanted not in types:
+            elif types and wanted not in types:
                 found.append(f"{topic} is {', '.join(sorted(types))}, the contract says {wanted}")
         return found
 

@@ -15,6 +15,7 @@ except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract.stream import TF_STATIC
 from diffusion_policy_ros.ros.message_types import message_class, reader
 from diffusion_policy_ros.ros.qos import crowd, matches, publishers, subscription_qos
 
@@ -75,7 +76,8 @@ class Streams:
         found, wanted = publishers(self._node, topic), self._types[topic]
         same = [info for info in found if info.topic_type == wanted]
         if not same:
-            return self._nobody(found, wanted) if silent else ""
+            missed = silent and (found or topic != TF_STATIC)  # a tree may only move
+            return self._nobody(found, wanted) if missed else ""
         request = self._subscriptions[topic].qos_profile
         unmatched = [info for info in same if not matches(request, info.qos_profile)]
         if unmatched and subscription_qos(*self._qos(topic)) != request:
@@ -84,7 +86,7 @@ class Streams:
             asked = self._streams[topic][0].qos
             return f"{unmatched[0].node_name} offers less than the contract's qos: {asked}"
         # Drivers of different joints share a topic; each stream takes what holds its own.
-        shared = all(stream.names or stream.static for stream in self._streams[topic])
+        shared = all(stream.names or stream.static or stream.tf for stream in self._streams[topic])
         return "" if silent or shared else crowd(self._node, topic)
 
     def _nobody(self, found: list, wanted: str) -> str:
