@@ -29,7 +29,15 @@ TESTS = (
     "test/runtime/test_player_property.py",
 )
 """What is run until something fails: the quick ones first."""
-COPIED = ("diffusion_policy_ros", "test/runtime", "test/test_contract_axes.py", "config")
+COPIED = (
+    "diffusion_policy_ros",
+    "config",
+    "package.xml",
+    "pyproject.toml",
+    "test/conftest.py",
+    "test/runtime",
+    "test/test_contract_axes.py",
+)
 LONGEST_S = 900
 
 
@@ -52,7 +60,7 @@ def read_mutants(words: list[str]) -> list[Mutant]:
 
 def copy_tree(where: Path) -> None:
     """The package and its tests, as they are in the working tree."""
-    for name in (*COPIED, "pyproject.toml", "test/conftest.py"):
+    for name in COPIED:
         source, target = ROOT / name, where / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
