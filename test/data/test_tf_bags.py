@@ -25,10 +25,8 @@ action:
 
 def transforms(*edges):
     """A TFMessage of (parent, child, x, stamp)."""
-    vector, turn = (
-        message_types("geometry_msgs/msg/Vector3"),
-        message_types("geometry_msgs/msg/Quaternion"),
-    )
+    vector = message_types("geometry_msgs/msg/Vector3")
+    turn = message_types("geometry_msgs/msg/Quaternion")(x=0.0, y=0.0, z=0.0, w=1.0)
     found = [
         message_types("geometry_msgs/msg/TransformStamped")(
             header=header(ns, parent),
