@@ -4,44 +4,13 @@ import io
 
 import numpy as np
 import pytest
-from made_bags import MS, PERIOD, START
+from made_bags import MS, PERIOD, START, filled, stamped
 from PIL import Image
-from rosbags.typesys import Stores, get_typestore
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.data.bags import BagWriter, message_types, serialize
+from diffusion_policy_ros.data.bags import BagWriter, serialize
 from diffusion_policy_ros.data.convert import Options, convert
-
-STORE = get_typestore(Stores.ROS2_JAZZY)
-PLAIN = {"string": "", "bool": True, "float64": 0.5, "float32": 0.5}
-DTYPES = {"float64": np.float64, "float32": np.float32, "int32": np.int32, "uint8": np.uint8}
-
-
-def filled(kind, **given):
-    """A message with a number in every field; some as given."""
-    values = {}
-    for name, (node, of) in STORE.fielddefs[kind][1]:
-        if name in given:
-            values[name] = given[name]
-        elif node.name == "BASE":
-            values[name] = PLAIN.get(of[0], 0)
-        elif node.name == "NAME":
-            values[name] = filled(of)
-        else:
-            inner = of[0][1][0] if isinstance(of[0][1], tuple) else ""
-            count = of[1] if node.name == "ARRAY" else 3 * (inner in DTYPES)
-            values[name] = np.full(count, 0.25, DTYPES[inner]) if inner in DTYPES else []
-    if kind.endswith("/Quaternion"):
-        values = {"x": 0.0, "y": 0.6, "z": 0.0, "w": 0.8}
-    return message_types(kind)(**values)
-
-
-def stamped(msg, ns):
-    """The same with a stamp, where it has one."""
-    if hasattr(msg, "header"):
-        msg.header.stamp.sec, msg.header.stamp.nanosec = int(ns // 10**9), int(ns % 10**9)
-    return msg
 
 
 def picture(encoding, width=64, height=48):
