@@ -33,6 +33,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--skip-failed", action="store_true", help="reject episodes recorded as failed"
     )
+    parser.add_argument(
+        "--max-gap-frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="bridge gaps of up to N missing frames: vectors interpolated, pictures repeated",
+    )
+    parser.add_argument(
+        "--split-topic", default="", metavar="TOPIC", help="a message on it begins an episode"
+    )
+    parser.add_argument(
+        "--split-times",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="begin an episode at these times, s from the first frame",
+    )
     parser.set_defaults(run=run)
 
 
@@ -44,7 +62,14 @@ def run(args: argparse.Namespace) -> int:
     """
     from diffusion_policy_ros.data.convert import Options, convert
 
-    options = Options(args.keep_idle, args.skip_failed, own_cells=args.contract is None)
+    options = Options(
+        args.keep_idle,
+        args.skip_failed,
+        own_cells=args.contract is None,
+        max_gap_frames=args.max_gap_frames,
+        split_topic=args.split_topic,
+        split_times=tuple(args.split_times),
+    )
     contract = find_contract(args.contract, args.bags)
     with Printer() as printer:
         report = convert(args.bags, contract, args.out, args.jobs, printer, options)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,19 @@ class Options:
     Attributes:
         keep_idle: leave motionless ends in.
         skip_failed: reject bags whose recorder noted that the episode failed.
+        max_gap_frames: gaps of up to so many missing frames are bridged: vectors interpolated,
+            pictures repeated; the report says how many.
+        split_topic: a message on it begins another episode.
+        split_times: as do these times, s from a bag's first frame.
         own_cells: read a bag as the contract in it says, where that means the same.
     """
 
     keep_idle: bool = False
     skip_failed: bool = False
     own_cells: bool = False
+    max_gap_frames: int = 0
+    split_topic: str = ""
+    split_times: tuple[float, ...] = ()
 
 
 @dataclass
@@ -117,6 +125,9 @@ class _Conversion:
         self._images = [k for k, stream in contract.observations.items() if stream.is_image]
         self._vectors = [k for k, stream in contract.observations.items() if not stream.is_image]
         self._row = shard.rows
+        self._marks: list[int] = []
+        self._bridged = 0
+        self._last: Frame | None = None
 
     def run(self) -> None:
         """Convert it.
@@ -125,6 +136,9 @@ class _Conversion:
             UserError: nothing of it can be used, and why.
         """
         names = resolve_topics(self.bag, self.contract.recorded_topics)
+        if self.options.split_topic not in ("", *self.bag.topics):
+            what = f"{self.options.split_topic}, at which to split, is not in the bag"
+            raise UserError(what, "", f"it has {names_said(self.bag.topics)}")
         self._read({recorded: topic for topic, recorded in names.items()})
         self.report.refused = {reason: count for count, reason in self.refused.values()}
         self.report.frames = sum(len(segment.times) for segment in self.segments)
@@ -133,6 +147,8 @@ class _Conversion:
         if not self.segments:
             reason = next(iter(self.report.refused), "its messages make no frame")
             raise UserError(f"not a single frame: {reason}")
+        first_ns = self.segments[0].times[0]
+        self._marks += [first_ns + round(s * 1e9) for s in self.options.split_times]
         for segment in self.segments:
             self._finish(segment)
         for reason, count in self.commands.refused.items():
@@ -140,7 +156,8 @@ class _Conversion:
         rate = self._rate_said()
         if not self.report.episodes:
             raise UserError(rate if "above" in rate else self._why_nothing())
-        said = (rate, *self._silent(), *self._frames_said(), self._idle_said())
+        bridged = f"{self._bridged} missing frames bridged" if self._bridged else ""
+        said = (rate, bridged, *self._silent(), *self._frames_said(), self._idle_said())
         self.report.notes += filter(None, said)
         self.report.notes += self.comparison.remarks()
         zero = [topic for topic, count in self.commands.unstamped.items() if count]
@@ -152,7 +169,12 @@ class _Conversion:
         """Push every message through the frame rule; images go into the shard at once."""
         history, clock = History(self.contract, n_obs_steps=1), ReceiptClock()
         observed, commanded, log_ns = self.contract.topics, self.commands.topics, 0
-        for recorded, log_ns, msg in self.bag.messages(topics):
+        split = self.options.split_topic
+        for recorded, log_ns, msg in self.bag.messages({*topics, *filter(None, [split])}):
+            if recorded == split:
+                self._marks.append(stamp_ns(msg) or clock.at(log_ns))
+            if recorded not in topics:
+                continue
             topic = topics[recorded]
             self._last_ns[topic] = log_ns
             stamp = stamp_ns(msg)
@@ -181,13 +203,32 @@ class _Conversion:
             self.report.resets.append(event.reason)
             self.life += 1
             return
-        if event.first or not self.segments:
+        between = list(self._between(event)) if event.first else []
+        if (event.first and not between) or not self.segments:
             self.segments.append(_Segment(self._row, self.life))
-        segment = self.segments[-1]
-        segment.times.append(event.time_ns)
-        segment.vectors.append({key: event.arrays[key] for key in self._vectors})
-        self.shard.append({key: event.arrays[key][None] for key in self._images})
-        self._row += 1
+        for frame in (*between, event):
+            segment = self.segments[-1]
+            segment.times.append(frame.time_ns)
+            segment.vectors.append({key: frame.arrays[key] for key in self._vectors})
+            self.shard.append({key: frame.arrays[key][None] for key in self._images})
+            self._row += 1
+        self._bridged += len(between)
+        self._last = event
+
+    def _between(self, after: Frame) -> Iterator[Frame]:
+        """The frames that are missing before one, where they are few enough to be bridged."""
+        before, period = self._last, self.contract.period_ns
+        if before is None or self.segments[-1].life != self.life:
+            return
+        missing = round((after.time_ns - before.time_ns) / period) - 1
+        for i in range(missing if missing <= self.options.max_gap_frames else 0):
+            share = (i + 1) / (missing + 1)
+            arrays = dict(before.arrays)
+            for key in self._vectors:
+                turn = self.contract.observations[key].quantity == "orientation"
+                arrays[key] = _mixed(before.arrays[key], after.arrays[key], share, turn)
+            time_ns = before.time_ns + round(share * (after.time_ns - before.time_ns))
+            yield Frame(time_ns, arrays, before.ages_ns, first=False)
 
     def _finish(self, segment: _Segment) -> None:
         """Write a segment's vectors and actions, and note the episodes in it."""
@@ -197,8 +238,11 @@ class _Conversion:
         self.shard.append({**states, ACTION: actions, STAMP: times})
         self.comparison.add({k: v[valid] for k, v in states.items()}, actions[valid])
         edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
+        marks = np.searchsorted(times, np.array(self._marks, dtype=np.int64)).tolist()
         for start, stop in edges.reshape(-1, 2).tolist():
-            self._keep(segment, start, stop, states, actions)
+            cuts = sorted({start, stop, *(mark for mark in marks if start < mark < stop)})
+            for first, last in pairwise(cuts):
+                self._keep(segment, first, last, states, actions)
 
     def _actions(self, times: Array, states: dict[str, Array], life: int) -> tuple[Array, Array]:
         if self.contract.action.commands:
@@ -295,6 +339,14 @@ class _Conversion:
         return f"no {MIN_FRAMES} frames in a row with an action" + (
             f": {reason}" if reason else ""
         )
+
+
+def _mixed(before: Array, after: Array, share: float, turn: bool) -> Array:
+    """Between two vectors; of quaternions the short way, of unit length."""
+    if turn and float(before @ after) < 0:
+        after = -after
+    mixed = before + np.float32(share) * (after - before)
+    return np.asarray(mixed / np.linalg.norm(mixed) if turn else mixed)
 
 
 def reason_kind(reason: str) -> str:

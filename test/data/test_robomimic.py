@@ -20,6 +20,7 @@ from diffusion_policy_ros.errors import UserError  # noqa: E402
 CAN = Contract.load("robomimic_can")
 ABSOLUTE = Contract.from_text(
     CAN.text.replace("kind: delta_", "kind: ")
+    .replace(", deltas_from: measured", "")
     .replace(f"scale: {[*SCALE, 1.0]}", "scale: [1.0]")
     .replace("limits: {translation: 0.09, rotation: 0.9}", "limits: {}")
 )

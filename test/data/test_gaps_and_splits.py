@@ -1,0 +1,80 @@
+"""Bags that lost pictures, and bags with several demonstrations in them."""
+
+import numpy as np
+import pytest
+from made_bags import CONTRACT, MS, NEXT_STATE, PERIOD, START, demonstration, filled, write_bag
+
+from diffusion_policy_ros.cli.main import main
+from diffusion_policy_ros.data.bags import BagWriter, serialize
+from diffusion_policy_ros.data.convert import Options, convert
+from diffusion_policy_ros.data.dataset import Dataset
+
+
+def lossy(lost, frames=40):
+    """A demonstration without the pictures of these frames."""
+    for topic, ns, msg in demonstration(frames):
+        if topic != "/camera" or (ns - START) // PERIOD not in lost:
+            yield topic, ns, msg
+
+
+def report_of(tmp_path, messages, contract=CONTRACT, **options):
+    """What became of a bag."""
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    return convert([bag], contract, tmp_path / "data", options=Options(True, **options)).bags[0]
+
+
+def test_gaps_are_bridged_by_option_and_marked(tmp_path):
+    """One and two missing frames are there, three are a gap."""
+    lost = {5, 12, 13, 20, 21, 22}
+    report = report_of(tmp_path, lossy(lost), max_gap_frames=2)
+    assert [frames for _, frames in report.episodes] == [20, 17]
+    assert "3 missing frames bridged" in report.notes and report.gaps == 1
+    found = Dataset(tmp_path / "data").episode(0)
+    assert found["position"][:, 0] == pytest.approx(0.01 * np.arange(20), abs=1e-6)
+    assert np.diff(found["stamp_ns"]).tolist() == [PERIOD] * 19
+    assert (found["camera"][5] == found["camera"][4]).all()
+
+
+def test_without_the_option_a_gap_ends_an_episode(tmp_path):
+    """As before."""
+    report = report_of(tmp_path, lossy({5, 12}))
+    assert len(report.episodes) == 3 and not any("bridged" in note for note in report.notes)
+
+
+def test_derived_actions_go_over_a_bridge_evenly(tmp_path):
+    """Not none, and then twice as much."""
+    messages = [m for m in lossy({5}) if m[0] != "/command"]
+    report_of(tmp_path, messages, NEXT_STATE, max_gap_frames=1)
+    actions = Dataset(tmp_path / "data").episode(0)["action"][:, 0]
+    assert actions == pytest.approx(0.01, abs=1e-6)
+
+
+@pytest.fixture
+def long_bag(tmp_path):
+    """Forty frames, and a mark on a topic of its own after the tenth and the thirtieth."""
+    mark = "std_msgs/msg/Bool"
+    types = {**CONTRACT.recorded_topics, "/mark": mark}
+    marks = [("/mark", START + i * PERIOD - MS, filled(mark)) for i in (10, 30)]
+    with BagWriter(tmp_path / "long", types) as writer:
+        for topic, ns, msg in sorted([*demonstration(40), *marks], key=lambda entry: entry[1]):
+            writer.write(topic, ns, serialize(types[topic], msg))
+    return tmp_path / "long"
+
+
+@pytest.mark.parametrize(
+    "words", [["--split-topic", "/mark"], ["--split-times", "0.5", "1.5"]], ids=["topic", "times"]
+)
+def test_a_long_bag_is_split_at_marks_and_times(words, long_bag, tmp_path):
+    """Three demonstrations of one bag."""
+    (tmp_path / "made.yaml").write_text(CONTRACT.text)
+    common = ["convert", str(long_bag), "--contract", str(tmp_path / "made.yaml"), "--keep-idle"]
+    assert main([*common, "--out", str(tmp_path / "data"), *words]) == 0
+    dataset = Dataset(tmp_path / "data")
+    assert [episode.frames for episode in dataset.episodes] == [10, 20, 10]
+    assert dataset.episode(1)["position"][0, 0] == pytest.approx(0.1)
+
+
+def test_a_mark_that_was_not_recorded_is_named(long_bag, tmp_path):
+    """With what there is."""
+    with pytest.raises(Exception, match="/marks, at which to split, is not in the bag; it has"):
+        convert([long_bag], CONTRACT, tmp_path / "d", options=Options(split_topic="/marks"))
