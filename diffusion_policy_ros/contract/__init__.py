@@ -15,9 +15,10 @@ from diffusion_policy_ros.contract.action import (
 )
 from diffusion_policy_ros.contract.limits import JOINT_LIMITS, LIMITS_OF, FieldLimits, Limits
 from diffusion_policy_ros.contract.meaning import same_meaning
+from diffusion_policy_ros.contract.messages import MESSAGE_TYPES, MessageType
 from diffusion_policy_ros.contract.outputs import OUTPUTS, Output, OutputType, Send
 from diffusion_policy_ros.contract.robot import Contract
-from diffusion_policy_ros.contract.stream import MESSAGE_TYPES, MessageType, Stream
+from diffusion_policy_ros.contract.stream import Stream
 
 __all__ = [
     "ACTION_KINDS",

@@ -18,8 +18,9 @@ from diffusion_policy_ros.contract.limits import (
     is_tighter,
 )
 from diffusion_policy_ros.contract.meaning import CELL, cell
+from diffusion_policy_ros.contract.messages import MESSAGE_TYPES
 from diffusion_policy_ros.contract.outputs import Send
-from diffusion_policy_ros.contract.stream import MESSAGE_TYPES, Stream
+from diffusion_policy_ros.contract.stream import Stream
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
 

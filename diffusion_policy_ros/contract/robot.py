@@ -15,6 +15,7 @@ from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionField
 from diffusion_policy_ros.contract.check import contradictions, in_frames
 from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
+from diffusion_policy_ros.contract.messages import TF, TF_MESSAGE, TF_STATIC
 from diffusion_policy_ros.contract.outputs import (
     DEFAULTS,
     OTHER_HALF,
@@ -22,7 +23,7 @@ from diffusion_policy_ros.contract.outputs import (
     Output,
     grouped,
 )
-from diffusion_policy_ros.contract.stream import OF_A_TOPIC, TF, TF_MESSAGE, TF_STATIC, Stream
+from diffusion_policy_ros.contract.stream import OF_A_TOPIC, Stream
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import ActionField, Contract, Stream, slices
 from diffusion_policy_ros.contract.check import recorded
-from diffusion_policy_ros.contract.stream import TF, TF_STATIC
+from diffusion_policy_ros.contract.messages import TF, TF_STATIC
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
 from diffusion_policy_ros.observe.history import latency_ns

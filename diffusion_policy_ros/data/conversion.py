@@ -14,7 +14,7 @@ import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.contract.check import FRAMED, UNSAID
-from diffusion_policy_ros.contract.stream import TF_STATIC
+from diffusion_policy_ros.contract.messages import TF_STATIC
 from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.building import BagReport

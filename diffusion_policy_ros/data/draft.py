@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract import MESSAGE_TYPES, MessageType, Stream
-from diffusion_policy_ros.contract.stream import DEPTH_ENCODINGS, TF_MESSAGE
+from diffusion_policy_ros.contract.messages import DEPTH_ENCODINGS, TF_MESSAGE
 from diffusion_policy_ros.data.survey import Topic
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.observe.codecs import decode, holds

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract, Stream
-from diffusion_policy_ros.contract.stream import TF, TF_STATIC
+from diffusion_policy_ros.contract.messages import TF, TF_STATIC
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, holds, stamp_ns
 from diffusion_policy_ros.observe.transforms import Transforms

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from diffusion_policy_ros.contract import Stream
-from diffusion_policy_ros.contract.stream import DEPTH_ENCODINGS
+from diffusion_policy_ros.contract.messages import DEPTH_ENCODINGS
 from diffusion_policy_ros.errors import UserError
 
 Array = NDArray[Any]

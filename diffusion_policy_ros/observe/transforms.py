@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_policy_ros.contract.stream import TF_STATIC, Stream
+from diffusion_policy_ros.contract.messages import TF_STATIC
+from diffusion_policy_ros.contract.stream import Stream
 from diffusion_policy_ros.errors import UserError
 
 Vector = tuple[float, float, float]

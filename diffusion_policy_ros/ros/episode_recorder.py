@@ -26,7 +26,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.contract.stream import TF_STATIC
+from diffusion_policy_ros.contract.messages import TF_STATIC
 from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.definitions import name_installed

@@ -15,7 +15,7 @@ except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.contract.stream import TF_STATIC
+from diffusion_policy_ros.contract.messages import TF_STATIC
 from diffusion_policy_ros.ros.message_types import message_class, reader
 from diffusion_policy_ros.ros.qos import crowd, matches, publishers, subscription_qos
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings, strategies as st
 from scipy.spatial.transform import Rotation, Slerp
 
 from diffusion_policy_ros.contract import Contract, Stream
-from diffusion_policy_ros.contract.stream import TF, TF_STATIC, Tf
+from diffusion_policy_ros.contract.messages import TF, TF_STATIC
+from diffusion_policy_ros.contract.stream import Tf
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.observe.history import Frame, History, Refused
 from diffusion_policy_ros.observe.transforms import Pose, Transforms, slerp
