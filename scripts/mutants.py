@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put faults into the player one by one, and see that a test fails for each.
+"""Put faults into player, policy loop and recorder one by one, and see that a test fails for each.
 
     scripts/mutants.py              # all, some minutes
     scripts/mutants.py lead gate    # those with such a word in their name
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,25 +30,21 @@ TESTS = (
     "test/runtime/test_player_property.py",
 )
 """What is run until something fails: the quick ones first."""
-COPIED = (
-    "diffusion_policy_ros",
-    "config",
-    "package.xml",
-    "pyproject.toml",
-    "test/conftest.py",
-    "test/runtime",
-    "test/test_contract_axes.py",
-)
+COPIED = ("diffusion_policy_ros", "config", "package.xml", "pyproject.toml", "test")
 LONGEST_S = 900
 
 
 class Mutant(NamedTuple):
-    """One fault: in this file of the package this text is replaced by that."""
+    """One fault: in this file of the package this text is replaced by that.
+
+    What is run is `TESTS`, unless it names others.
+    """
 
     name: str
     file: str
     old: str
     new: str
+    tests: str = ""
 
 
 def read_mutants(words: list[str]) -> list[Mutant]:
@@ -69,11 +66,11 @@ def copy_tree(where: Path) -> None:
             shutil.copy(source, target)
 
 
-def killed_by(where: Path) -> str:
+def killed_by(where: Path, runs: Iterable[str]) -> str:
     """The test that fails in a tree; empty where none does."""
     env = {**os.environ, "PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
     pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    for tests in TESTS:
+    for tests in runs:
         command = [*pytest, *tests.split()]
         run = subprocess.run(
             command, cwd=where, env=env, capture_output=True, text=True, timeout=LONGEST_S
@@ -96,7 +93,7 @@ def try_out(mutant: Mutant, where: Path) -> str:
         raise SystemExit(f"{mutant.name}: found {text.count(mutant.old)} times in {mutant.file}")
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        return killed_by(where)
+        return killed_by(where, [mutant.tests] if mutant.tests else TESTS)
     finally:
         path.write_text(text)
 
@@ -108,7 +105,8 @@ def main() -> int:
     mutants, survived = read_mutants(parser.parse_args().words), []
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy_tree(Path(folder))
-        if before := killed_by(Path(folder)):
+        runs = dict.fromkeys([*TESTS, *(m.tests for m in mutants if m.tests)])
+        if before := killed_by(Path(folder), runs):
             print(f"without any fault: {before}")
             return 1
         for mutant in mutants:

@@ -188,7 +188,7 @@ def test_chunks_that_end_before_the_next_is_begun_name_the_cure(robot):
     assert robot.loop.state.endswith("lasts 0.400 s; set replan_steps to 4")
 
 
-def test_barred_it_holds_whatever_comes(robot):
+def test_inhibited_it_holds_whatever_comes(robot):
     """And says why, until it is not barred any more."""
     robot.loop.inhibit("two clocks")
     robot.tick()
@@ -265,9 +265,11 @@ def test_told_to_hold_it_holds_over_a_stop_and_a_start(robot):
     robot.tick()
     assert robot.is_holding and robot.loop.state == "holding: told to hold"
     robot.loop.stop()
-    robot.loop.set_hold(False)
     count = len(robot.published)
+    robot.loop.set_hold(False)
+    assert robot.loop.state == "inactive"
     robot.loop.set_hold(True)
+    assert robot.loop.state == "inactive; told to hold"
     assert len(robot.published) == count, "there is nobody to be told"
     robot.loop.start(robot.now)
     robot.tick()
