@@ -39,15 +39,20 @@ def checkpoint(kept, tmp_path):
 
 
 @pytest.fixture
-def quick(kept, monkeypatch):
+def converted(kept, monkeypatch):
     """Making networks anew takes no time."""
     [folder] = (kept / "compiled").iterdir()
 
-    def converted(*_):
+    def read(*_):
         halves = ("early", "late")
         return {half: openvino.Core().read_model(folder / f"{half}.xml") for half in halves}
 
-    monkeypatch.setattr("diffusion_policy_ros.engine.openvino._converted", converted)
+    monkeypatch.setattr("diffusion_policy_ros.engine.openvino._converted", read)
+
+
+@pytest.fixture
+def quick(converted, monkeypatch):
+    """Nor does trying them."""
     monkeypatch.setattr("diffusion_policy_ros.engine.compiled._try", lambda *_: 1)
 
 
@@ -180,7 +185,9 @@ def test_a_gpu_that_is_full_at_the_first_chunk_is_one_line(kept, monkeypatch):
         warm_up(engine, Sampling.of(engine.policy.recipe.policy))
 
 
-def test_a_compiler_that_crashes_does_not_end_the_process(checkpoint, monkeypatch, tmp_path):
+def test_a_compiler_that_crashes_does_not_end_the_process(
+    checkpoint, converted, monkeypatch, tmp_path
+):
     """It is tried in a process of its own first; nothing is kept, and auto goes on with eager."""
     shutil.rmtree(checkpoint / "compiled")
     python = tmp_path / "python"

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("openvino", reason="needs openvino: pip install -e '.[openvino]'")
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
-from diffusion_policy_ros.engine import build_engine  # noqa: E402
+from diffusion_policy_ros.engine import build_engine, openvino as openvino_engine  # noqa: E402
 from diffusion_policy_ros.engine.compiled import capabilities  # noqa: E402
 from diffusion_policy_ros.engine.openvino import OpenVinoEngine  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
@@ -33,6 +33,23 @@ CASES = [
     ("mlp", "global"),
     ("mlp", "inpainting"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def once():
+    """The same network is converted once for all tests, known by what a checkpoint is known by."""
+    kept, convert = {}, openvino_engine._converted
+
+    def converted(policy, dtype):
+        weights = b"".join(w.numpy().tobytes() for w in policy.state_dict().values())
+        key = policy.recipe.to_text(), policy.contract.text, weights, dtype
+        if key not in kept:
+            kept[key] = convert(policy, dtype)
+        return {name: model.clone() for name, model in kept[key].items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_engine, "_converted", converted)
+        yield
 
 
 SMALL_CONV = "{name: small_conv, keypoints: 4, features: 0}"
@@ -104,13 +121,15 @@ def test_every_setting_of_the_policy(settings):
     assert relative_error(engine, policy, steps=3, guidance=guidance) < 1e-4
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("network", ["unet1d", "mlp"])
-def test_one_thread(network):
-    """As on a robot that needs its other cores; OpenVINO compiles otherwise then."""
+def test_threads(network, threads):
+    """One as on a robot that needs its other cores; OpenVINO compiles otherwise then."""
     before = torch.get_num_threads()
     policy = make(network)
     try:
-        engine = build_engine(policy, "openvino", threads=1)
+        engine = build_engine(policy, "openvino", threads=threads)
+        assert engine.threads == threads
         assert relative_error(engine, policy, steps=2) < 1e-4
     finally:
         torch.set_num_threads(before)

@@ -1,10 +1,10 @@
 """Samplers, step for step against diffusers' schedulers."""
 
+import functools
 from unittest import mock
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.samplers import (
@@ -24,6 +24,13 @@ from diffusion_policy_ros.policy.schedules import SCHEDULES, make_schedule
 T = 100
 COUNTS = [1, 2, 3, 5, 7, 8, 10, 16, 20, 33, 50, 64, 99, 100]
 SHAPE = (3, 16, 7)
+
+
+def reference(name, *args, **how):
+    """One of diffusers, whose import takes as long as torch's: not for who runs other tests."""
+    import diffusers
+
+    return getattr(diffusers, f"{name}Scheduler")(*args, **how)
 
 
 def network(sample, timestep):
@@ -74,14 +81,14 @@ def settings(schedule, prediction, spacing, clip):
     }
 
 
-@pytest.mark.parametrize("steps", range(1, T + 1))
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_visited_steps_equal_diffusers(spacing, steps):
+def test_visited_steps_equal_diffusers(spacing):
     """Every count of steps visits what diffusers visits, in each spacing."""
-    theirs = DDPMScheduler(T, timestep_spacing=spacing)
-    theirs.set_timesteps(steps)
-    expected = theirs.timesteps.tolist()[:steps]  # its trailing spacing may add one -1 by rounding
-    assert inference_timesteps(T, steps, spacing) == expected
+    theirs = reference("DDPM", T, timestep_spacing=spacing)
+    for steps in range(1, T + 1):
+        theirs.set_timesteps(steps)
+        expected = theirs.timesteps.tolist()[:steps]  # trailing may add one -1 by rounding
+        assert inference_timesteps(T, steps, spacing) == expected, steps
 
 
 @pytest.mark.parametrize("prediction", PREDICTION_TYPES)
@@ -90,7 +97,7 @@ def test_visited_steps_equal_diffusers(spacing, steps):
 @pytest.mark.parametrize("steps", COUNTS)
 def test_ddim_equals_diffusers(schedule, prediction, clip, steps):
     """Leading spacing with any count: the reference's sample."""
-    theirs = DDIMScheduler(**settings(schedule, prediction, "leading", clip))
+    theirs = reference("DDIM", **settings(schedule, prediction, "leading", clip))
     ours = ddim(
         network,
         make_schedule(schedule, T),
@@ -106,7 +113,7 @@ def test_ddim_equals_diffusers(schedule, prediction, clip, steps):
 @pytest.mark.parametrize("steps", [k for k in range(1, T + 1) if T % k == 0])
 def test_ddim_trailing_equals_diffusers(steps):
     """Trailing spacing: the reference's sample wherever its constant stride is the true one."""
-    theirs = DDIMScheduler(**settings("squaredcos_cap_v2", "sample", "trailing", True))
+    theirs = reference("DDIM", **settings("squaredcos_cap_v2", "sample", "trailing", True))
     expected = diffusers_sample(theirs, randn(0), steps)
     visited = inference_timesteps(T, steps, "trailing")
     ours = ddim(network, make_schedule(), randn(0), visited, prediction_type="sample")
@@ -118,7 +125,7 @@ def test_ddim_trailing_equals_diffusers(steps):
 @pytest.mark.parametrize("steps", COUNTS)
 def test_ddpm_equals_diffusers(spacing, prediction, steps):
     """Any count in any spacing, with the same noise: the reference's sample."""
-    theirs = DDPMScheduler(**settings("squaredcos_cap_v2", prediction, spacing, True))
+    theirs = reference("DDPM", **settings("squaredcos_cap_v2", prediction, spacing, True))
     ours = ddpm(
         network,
         make_schedule(),
@@ -138,7 +145,9 @@ def test_ddpm_equals_diffusers(spacing, prediction, steps):
 def test_both_variances_of_ddpm_equal_diffusers(variance, schedule, prediction, steps):
     """With the same noise, at any stride that ends at step 0: the reference's sample."""
     how = settings(schedule, prediction, "leading", True)
-    expected = diffusers_sample(DDPMScheduler(**how, variance_type=variance), randn(1), steps, 7)
+    expected = diffusers_sample(
+        reference("DDPM", **how, variance_type=variance), randn(1), steps, 7
+    )
     ours = ddpm(
         network,
         make_schedule(schedule, T),
@@ -154,7 +163,8 @@ def test_both_variances_of_ddpm_equal_diffusers(variance, schedule, prediction, 
 def test_the_large_variance_adds_no_noise_to_the_result():
     """Trailing steps end above 0, where diffusers still adds noise; without that, its sample."""
     theirs = exactly(
-        DDPMScheduler(
+        reference(
+            "DDPM",
             **settings("squaredcos_cap_v2", "sample", "trailing", True),
             variance_type="fixed_large",
         )
@@ -172,19 +182,24 @@ def test_the_large_variance_adds_no_noise_to_the_result():
     torch.testing.assert_close(ours, sample, rtol=0, atol=1e-9)
 
 
-class ExactDpmSolver(DPMSolverMultistepScheduler):
+@functools.cache
+def exact_dpm_solver():
     """The reference in float64, with the clipping that it leaves to other schedulers."""
+    from diffusers import DPMSolverMultistepScheduler
 
-    clip = False
+    class ExactDpmSolver(DPMSolverMultistepScheduler):
+        clip = False
 
-    def set_timesteps(self, *args, **kwargs):
-        super().set_timesteps(*args, **kwargs)
-        left = make_schedule(self.config.beta_schedule, T).alphas_cumprod[self.timesteps]
-        self.sigmas = torch.cat([((1 - left) / left).sqrt(), torch.zeros(1, dtype=left.dtype)])
+        def set_timesteps(self, *args, **kwargs):
+            super().set_timesteps(*args, **kwargs)
+            left = make_schedule(self.config.beta_schedule, T).alphas_cumprod[self.timesteps]
+            self.sigmas = torch.cat([((1 - left) / left).sqrt(), torch.zeros(1, dtype=left.dtype)])
 
-    def convert_model_output(self, *args, **kwargs):
-        clean = super().convert_model_output(*args, **kwargs)
-        return clean.clamp(-1, 1) if self.clip else clean
+        def convert_model_output(self, *args, **kwargs):
+            clean = super().convert_model_output(*args, **kwargs)
+            return clean.clamp(-1, 1) if self.clip else clean
+
+    return ExactDpmSolver
 
 
 def dpm_solver_sample(scheduler, start):
@@ -204,7 +219,7 @@ def test_dpm_solver_equals_diffusers_at_our_steps(spacing, prediction, steps):
     """Any count in any spacing that our policies use: the reference's sample."""
     how = settings("squaredcos_cap_v2", prediction, spacing, None)
     del how["clip_sample"]
-    visited, theirs = inference_timesteps(T, steps, spacing), ExactDpmSolver(**how)
+    visited, theirs = inference_timesteps(T, steps, spacing), exact_dpm_solver()(**how)
     theirs.clip = True
     theirs.set_timesteps(timesteps=visited)
     ours = dpmpp_2m(network, make_schedule(), randn(0), visited, prediction_type=prediction)
@@ -219,7 +234,7 @@ def test_dpm_solver_equals_diffusers_at_its_own_steps(spacing, schedule, predict
     """Unclipped, at the steps that diffusers chooses for this solver: the reference's sample."""
     how = settings(schedule, prediction, spacing, None)
     del how["clip_sample"]
-    theirs = ExactDpmSolver(**how)
+    theirs = exact_dpm_solver()(**how)
     theirs.set_timesteps(steps)
     visited = theirs.timesteps.tolist()
     ours = dpmpp_2m(
@@ -281,14 +296,14 @@ def test_every_target_gives_the_same_sample(name, spacing):
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 33, 49, 50])
 def test_other_lengths_of_training_equal_diffusers(spacing, total, steps):
     """From 50 to 1000 steps of training: what diffusers visits."""
-    theirs = DDPMScheduler(total, timestep_spacing=spacing)
+    theirs = reference("DDPM", total, timestep_spacing=spacing)
     theirs.set_timesteps(steps)
     assert inference_timesteps(total, steps, spacing) == theirs.timesteps.tolist()[:steps]
 
 
 def test_ddim_with_eta_one_has_the_noise_of_diffusers():
     """Eta scales the noise as in the reference."""
-    theirs = DDIMScheduler(**settings("squaredcos_cap_v2", "sample", "leading", True))
+    theirs = reference("DDIM", **settings("squaredcos_cap_v2", "sample", "leading", True))
     exactly(theirs).set_timesteps(10)
     generator, sample = torch.Generator().manual_seed(3), randn(2)
     for t in theirs.timesteps:
