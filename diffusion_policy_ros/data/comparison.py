@@ -44,12 +44,14 @@ class Comparison:
         self._states: list[Mapping[str, Array]] = []
 
     def add(self, states: Mapping[str, Array], actions: Array) -> None:
-        """Take frames that follow each other.
+        """Take frames that follow each other; there may be none, where all of them were left out.
 
         Args:
             states: observation key → (n, size) of vectors.
             actions: (n, Da).
         """
+        if not len(actions):
+            return
         self._states.append(states)
         self._told.append(actions)
 

@@ -173,3 +173,10 @@ def test_reasons_of_refusal_are_counted_apart(tmp_path):
     (old,) = [count for reason, count in counts.items() if "old" in reason]
     (unreadable,) = [count for reason, count in counts.items() if "not finite" in reason]
     assert (old, unreadable) == (7, 4)
+
+
+def test_frames_that_were_all_left_out_say_nothing():
+    """As those before the first command of an episode."""
+    comparison = Comparison(Contract.from_text(ARM))
+    comparison.add({"q": np.empty((0, 3)), "tip": np.empty((0, 3))}, np.empty((0, 6)))
+    assert list(comparison.remarks()) == []
