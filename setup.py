@@ -87,6 +87,7 @@ setup(
         "ros": ros_wheels("ros", rclpy="9.1", messages="5.5"),
         "ros-jazzy": ros_wheels("ros-jazzy", rclpy="7.1", messages="5.3"),
         "sim": ["mujoco>=3.2"],
+        "vision": ["timm>=1.0"],
         "plot": ["matplotlib"],
         "tensorboard": ["tensorboard>=2.12"],
         "wandb": ["wandb"],

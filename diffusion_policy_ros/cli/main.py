@@ -29,6 +29,7 @@ VERBS = {
     "convert": "convert",
     "import": "import_",
     "describe": "describe",
+    "weights": "weights",
     "train": "train",
     "eval": "eval",
     "bench": "bench",

@@ -259,9 +259,8 @@ def _converted(policy: DiffusionPolicy, precision: str) -> Models:
     models = {name: convert(rewrite(half)) for name, half in halves.items()}
     for name, camera in _cameras(policy).items():
         height, width = camera.view.size
-        channels = next(camera.backbone.parameters()).shape[1]
         dtype = torch.float32 if camera.view.resized else torch.uint8
-        frames = torch.zeros(EXAMPLE, height, width, channels, dtype=dtype)
+        frames = torch.zeros(EXAMPLE, height, width, camera.channels, dtype=dtype)
         models[name] = convert(trace(_Frames(camera), [frames]))
     return models
 

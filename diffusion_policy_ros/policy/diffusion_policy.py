@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.nn import functional
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition, Sizes
+from diffusion_policy_ros.policy.denoisers.dropout import DropoutDraws, masks_of
 from diffusion_policy_ros.policy.eyes import ObservationEncoder, TemporalEncoder
 from diffusion_policy_ros.policy.following import Follow, following
 from diffusion_policy_ros.policy.frames import Frames
@@ -43,20 +43,29 @@ class Draws(NamedTuple):
         noise: (B, S, H, Da) standard normal, S draws for each window; with inpainting Da + Do.
         timesteps: (B, S) integers in [0, T).
         hidden: (B, S), whose observation is hidden; None where none is.
-        seed: of the network's dropout; None where there is none.
+        dropout: which masks of the network's dropout; None where there is none.
     """
 
     views: Tensor | None
     noise: Tensor
     timesteps: Tensor
     hidden: Tensor | None = None
-    seed: int | None = None
+    dropout: DropoutDraws | None = None
 
     def part(self, where: slice) -> Draws:
         """Those of the batch's windows `where`."""
         views = None if self.views is None else self.views[where]
         hidden = None if self.hidden is None else self.hidden[where]
-        return Draws(views, self.noise[where], self.timesteps[where], hidden, self.seed)
+        dropout = None if self.dropout is None else self.dropout.part(where)
+        return Draws(views, self.noise[where], self.timesteps[where], hidden, dropout)
+
+    def pinned(self) -> Draws:
+        """The same in page-locked memory, from which a GPU copies while it computes."""
+        views, noise, timesteps, hidden = (
+            None if each is None else each.pin_memory() for each in self[:4]
+        )
+        assert noise is not None and timesteps is not None
+        return Draws(views, noise, timesteps, hidden, self.dropout)
 
 
 class DiffusionPolicy(nn.Module):
@@ -83,13 +92,16 @@ class DiffusionPolicy(nn.Module):
         self.frames = Frames(contract, settings, settings.n_obs_steps)
         seen = self.frames.seen
         self.normalizer = Normalizer(seen, settings.normalization, settings.clip)
-        self.encoder = ObservationEncoder(seen, settings.image_encoder)
+        self.encoder = ObservationEncoder(seen, settings.image_encoder, settings.image_encoders)
         self.temporal = None
         if settings.temporal_encoder is not None:
             width = self.encoder.frame_features
             self.temporal = TemporalEncoder(width, settings.temporal_encoder)
         self.sizes = self._sizes()
         self.denoiser = DENOISERS[settings.denoiser.name](self.sizes, settings.denoiser)
+        # What stands for a hidden observation; zeros would be an observation like others.
+        blanks = self.sizes.condition_shapes if settings.condition_dropout else {}
+        self.null = nn.ParameterDict({n: torch.zeros(shape) for n, shape in blanks.items()})
         self._drops_out = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules())
         # For callers that give no generator: a source of our own, so that no global one is read.
         self.generator = torch.Generator().manual_seed(recipe.training.seed)
@@ -177,6 +189,10 @@ class DiffusionPolicy(nn.Module):
         masks = MaskGenerator(action, self.encoder.frame_features, settings.n_obs_steps)
         return Condition(given=given, is_given=masks(batch, horizon, device=given.device))
 
+    @property
+    def _null(self) -> Mapping[str, Tensor] | None:
+        return dict(self.null.items()) or None
+
     def predict(
         self, sample: Tensor, timestep: Tensor, condition: Condition, guidance: float = 1.0
     ) -> Tensor:
@@ -190,7 +206,7 @@ class DiffusionPolicy(nn.Module):
         if guidance == 1.0:
             out: Tensor = self.denoiser(sample, timestep, condition)
             return out
-        both = condition.beside(condition.hidden())
+        both = condition.beside(condition.hidden(null=self._null))
         answers = self.denoiser(torch.cat([sample] * 2), torch.cat([timestep] * 2), both)
         told, untold = answers.chunk(2)
         return torch.lerp(untold, told, guidance)
@@ -204,21 +220,21 @@ class DiffusionPolicy(nn.Module):
         source, settings = generator or self.generator, self.recipe.policy
         device, views, times = source.device, None, 1
         if self.training:
-            each = settings.image_encoder.augment.numbers
-            numbers = (windows, len(self.encoder.cameras), each)
+            numbers = (windows, len(self.encoder.cameras), self.encoder.view_numbers)
             views = torch.rand(numbers, generator=source, device=device)
             times = self.recipe.training.noise_samples
         chunks = (windows, times, settings.predicted_steps, self.sizes.action_dim)
         noise = torch.randn(chunks, generator=source, device=device)
         longest = settings.num_train_timesteps
         steps = torch.randint(longest, (windows, times), generator=source, device=device)
-        hidden = seed = None
-        if self.training and settings.observation_dropout:
+        hidden = dropout = None
+        if self.training and settings.hidden_share:
             hidden = torch.rand((windows, times), generator=source, device=device)
-            hidden = hidden < settings.observation_dropout
+            hidden = hidden < settings.hidden_share
         if self.training and self._drops_out:
             seed = int(torch.randint(2**31, (), generator=source, device=device))
-        return Draws(views, noise, steps, hidden, seed)
+            dropout = DropoutDraws(seed, 0, windows, windows)
+        return Draws(views, noise, steps, hidden, dropout)
 
     def loss(
         self,
@@ -247,14 +263,15 @@ class DiffusionPolicy(nn.Module):
             condition = self.encode(batch, views=draws.views)
         condition = condition.repeat(times)
         if draws.hidden is not None:
-            condition = condition.hidden(draws.hidden.flatten().to(self.device, non_blocking=True))
+            where = draws.hidden.flatten().to(self.device, non_blocking=True)
+            condition = condition.hidden(where, self._null)
         is_pad = batch.get("action_is_pad") if self.recipe.training.mask_padding else None
         if is_pad is not None:
             is_pad = torch.as_tensor(is_pad).to(self.device, non_blocking=True)[
                 :, settings.predicted
             ]
             is_pad = is_pad.repeat_interleave(times, dim=0)
-        with _dropout_from(draws.seed, self.device):
+        with masks_of(draws.dropout, self.device):
             return diffusion_loss(
                 lambda sample, step: self.predict(sample, step, condition),
                 self.schedule,
@@ -289,7 +306,7 @@ class DiffusionPolicy(nn.Module):
                 not given.
             noise: the start x_T, standard normal, instead of a drawn one: (B, H, Da), with
                 inpainting (B, H, Da + Do), of the network's sizes.
-            guidance: see `predict`; other than 1 only where trained with observation_dropout.
+            guidance: see `predict`; other than 1 only where trained with condition_dropout.
             follow: actions to agree with, see Follow.
 
         Returns:
@@ -446,14 +463,3 @@ class DiffusionPolicy(nn.Module):
             raise UserError(f"type {value.dtype}", key, f"give {wanted}")
         value = value.to(self.device, non_blocking=True)
         return value if stream.is_image else value.float()
-
-
-@contextmanager
-def _dropout_from(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's own generators: seed them, and leave them as they were."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

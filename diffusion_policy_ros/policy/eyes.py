@@ -6,19 +6,28 @@ torch's channels-last already, so nothing is transposed in memory on the way to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diffusion_policy_ros.contract import Contract, Stream
-from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.policy.convolutions import Conv2d
+from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.policy.backbones import (
+    NORMS,
+    RESNETS,
+    TIMM,
+    Norm,
+    Timm,
+    resnet,
+    small_conv,
+)
 from diffusion_policy_ros.policy.normalizer import Normalizer, module_name
 from diffusion_policy_ros.policy.view import ViewSettings, look, look_varied, view_of
+from diffusion_policy_ros.strict_yaml import Problem
 
 Observation = Mapping[str, Tensor]
 
@@ -47,81 +56,81 @@ class SpatialSoftmax(nn.Module):
             return (attention @ self.grid.to(attention)).flatten(1)
 
 
-def small_conv(channels: int) -> nn.Sequential:
-    """Two convolutions, (N, C, H, W) -> (N, 64, about H/4, about W/4): for small machines."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, 8, stride=4),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.GroupNorm(8, 64),
-        nn.ReLU(inplace=True),
-    )
-
-
-class BasicBlock(nn.Module):
-    """Residual block of He et al. 2016 (https://arxiv.org/abs/1512.03385), group-normalised."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
-        self.norm1 = _group_norm(channels_out)
-        self.conv2 = Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm2 = _group_norm(channels_out)
-        self.around: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels_out:
-            around = Conv2d(channels_in, channels_out, 1, stride, bias=False)
-            self.around = nn.Sequential(around, _group_norm(channels_out))
+class MeanPool(nn.Module):
+    """The mean of each feature map, (N, F, h, w) -> (N, F)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, in, H, W) -> (N, out, H / stride, W / stride)."""
-        hidden = functional.relu(self.norm1(self.conv1(maps)), inplace=True)
-        hidden = self.norm2(self.conv2(hidden))
-        return functional.relu(hidden + self.around(maps), inplace=True)
+        """Maps (N, F, h, w) -> (N, F)."""
+        return maps.mean(dim=(2, 3))
 
 
-def resnet18(channels: int) -> nn.Sequential:
-    """ResNet-18 without its head, (N, C, H, W) -> (N, 512, about H/32, about W/32).
+class AttentionPool(nn.Module):
+    """Means of the feature maps, weighted by how much a place answers a learned query.
 
-    Group normalisation (16 channels a group) instead of batch statistics, which averaged weights
-    would not fit to, as in Chi et al. 2023.
+    Args:
+        channels: F.
     """
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False),
-        _group_norm(64),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, stride=2, padding=1),
-    ]
-    width = 64
-    for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [BasicBlock(width, out, stride), BasicBlock(out, out, 1)]
-        width = out
-    return nn.Sequential(*layers)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(channels))  # begins as the plain mean
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (N, F, h, w) -> (N, F)."""
+        places = maps.flatten(2)
+        scores = torch.einsum("nfp,f->np", places, self.query) / len(self.query) ** 0.5
+        return torch.einsum("nfp,np->nf", places, scores.softmax(-1))
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(channels // 16, channels)
-
-
-# name -> backbone for a number of channels, (N, C, H, W) -> feature maps
-IMAGE_ENCODERS: dict[str, Callable[[int], nn.Module]] = {
+# name -> backbone for a number of channels and a norm, (N, C, H, W) -> feature maps
+IMAGE_ENCODERS: dict[str, Callable[[int, Norm], nn.Module]] = {
     "small_conv": small_conv,
-    "resnet18": resnet18,
+    **{name: functools.partial(resnet, name) for name in RESNETS},
 }
 
 
 @dataclass(frozen=True)
 class ImageEncoderSettings(ViewSettings):
-    """How one camera's picture becomes features; each camera has weights of its own.
+    """How one camera's picture becomes features.
 
     Attributes:
-        name: a key of IMAGE_ENCODERS.
+        name: a key of IMAGE_ENCODERS, or timm/NAME for any model of timm.
+        norm: of a ResNet: "group", or "frozen" for the batch norm of its pretrained weights.
+        weights: file of a pretrained backbone, read when training begins; see pretrained.py.
+        weights_sha256: the beginning of its hash.
+        mean: subtracted from each channel's value in 0..1; one number for all channels, or each.
+        std: what is left is divided by it. ImageNet's are in pretrained.py.
+        pool: what becomes of the feature maps: "keypoints" (spatial softmax), "mean", "attention"
+            (a learned query), or a transformer's class token, "cls".
         keypoints: of the spatial softmax, two coordinates each.
-        features: size after a last linear layer; 0 leaves the coordinates as they are.
+        features: size after a last linear layer; 0 leaves what is pooled as it is.
+        relu: whether what is below zero is cut off after that.
+        shared: one encoder for all cameras instead of one each.
     """
 
-    name: Literal["small_conv", "resnet18"] = "resnet18"
+    name: str = "resnet18"
+    norm: Literal["group", "frozen"] = "group"
+    weights: str | None = None
+    weights_sha256: str | None = None
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    pool: Literal["keypoints", "mean", "attention", "cls"] = "keypoints"
     keypoints: int = field(default=32, metadata={"min": 1, "max": 1024})
     features: int = field(default=64, metadata={"min": 0, "max": 4096})
+    relu: bool = False
+    shared: bool = False
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with them that types cannot show."""
+        yield from super().problems()
+        if self.name not in IMAGE_ENCODERS and not self.name.startswith(TIMM):
+            known = [*IMAGE_ENCODERS, f"{TIMM}NAME"]
+            yield Problem("name", f"'{self.name}' is unknown", did_you_mean(self.name, known))
+        if not self.std or min(self.std) <= 0 or not self.mean:
+            cure = "give numbers above 0, one or each channel's"
+            yield Problem("std", f"{list(self.std)}", cure)
+        if self.pool == "cls" and not self.name.startswith(TIMM):
+            yield Problem("pool", f"{self.name} has no class token", "use keypoints or mean")
 
 
 class ImageEncoder(nn.Module):
@@ -131,32 +140,57 @@ class ImageEncoder(nn.Module):
         stream: the camera in the contract.
         settings: see ImageEncoderSettings.
 
+    Attributes:
+        view: what is seen of a picture.
+        channels: C.
+        features: F.
+
     Raises:
         UserError: the crop is larger than the image, or the image too small for the backbone.
     """
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, stream: Stream, settings: ImageEncoderSettings) -> None:
         super().__init__()
-        height, width, channels = stream.shape
+        height, width, self.channels = stream.shape
+        self.settings = settings
         self.view = view_of(stream.name, (height, width), settings)
-        self.backbone = IMAGE_ENCODERS[settings.name](channels)
-        with torch.no_grad():
-            try:
-                maps = self.backbone(torch.zeros(1, channels, *self.view.size))
-            except RuntimeError:
-                seen = "{} x {}".format(*self.view.size)
-                what = f"{height} x {width}, of which {seen} is seen, is too small for"
-                cure = "use a larger image, or a smaller encoder"
-                raise UserError(f"{what} {settings.name}", f"image {stream.name}", cure) from None
-        self.to_keypoints = nn.Conv2d(maps.shape[1], settings.keypoints, 1)
-        # A constant moves no key point: learning it would only gather errors of rounding.
-        self.to_keypoints.bias.requires_grad_(False)  # type: ignore[union-attr]
-        self.pool = SpatialSoftmax(*maps.shape[2:])
-        self.features = settings.features or 2 * settings.keypoints
+        mean, std = (_each(v, self.channels, stream.name) for v in (settings.mean, settings.std))
+        self.register_buffer("scale", 255 * std, persistent=False)
+        self.register_buffer("offset", mean / std, persistent=False)
+        if settings.name.startswith(TIMM):
+            name, token = settings.name.removeprefix(TIMM), settings.pool == "cls"
+            self.backbone: nn.Module = Timm(name, self.channels, self.view.size, token)
+        else:
+            self.backbone = IMAGE_ENCODERS[settings.name](self.channels, NORMS[settings.norm])
+        self.to_keypoints: nn.Module = nn.Identity()
+        self.pool, pooled = self._pool(stream, settings)
+        self.features = settings.features or pooled
         self.project: nn.Module = nn.Identity()
         if settings.features:
-            self.project = nn.Linear(2 * settings.keypoints, settings.features)
+            self.project = nn.Linear(pooled, settings.features)
+        self.activation = nn.ReLU() if settings.relu else nn.Identity()
         _to_channels_last(self)
+
+    def _pool(self, stream: Stream, settings: ImageEncoderSettings) -> tuple[nn.Module, int]:
+        """What pools the maps, and the size of that."""
+        with torch.no_grad():
+            try:
+                maps = self.backbone(torch.zeros(1, self.channels, *self.view.size))
+            except RuntimeError:
+                seen, whole = ("{} x {}".format(*s) for s in (self.view.size, stream.shape[:2]))
+                what = f"{whole}, of which {seen} is seen, is too small for {settings.name}"
+                cure = "use a larger image, or a smaller encoder"
+                raise UserError(what, f"image {stream.name}", cure) from None
+        channels = maps.shape[1]
+        if settings.pool == "keypoints":
+            # A constant moves no key point: learning it would only gather errors of rounding.
+            self.to_keypoints = nn.Conv2d(channels, settings.keypoints, 1)
+            self.to_keypoints.get_parameter("bias").requires_grad_(False)
+            return SpatialSoftmax(*maps.shape[2:]), 2 * settings.keypoints
+        return AttentionPool(channels) if settings.pool == "attention" else MeanPool(), channels
 
     def forward(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
         """Images (B, To, H, W, C) -> (B, To, F); in training varied by `numbers`, see view.py."""
@@ -167,10 +201,17 @@ class ImageEncoder(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """What is seen of frames (N, h, w, C), in 0..255 -> features (N, F)."""
-        pixels = frames.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        keypoints = self.pool(self.to_keypoints(self.backbone(pixels)))
-        features: Tensor = self.project(keypoints)
+        pixels = (frames.float() / self.scale - self.offset).permute(0, 3, 1, 2)
+        pooled = self.pool(self.to_keypoints(self.backbone(pixels)))
+        features: Tensor = self.activation(self.project(pooled))
         return features
+
+
+def _each(values: tuple[float, ...], channels: int, camera: str) -> Tensor:
+    if len(values) not in (1, channels):
+        what = f"{len(values)} numbers, {camera} has {channels} channels"
+        raise UserError(what, "policy.image_encoder.mean, std", "give one, or each channel's")
+    return torch.tensor(values).expand(channels).clone()
 
 
 def _to_channels_last(module: nn.Module) -> None:
@@ -186,18 +227,34 @@ class ObservationEncoder(nn.Module):
     Args:
         contract: says which keys there are.
         settings: of the cameras' encoders.
+        exceptions: key of a camera -> settings of its own.
+
+    Raises:
+        UserError: cameras that share an encoder differ, or an exception is of no camera.
     """
 
-    def __init__(self, contract: Contract, settings: ImageEncoderSettings) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        settings: ImageEncoderSettings,
+        exceptions: Mapping[str, ImageEncoderSettings] | None = None,
+    ) -> None:
         super().__init__()
+        own = exceptions or {}
+        cameras = {key: s for key, s in contract.observations.items() if s.is_image}
+        for key in own:
+            if key not in cameras:
+                cure = did_you_mean(key, cameras)
+                raise UserError(f"no camera '{key}'", "policy.image_encoders", cure)
         self.module_names = {key: module_name(key) for key in contract.observations}
-        self.cameras = nn.ModuleDict(
-            {
-                module_name(key): ImageEncoder(stream, settings)
-                for key, stream in contract.observations.items()
-                if stream.is_image
-            }
-        )
+        self.cameras, shared = nn.ModuleDict(), list[tuple[Stream, ImageEncoder]]()
+        for key, stream in cameras.items():
+            if not settings.shared or key in own:
+                encoder = ImageEncoder(stream, own.get(key, settings))
+            else:
+                shared = shared or [(stream, ImageEncoder(stream, settings))]
+                encoder = _shared(stream, *shared[0])
+            self.cameras[module_name(key)] = encoder
         vectors = sum(s.size for s in contract.observations.values() if not s.is_image)
         eyes = self.image_encoders.values()
         self.frame_features = vectors + sum(eye.features for eye in eyes)
@@ -207,6 +264,11 @@ class ObservationEncoder(nn.Module):
         """Key of each camera -> its encoder, in the contract's order."""
         named = {key: self.cameras[n] for key, n in self.module_names.items() if n in self.cameras}
         return {key: camera for key, camera in named.items() if isinstance(camera, ImageEncoder)}
+
+    @property
+    def view_numbers(self) -> int:
+        """How many numbers each camera's picture needs to vary, at most."""
+        return max((eye.view.augment.numbers for eye in self.image_encoders.values()), default=2)
 
     def forward(
         self,
@@ -226,6 +288,14 @@ class ObservationEncoder(nn.Module):
             for key, name in self.module_names.items()
         ]
         return torch.cat(parts, dim=-1)
+
+
+def _shared(stream: Stream, first: Stream, encoder: ImageEncoder) -> ImageEncoder:
+    if stream.shape != first.shape:
+        sizes = " and ".join(f"{s.name} {' x '.join(map(str, s.shape))}" for s in (first, stream))
+        cure = "use false, or image_encoders for the one that differs"
+        raise UserError(f"{sizes} cannot share", "policy.image_encoder.shared", cure)
+    return encoder
 
 
 @dataclass(frozen=True)

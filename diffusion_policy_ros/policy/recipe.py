@@ -17,7 +17,6 @@ import yaml
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DenoiserSettings
-from diffusion_policy_ros.policy.denoisers.transformer import TransformerSettings
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
 from diffusion_policy_ros.policy.eyes import ImageEncoderSettings, TemporalEncoderSettings
 from diffusion_policy_ros.policy.frames import FrameSettings
@@ -59,10 +58,13 @@ class PolicySettings(FrameSettings):
             frames beside the steps that they belong to; "inpainting": actions and observations are
             denoised together, the observed ones given.
         pred_action_steps_only: predict the n_action_steps that are executed instead of all H.
-        observation_dropout: share of training windows whose observation is hidden, so that the
-            policy can be sampled with guidance (Ho and Salimans 2022, arxiv.org/abs/2207.12598).
+        condition_dropout: share of training windows whose observation is replaced by a learned
+            null, so that the policy can be sampled with guidance (Ho and Salimans 2022,
+            arxiv.org/abs/2207.12598).
+        observation_dropout: what older recipes wrote instead; the null is zeros.
         denoiser: the network.
         image_encoder: of every camera.
+        image_encoders: exceptions, observation key -> that camera's own.
         temporal_encoder: of the window, for the global condition; none puts frames in a row.
     """
 
@@ -85,9 +87,11 @@ class PolicySettings(FrameSettings):
     normalization: NormalizationSettings = NormalizationSettings()
     conditioning: Literal["global", "tokens", "local", "inpainting"] | None = None
     pred_action_steps_only: bool = False
+    condition_dropout: float = _within(0.0, 0.0, 0.99)
     observation_dropout: float = _within(0.0, 0.0, 0.99)
     denoiser: DenoiserSettings = UNet1DSettings()
     image_encoder: ImageEncoderSettings = ImageEncoderSettings()
+    image_encoders: dict[str, ImageEncoderSettings] = dataclasses.field(default_factory=dict)
     temporal_encoder: TemporalEncoderSettings | None = None
 
     @property
@@ -118,13 +122,18 @@ class PolicySettings(FrameSettings):
         """Observed frames of a window in training; inpainting learns to predict later ones."""
         return self.horizon if self.conditioned == "inpainting" else self.n_obs_steps
 
+    @property
+    def hidden_share(self) -> float:
+        """Share of training windows whose observation is hidden."""
+        return self.condition_dropout or self.observation_dropout
+
     def check_guidance(self, scale: float, where: str) -> None:
         """Refuse a scale of guidance that the policy cannot be sampled with.
 
         Raises:
             UserError: it is not 1 but the policy was trained without, or is no number from 0 on.
         """
-        if scale != 1.0 and not self.observation_dropout:
+        if scale != 1.0 and not self.hidden_share:
             raise UserError(f"{scale:g}", where, "use 1: it was trained without guidance")
         if not 0.0 <= scale < float("inf"):
             raise UserError(f"{scale:g}", where, "use 0 or more; 1 is none")
@@ -168,9 +177,13 @@ class PolicySettings(FrameSettings):
         if self.pred_action_steps_only and how not in ("global", "tokens"):
             what = f"{how} conditioning needs the observed steps"
             yield Problem("pred_action_steps_only", what, "use false, or another conditioning")
-        if self.observation_dropout and how == "inpainting":
+        key = "condition_dropout" if self.condition_dropout else "observation_dropout"
+        if self.hidden_share and how == "inpainting":
             what = "inpainting has no condition to hide"
-            yield Problem("observation_dropout", what, "use 0, or another conditioning")
+            yield Problem(key, what, "use 0, or another conditioning")
+        if self.condition_dropout and self.observation_dropout:
+            what = "condition_dropout is given, too"
+            yield Problem("observation_dropout", what, "leave it out")
         if self.temporal_encoder is not None and how != "global":
             what = f"{how} conditioning takes each frame by itself"
             yield Problem("temporal_encoder", what, "leave it out, or use conditioning: global")
@@ -189,6 +202,7 @@ class TrainingSettings:
         lr: highest learning rate.
         betas: of AdamW.
         weight_decay: of AdamW; biases, norms and learned positions have none.
+        encoder_lr: highest learning rate of the image encoders; lr where not given, 0 freezes.
         encoder_weight_decay: of the image encoders; as the rest where not given.
         warmup_updates: learning rate rises from 0 to lr over these.
         grad_clip: longest gradient (2-norm of all weights); 0 for any.
@@ -211,7 +225,8 @@ class TrainingSettings:
         device: "auto" is the GPU when there is one.
         gradient_accumulation: parts of each batch that are computed one after another, for less
             memory; batch_size is what an update sees all the same.
-        precision: "bfloat16" computes the networks in mixed precision; weights stay float32.
+        precision: "tf32" lets a GPU round products' factors to 10 bits; "bfloat16" computes the
+            networks in mixed precision. Weights stay float32.
         compile: torch.compile the networks; takes a minute before the first update.
         early_stop: validations without a smaller action error after which training ends; the best
             checkpoint is kept. 0 never does.
@@ -230,6 +245,7 @@ class TrainingSettings:
     lr: float = _within(1e-4, 1e-12, 10.0)
     betas: tuple[float, ...] = (0.95, 0.999)
     weight_decay: float = _within(1e-6, 0.0, 10.0)
+    encoder_lr: float | None = _within(None, 0.0, 10.0)
     encoder_weight_decay: float | None = _within(None, 0.0, 10.0)
     warmup_updates: int = _within(500, 0, 10**9)
     grad_clip: float = _within(1.0, 0.0, 1e9)
@@ -249,7 +265,7 @@ class TrainingSettings:
     threads: int = _within(0, 0, 1024)
     device: str = "auto"
     gradient_accumulation: int = _within(1, 1, 65536)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False
     early_stop: int = _within(0, 0, 10**6)
     tensorboard: bool = True
@@ -280,14 +296,6 @@ class Recipe:
     name: str = "recipe"
     policy: PolicySettings = PolicySettings()
     training: TrainingSettings = TrainingSettings()
-
-    def problems(self) -> Iterator[Problem]:
-        """What is wrong with them that types cannot show."""
-        net = self.policy.denoiser
-        drops = isinstance(net, TransformerSettings) and (net.p_drop_emb or net.p_drop_attn)
-        if drops and self.training.batch_shares > 1:
-            what = f"{self.training.batch_shares}, but dropout is drawn for a batch as a whole"
-            yield Problem("training.batch_shares", what, "use 1, or denoiser without dropout")
 
     @classmethod
     def from_text(

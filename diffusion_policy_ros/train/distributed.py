@@ -78,6 +78,24 @@ class Peers:
         one, two = numbers.tolist()
         return one, two
 
+    def check_equal(self, tensors: Sequence[Tensor]) -> None:
+        """Make sure that they are the same in all processes, bit for bit.
+
+        Raises:
+            UserError: they are not: the processes train different policies.
+        """
+        if not self.several:
+            return
+        sums = [t.detach().contiguous().view(torch.int32).sum(dtype=torch.int64) for t in tensors]
+        own = torch.stack(sums)
+        largest, smallest = own.clone(), own.clone()
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        distributed.all_reduce(smallest, distributed.ReduceOp.MIN)
+        if not torch.equal(largest, smallest):
+            what = "the processes' weights are no longer equal"
+            cure = "use one kind of GPU and one version of everything; resume the last checkpoint"
+            raise UserError(what, f"process {self.rank} of {self.count}", cure)
+
     def wait(self) -> None:
         """For all others to come here too."""
         self.any(False)

@@ -32,6 +32,7 @@ from diffusion_policy_ros.policy.checkpoint import (
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.normalizer import ACTION, CONSTANT
 from diffusion_policy_ros.policy.objective import masked_mean
+from diffusion_policy_ros.policy.pretrained import load_backbone, read_weights
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 from diffusion_policy_ros.train.batches import NOISE, VALIDATION, Batch, Data, torch_generator
 from diffusion_policy_ros.train.distributed import Peers
@@ -70,14 +71,18 @@ def decay_groups(
         weights: name in the policy -> parameter.
         settings: how much, and how much those of the encoders.
     """
-    decays: dict[float, list[Tensor]] = {}
+    groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, weight in weights.items():
-        decay = settings.weight_decay
-        if name.startswith("encoder.") and settings.encoder_weight_decay is not None:
-            decay = settings.encoder_weight_decay
+        decay, lr = settings.weight_decay, settings.lr
+        if name.startswith("encoder."):
+            own = settings.encoder_weight_decay, settings.encoder_lr
+            decay, lr = (u if o is None else o for u, o in zip((decay, lr), own, strict=True))
         is_matrix = weight.ndim > 1 and name.endswith("weight")
-        decays.setdefault(decay if is_matrix else 0.0, []).append(weight)
-    return [{"params": params, "weight_decay": decay} for decay, params in decays.items()]
+        groups.setdefault((decay if is_matrix else 0.0, lr / settings.lr), []).append(weight)
+    return [
+        {"params": params, "weight_decay": decay, "lr_share": share}
+        for (decay, share), params in groups.items()
+    ]
 
 
 def _sums(
@@ -180,7 +185,7 @@ class Learner:
         """One update; its loss, a scalar that has not been waited for on a GPU."""
         begun, settings = time.perf_counter(), self.recipe.training
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, self.update)
+            group["lr"] = learning_rate(settings, self.update) * group["lr_share"]
         loss = self._backward(batch)
         if settings.grad_clip > 0:
             torch.nn.utils.clip_grad_norm_(self._weights, settings.grad_clip)
@@ -198,6 +203,7 @@ class Learner:
         """Set the gradients of the whole batch's loss, its shares computed side by side."""
         settings, count = self.recipe.training, len(batch.padding)
         draws = self.policy.draw(count, torch_generator(settings.seed, NOISE, self.update))
+        draws = draws.pinned() if self.policy.device.type == "cuda" else draws
         counting = np.ones(count)  # how much of the batch's mean is each window's
         if settings.mask_padding:
             counting = (~batch.padding[:, self.recipe.policy.predicted]).sum(1)
@@ -227,6 +233,7 @@ class Learner:
         """Validate in the first process, and note whether it is the best so far."""
         nothing = (math.nan, math.nan)
         found = self.group.from_first(self.validate(windows) if self.group.first else nothing)
+        self.group.check_equal(self._weights)
         self.stale += 1
         if found[1] < self.best_error:
             self.best_error, self.best_update, self.stale = found[1], self.update, 0
@@ -304,6 +311,22 @@ class Learner:
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}/{name}"] = self.optimizer.state[weight][moment]
         return tensors
+
+    def begin(self) -> Iterator[str]:
+        """Take over the weights that others trained, as the recipe asks; says which.
+
+        Raises:
+            UserError: a file is missing, or does not fit.
+        """
+        for key, eye in self.policy.encoder.image_encoders.items():
+            if (file := eye.settings.weights) is not None:
+                given = read_weights(Path(file), eye.settings.weights_sha256)
+                found = load_backbone(eye.backbone, eye.settings.name, given)
+                left = f"; not used: {', '.join(found.left)}" if found.left else ""
+                yield f"weights   {key}: {found.taken} tensors of {file}{left}"
+        self.average.load_state_dict(self.policy.state_dict())
+        if self.recipe.training.init_from is not None:
+            yield from self.begin_with(Path(self.recipe.training.init_from))
 
     def begin_with(self, checkpoint: Path) -> Iterator[str]:
         """Take over a checkpoint's averaged weights; says so, and what does not fit.

@@ -104,9 +104,8 @@ def train(
         learner = Learner(recipe, data, group.device, group)
         if newest is not None:
             learner.restore(newest, data)
-        elif settings.init_from is not None:
-            for line in learner.begin_with(Path(settings.init_from)):
-                say(line)
+        for line in learner.begin() if newest is None else ():
+            say(line)
         for line in introduction(learner.policy, data, out, group.count):
             say(line)
         group.wait()  # all have seen the run as it was
@@ -223,13 +222,15 @@ def _threads(settings: TrainingSettings) -> Iterator[None]:
 
     Never more than there are cores, wherever the recipe was written: they would only wait.
     """
-    before = torch.get_num_threads()
+    before, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32 or settings.precision == "tf32"
     wanted = settings.threads or max(1, before // settings.batch_shares)
     torch.set_num_threads(min(wanted, os.cpu_count() or wanted))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError, UserErrors
+from diffusion_policy_ros.policy.denoisers import Condition
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, Draws
 from diffusion_policy_ros.policy.interop.official import (
     FINAL_GROUPS,
@@ -209,6 +210,23 @@ def test_the_share_of_hidden_observations_is_the_recipe_s():
     assert torch.equal(part[1], condition.global_cond[1])
 
 
+def test_a_hidden_observation_is_a_learned_one():
+    """The null of condition_dropout: it gets a gradient, stands in the blind answer, is saved."""
+    policy = tiny(condition_dropout=0.5).train()
+    assert dict(policy.null) and not hasattr(tiny(observation_dropout=0.5).null, "global_cond")
+    draws = policy.draw(6, torch.Generator().manual_seed(0))
+    policy.loss(batch_for(policy, 6), draws=draws).backward()
+    null = policy.null["global_cond"]
+    assert null.grad.abs().sum() > 0
+    torch.nn.init.normal_(null)
+    condition = policy.eval().encode({"obs": torch.randn(2, 2, 9)})
+    sample, step = torch.randn(2, 8, 7), torch.tensor([3, 3])
+    blind = policy.predict(sample, step, condition, 0.0)
+    expected = policy.denoiser(sample, step, Condition(global_cond=null.expand(2, -1)))
+    torch.testing.assert_close(blind, expected)
+    assert "null.global_cond" in policy.state_dict()
+
+
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_scales_that_mean_nothing_are_refused(scale):
     """A policy without dropout takes 1 alone; one with it, what is 0 or more."""
@@ -233,6 +251,10 @@ def test_scales_that_mean_nothing_are_refused(scale):
             "policy.observation_dropout: inpainting has no condition to hide",
         ),
         (
+            {"condition_dropout": 0.1, "observation_dropout": 0.1},
+            "policy.observation_dropout: condition_dropout is given, too; leave it out",
+        ),
+        (
             {"denoiser": TRANSFORMER, "temporal_encoder": {}},
             "policy.temporal_encoder: tokens conditioning takes each frame",
         ),
@@ -248,12 +270,6 @@ def test_settings_that_contradict_each_other_name_the_cure(changes, message):
     """Found when the recipe is read."""
     with pytest.raises(UserErrors, match=message):
         tiny(**changes)
-
-
-def test_dropout_is_not_drawn_for_shares_of_a_batch():
-    """They run side by side, and would fight for one source of noise."""
-    with pytest.raises(UserErrors, match=r"training.batch_shares: 2.*use 1"):
-        Recipe.from_text("policy: {denoiser: {name: transformer}}\ntraining: {batch_shares: 2}")
 
 
 def test_inpainting_of_images_is_refused(contract):

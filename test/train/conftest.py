@@ -98,6 +98,19 @@ def changed(recipe):
     )
 
 
+TRANSFORMER = "{name: transformer, n_layer: 2, n_head: 2, n_emb: 16, p_drop_emb: 0.1}"
+
+
+@pytest.fixture
+def with_dropout(recipe):
+    """The same with a Transformer, whose dropout is 0.3 and 0.1."""
+    return lambda **settings: Recipe.from_text(
+        RECIPE,
+        overrides={"policy.denoiser": TRANSFORMER}
+        | {f"training.{key}": str(value) for key, value in settings.items()},
+    )
+
+
 @pytest.fixture
 def make_dataset():
     """`write_dataset`, for other lengths and numbers."""

@@ -50,9 +50,10 @@ def assert_close(one, two):
             torch.testing.assert_close(others[key], tensor, rtol=1e-5, atol=1e-5, msg=key)
 
 
-def test_two_processes_train_the_weights_of_one(dataset, changed, tmp_path):
+@pytest.mark.parametrize("network", ["changed", "with_dropout"])
+def test_two_processes_train_the_weights_of_one(dataset, request, tmp_path, network):
     """The same global batch, padding masked; resumed in two processes, too; one of them speaks."""
-    recipe = changed(updates=8, checkpoint_every=4, keep_checkpoints=0)
+    recipe = request.getfixturevalue(network)(updates=8, checkpoint_every=4, keep_checkpoints=0)
     alone = train(dataset, recipe, tmp_path / "alone", progress="none", say=lambda line: None)
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_text())
@@ -77,6 +78,26 @@ def test_nothing_is_at_work_when_the_group_is_left(tmp_path):
     (tmp_path / "alone.py").write_text(ENDS_ALONE)
     done = torchrun(program=[tmp_path / "alone.py"])
     assert done.returncode == 0, done.stderr
+
+
+DRIFTED = """
+import torch
+from diffusion_policy_ros.train.distributed import peers
+
+with peers("cpu", 8) as group:
+    weights = [torch.ones(3), torch.arange(4.0)]
+    group.check_equal(weights)
+    weights[1][2] += 1e-6 * group.rank
+    group.check_equal(weights)
+"""
+
+
+def test_processes_that_have_drifted_apart_are_stopped(tmp_path):
+    """A weight's last bits differ: a line that says so, not two policies."""
+    (tmp_path / "drifted.py").write_text(DRIFTED)
+    done = torchrun(program=[tmp_path / "drifted.py"])
+    assert done.returncode != 0
+    assert "the processes' weights are no longer equal" in done.stderr
 
 
 def test_fewer_windows_than_processes_are_refused(dataset, recipe, tmp_path):

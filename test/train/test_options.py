@@ -33,10 +33,12 @@ def gradients(dataset, recipe):
     return loss, [w.grad for w in learner.policy.parameters() if w.requires_grad]
 
 
+@pytest.mark.parametrize("network", ["changed", "with_dropout"])
 @pytest.mark.parametrize(("parts", "shares"), [(2, 1), (3, 2), (6, 1)])
-def test_accumulated_gradients_are_the_batch_s(dataset, recipe, changed, parts, shares):
-    """Computed one after another or in one: the same, to rounding, with padding masked."""
-    loss, whole = gradients(dataset, recipe)
+def test_accumulated_gradients_are_the_batch_s(dataset, request, network, parts, shares):
+    """Computed one after another or in one: the same, to rounding, padding and dropout too."""
+    changed = request.getfixturevalue(network)
+    loss, whole = gradients(dataset, changed())
     other_loss, parted = gradients(
         dataset, changed(gradient_accumulation=parts, batch_shares=shares)
     )

@@ -45,10 +45,13 @@ def assert_equal_tensors(one, two):
     assert not different
 
 
-@pytest.mark.parametrize(("stop", "shares"), [(1, 1), (6, 2), (11, 1)])
-def test_resumed_is_uninterrupted(dataset, changed, tmp_path, stop, shares):
+@pytest.mark.parametrize(
+    ("stop", "shares", "network"),
+    [(1, 1, "changed"), (6, 2, "changed"), (11, 1, "changed"), (6, 2, "with_dropout")],
+)
+def test_resumed_is_uninterrupted(dataset, request, tmp_path, stop, shares, network):
     """2N updates in one go and N + N resumed: equal weights, averages and moments, bit for bit."""
-    recipe = changed(batch_shares=shares)
+    recipe = request.getfixturevalue(network)(batch_shares=shares)
     whole, _ = quietly(dataset, recipe, tmp_path / "whole")
     half, said = quietly(dataset, recipe, tmp_path / "halves", stop_after=stop)
     assert half.name == f"update_{stop:06d}"

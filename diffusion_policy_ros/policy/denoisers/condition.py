@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,16 @@ class Sizes(NamedTuple):
     local_cond: int = 0
     tokens: int = 0
     token_dim: int = 0
+
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name of each part of a condition -> its shape in a batch's entry."""
+        shapes = {
+            "global_cond": (self.global_cond,),
+            "local_cond": (self.horizon or 0, self.local_cond),
+            "tokens": (self.tokens, self.token_dim),
+        }
+        return {name: shape for name, shape in shapes.items() if all(shape)}
 
 
 class Condition(NamedTuple):
@@ -59,13 +69,24 @@ class Condition(NamedTuple):
             return self
         return self._each(lambda part: part.repeat_interleave(times, dim=0))
 
-    def hidden(self, where: Tensor | None = None) -> Condition:
-        """Zeros instead of features, in the batch's entries `where` (B,) or in all."""
-        if where is None:
-            return self._each(torch.zeros_like)
-        return self._each(
-            lambda part: part.masked_fill(where.view(-1, *[1] * (part.dim() - 1)), 0.0)
-        )
+    def hidden(
+        self, where: Tensor | None = None, null: Mapping[str, Tensor] | None = None
+    ) -> Condition:
+        """Null features instead, in the batch's entries `where` (B,) or in all.
+
+        Args:
+            where: the entries.
+            null: part -> what stands for it, of a batch's entry; zeros where not given.
+        """
+        found = {}
+        for name, part in self._asdict().items():
+            if part is None:
+                continue
+            blank = torch.zeros_like(part[0]) if null is None else null[name].to(part)
+            here = torch.ones(len(part), dtype=torch.bool, device=part.device)
+            here = here if where is None else where
+            found[name] = torch.where(here.view(-1, *[1] * (part.dim() - 1)), blank, part)
+        return Condition(**found)
 
     def beside(self, other: Condition) -> Condition:
         """A batch of both, of 2 B entries."""

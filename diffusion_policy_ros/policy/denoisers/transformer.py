@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_policy_ros.policy.denoisers.condition import Condition, Sizes
+from diffusion_policy_ros.policy.denoisers.dropout import Dropout, with_masks_of_windows
 from diffusion_policy_ros.policy.denoisers.unet1d import SinusoidalEmbedding
 from diffusion_policy_ros.strict_yaml import Problem
 
@@ -95,7 +96,7 @@ class Transformer(nn.Module):
         self.step_embedding = SinusoidalEmbedding(width)
         self.input = nn.Linear(sizes.action_dim, width)
         self.position = nn.Parameter(torch.zeros(1, length, width))
-        self.drop = nn.Dropout(settings.p_drop_emb)
+        self.drop = Dropout(settings.p_drop_emb)
         self.cond_input = nn.Linear(self.token_dim, width) if self.token_dim else None
         if self.time_as_cond:
             self.cond_position = nn.Parameter(torch.zeros(1, seen + 1, width))
@@ -170,7 +171,7 @@ AnyLayer = type[nn.TransformerEncoderLayer] | type[nn.TransformerDecoderLayer]
 
 
 def _layer(kind: AnyLayer, settings: TransformerSettings) -> nn.Module:
-    return kind(
+    layer = kind(
         settings.n_emb,
         settings.n_head,
         4 * settings.n_emb,
@@ -179,6 +180,7 @@ def _layer(kind: AnyLayer, settings: TransformerSettings) -> nn.Module:
         batch_first=True,
         norm_first=True,
     )
+    return with_masks_of_windows(layer)
 
 
 def _condition_encoder(settings: TransformerSettings) -> nn.Sequential:
