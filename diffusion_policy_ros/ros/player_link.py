@@ -73,7 +73,7 @@ class PlayerLink:
     ) -> None:
         self._node, self.contract, self._settings = node, contract, settings
         self._source, self._on_tick = source, on_tick
-        self.taken, self.loosened, self.keeps = 0, "", True
+        self.taken, self.loosened, self.keeps, self._doubt = 0, "", True, ""
         self._complaints: dict[str, float] = {}
         self._period_ns = round(SECOND_NS / settings.rate_hz)
         self._enabled_s, self._simulated = -float("inf"), False
@@ -189,8 +189,9 @@ class PlayerLink:
             self._complain(measured.problem)
 
     def _offer(self, message: JointTrajectory, info: Any) -> None:
-        doubt = self._source.doubt(self.contract, info.get("publication_sequence_number"))
-        reason = doubt if message.points else ""
+        number = info.get("publication_sequence_number")
+        self._doubt = self._source.doubt(self.contract, number) if message.points else ""
+        reason = self._doubt
         if reason:
             self.player.rejected["not from this player's policy"] += 1
         try:
@@ -224,7 +225,7 @@ class PlayerLink:
 
     def problem(self) -> str:
         """What is wrong with what it hears or is heard by; subscribes anew where that helps."""
-        found = [self.measured.problem]
+        found = [self.measured.problem, self._doubt]
         if self._simulated and not self.now_ns:
             found.append("nobody publishes /clock")
         found += [f"{output.name}: {output.problem}" for output in self.outputs if output.problem]

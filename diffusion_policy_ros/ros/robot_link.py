@@ -14,7 +14,7 @@ from nav_msgs.msg import Path
 from rclpy.clock import JumpThreshold, ROSClock, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.ros.chunks import ChunkBytes, hold_msg
 from diffusion_policy_ros.ros.planned_path import path_msg
-from diffusion_policy_ros.ros.qos import crowd
+from diffusion_policy_ros.ros.qos import LATCHED, crowd
 from diffusion_policy_ros.ros.streams_thread import FOREVER_NS, StreamsThread
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 from diffusion_policy_ros.runtime.runner import Runner
@@ -31,7 +31,6 @@ from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.runtime.trace import Trace
 
 CHUNK_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For who comes late, as of ``robot_description``."""
 SILENT_S = 2.0
 """How long a topic may be silent before its publishers are looked at; discovery takes a second."""
