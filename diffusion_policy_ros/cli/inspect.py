@@ -131,8 +131,28 @@ def describe_dataset(windows: WindowDataset) -> Iterator[str]:
         yield f"success   {sum(known)} of {len(known)}"
     yield ""
     yield from table(KEY_HEADS, list(key_rows(windows)))
-    remarks = [f"  {remark}" for remark in compared(windows)]
+    remarks = [f"  {remark}" for remark in (*depths(windows), *compared(windows))]
     yield from ["", *remarks] if remarks else []
+
+
+def depths(windows: WindowDataset) -> Iterator[str]:
+    """Yield how far away what depth pictures show is: a wrong scale is seen here."""
+    import numpy as np
+
+    from diffusion_policy_ros.observe.images import metres_of
+
+    for key, stream in windows.contract.observations.items():
+        if stream.is_depth:
+            column = windows.dataset.rows[key]
+            rows = np.linspace(0, len(windows) - 1, min(len(windows), 50)).astype(np.int64)
+            metres = metres_of(stream, column.take(rows))
+            known = metres[np.isfinite(metres)]
+            if not len(known):
+                yield f"{key}: nothing between {stream.near:g} and {stream.far:g} m"
+                continue
+            low, middle, high = np.quantile(known, [0.01, 0.5, 0.99])
+            unknown = 1 - len(known) / metres.size
+            yield f"{key}: {low:.2f} to {high:.2f} m, median {middle:.2f}, {unknown:.0%} unknown"
 
 
 def compared(windows: WindowDataset) -> Iterator[str]:

@@ -54,6 +54,7 @@ class Commands:
     Attributes:
         refused: why a frame has no action → how many.
         unstamped: topic → messages with a stamp of zero.
+        counts: topic → messages.
         elsewhere: how commands are told in another frame than the field's → how many.
 
     Raises:
@@ -74,6 +75,7 @@ class Commands:
         self._by_receipt = {s.topic for s in self._streams if s.time == "receipt"}
         self.refused: Counter[str] = Counter()
         self.unstamped: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.elsewhere: Counter[str] = Counter()
         self._part_of = {
             stream.topic: part
@@ -99,6 +101,7 @@ class Commands:
             return
         stamp = None if topic in self._by_receipt else stamp_ns(msg)
         self.unstamped[topic] += stamp == 0
+        self.counts[topic] += 1
         part, frame = (
             self._part_of.get(topic),
             getattr(getattr(msg, "header", None), "frame_id", ""),

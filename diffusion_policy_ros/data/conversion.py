@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.contract.check import FRAMED, UNSAID
 from diffusion_policy_ros.contract.messages import TF_STATIC
+from diffusion_policy_ros.data import remarks
 from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.building import BagReport
@@ -27,12 +26,6 @@ from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 from diffusion_policy_ros.observe.receipt import ReceiptClock
 
 MIN_FRAMES = 2
-FASTER = 1.1
-"""Frames wanted faster than the anchor comes by this factor are a mistake, not jitter."""
-WHOLE = 0.05
-"""How far from a whole number of frames the anchor may come, as a share."""
-SILENT_S = 1.0
-"""A stream that ends this much before the recording does has died."""
 SPANS = 5
 """Spans of idle frames that are told of a bag."""
 
@@ -128,6 +121,7 @@ class _Conversion:
         self._marks: list[int] = []
         self._bridged = 0
         self._last: Frame | None = None
+        self._unknown: list[str] = []
 
     def run(self) -> None:
         """Convert it.
@@ -153,11 +147,19 @@ class _Conversion:
             self._finish(segment)
         for reason, count in self.commands.refused.items():
             self.report.refused[reason] = count
-        rate = self._rate_said()
+        rate = remarks.rate(self._anchor_ns, self.contract)
         if not self.report.episodes:
             raise UserError(rate if "above" in rate else self._why_nothing())
         bridged = f"{self._bridged} missing frames bridged" if self._bridged else ""
-        said = (rate, bridged, *self._silent(), *self._frames_said(), self._idle_said())
+        said = (
+            rate,
+            bridged,
+            *remarks.silent(self._last_ns, self.contract),
+            *remarks.frames(self._frames, self.contract),
+            *remarks.sampled(self.commands.counts, self.report.frames, self.contract),
+            *self._unknown,
+            self._idle_said(),
+        )
         self.report.notes += filter(None, said)
         self.report.notes += self.comparison.remarks()
         zero = [topic for topic, count in self.commands.unstamped.items() if count]
@@ -203,6 +205,8 @@ class _Conversion:
             self.report.resets.append(event.reason)
             self.life += 1
             return
+        if not self.segments:
+            self._unknown += remarks.depth(event.arrays, self.contract)
         between = list(self._between(event)) if event.first else []
         if (event.first and not between) or not self.segments:
             self.segments.append(_Segment(self._row, self.life))
@@ -280,45 +284,6 @@ class _Conversion:
             if not stamped and self.contract.topics[topic][0].time == "header":
                 what = f"all stamps of {topic} are zero"
                 raise UserError(what, "", "give its streams time: receipt, or mend its driver")
-
-    def _rate_said(self) -> str:
-        """That the anchor is slower than frames are wanted, or no multiple of them; or nothing."""
-        intervals = np.diff(np.array(self._anchor_ns, dtype=np.int64))
-        intervals = intervals[intervals > 0]
-        if not len(intervals):
-            return ""
-        hz, wanted, topic = 1e9 / float(np.median(intervals)), self.contract.rate_hz, ""
-        topic = self._anchor.topic
-        if wanted > hz * FASTER:
-            came = f"{hz:.1f} Hz at which {topic} comes"
-            return f"rate_hz {wanted:g} is above the {came}: give the contract this rate or less"
-        messages = hz / wanted
-        if messages < 1 or abs(messages - round(messages)) <= WHOLE * messages:
-            return ""
-        steps = [f"{1e3 * n / hz:.0f}" for n in (math.floor(messages), math.ceil(messages))]
-        better = f"{hz / math.ceil(messages):.3g} or {hz / math.floor(messages):.3g}"
-        apart = f"frames are {steps[0]} and {steps[1]} ms apart in turn"
-        came = f"{hz:.1f} Hz at which {topic} comes"
-        return f"rate_hz {wanted:g} does not divide the {came}: {apart}; {better} Hz would be even"
-
-    def _frames_said(self) -> Iterator[str]:
-        """Poses in a frame that a field which says none does not have."""
-        for part in self.contract.action.fields:
-            state = self.contract.observations.get(part.state)
-            if state is None or part.frame != UNSAID or state.quantity not in FRAMED:
-                continue
-            told = self._frames.get(state.topic, "")
-            if part.check_frame and told not in ("", UNSAID):
-                yield f"{state.topic} is told in '{told}': give {part.name} frame: {told}"
-
-    def _silent(self) -> Iterator[str]:
-        """Streams that ended before the others, as a camera that died."""
-        end_ns = max(self._last_ns.values())
-        for topic, streams in self.contract.topics.items():
-            silent_s = (end_ns - self._last_ns.get(topic, end_ns)) / 1e9
-            limit_s = max(SILENT_S, *(stream.max_age_s for stream in streams))
-            if silent_s > limit_s and not streams[0].static:
-                yield f"{topic} says nothing in the last {silent_s:.1f} s: did it die?"
 
     def _idle_said(self) -> str:
         """Where idle frames were left out, in seconds from the first frame."""

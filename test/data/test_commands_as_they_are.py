@@ -2,7 +2,18 @@
 
 import numpy as np
 import pytest
-from made_bags import CONTRACT, MS, PERIOD, START, TEXT, demonstration, trajectory, write_bag
+from made_bags import (
+    CONTRACT,
+    MS,
+    PERIOD,
+    START,
+    TEXT,
+    demonstration,
+    filled,
+    stamped,
+    trajectory,
+    write_bag,
+)
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.actions import Commands
@@ -90,3 +101,25 @@ def test_simulated_stamps_beside_a_stream_without_any(tmp_path):
     bag = write_bag(tmp_path / "bag", messages, contract)
     report = convert([bag], contract, tmp_path / "data", options=Options(keep_idle=True)).bags[0]
     assert report.status == "kept" and report.episodes[0][1] >= 10
+
+
+@pytest.mark.parametrize(("keys", "noted"), [("", True), (", combine: mean", False)])
+def test_velocities_that_are_passed_over_are_noted(keys, noted, tmp_path):
+    """A 100 Hz twist at 20 Hz frames is sampled, unless the contract combines it."""
+    text = TEXT[: TEXT.index("    - {name: rotation")] + (
+        "  record: {topic: /twist, type: geometry_msgs/msg/TwistStamped, field: twist.linear"
+        f"{keys}}}\n"
+    )
+    contract, messages = Contract.from_text(text), []
+    for topic, ns, msg in demonstration(12):
+        if topic == "/command":
+            for i in range(5):
+                twist = filled("geometry_msgs/msg/TwistStamped")
+                messages.append(("/twist", ns + i * 10 * MS, stamped(twist, ns + i * 10 * MS)))
+        else:
+            messages.append((topic, ns, msg))
+    messages.sort(key=lambda message: message[1])
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    report = convert([bag], contract, tmp_path / "data", options=Options(keep_idle=True)).bags[0]
+    said = " ".join(report.notes)
+    assert ("of which one is taken: combine: mean takes all" in said) is noted, said

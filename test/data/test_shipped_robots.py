@@ -7,10 +7,12 @@ import pytest
 from made_bags import MS, START, filled, header, stamped
 from PIL import Image
 
+from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, message_types, serialize
 from diffusion_policy_ros.data.convert import Options, convert
 from diffusion_policy_ros.data.dataset import Dataset
+from diffusion_policy_ros.shipped import config_path
 
 FRAMES, PERIOD = 30, 10**9 // 15
 
@@ -150,3 +152,16 @@ def test_absolute_poses_depth_and_a_width(tmp_path):
     picture = found["wrist_depth"][0, :, :, 0]
     assert (picture[:, :40] == 0).all()
     assert (picture[:, 56:] == 1 + round(254 * (0.9 - 0.1) / 0.9)).all()
+
+
+def test_inspect_tells_how_far_depth_is(tmp_path, capsys):
+    """Range, median, and how much is unknown; convert doubts a scale that leaves nothing."""
+    dataset(tmp_path, "franka_depth", franka())
+    assert main(["inspect", str(tmp_path / "data")]) == 0
+    assert "wrist_depth: 0.32 to 0.90 m, median 0.61, 50% unknown" in capsys.readouterr().out
+    text = config_path("contracts", "franka_depth").read_text().replace("[0.001]", "[0.0001]")
+    (tmp_path / "wrong.yaml").write_text(text)
+    words = ["convert", str(tmp_path / "bag"), "--contract", str(tmp_path / "wrong.yaml")]
+    assert main([*words, "--out", str(tmp_path / "other")]) == 0
+    said = capsys.readouterr().out
+    assert "wrist_depth: 100% of its pixels are not between near and far: is its scale r" in said

@@ -1,0 +1,84 @@
+"""What is odd about a recording, in one line each: for a person to look at, nothing is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract.check import FRAMED, UNSAID
+from diffusion_policy_ros.observe.codecs import Array
+
+FASTER = 1.1
+"""Frames wanted faster than the anchor comes by this factor are a mistake, not jitter."""
+WHOLE = 0.05
+"""How far from a whole number of frames the anchor may come, as a share."""
+SILENT_S = 1.0
+"""A stream that ends this much before the recording does has died."""
+VELOCITIES = ("linear_velocity", "angular_velocity")
+QUICK = 1.5
+"""Commands a frame above which most are passed over."""
+KNOWN = 0.1
+"""Share of a depth picture below which its scale is doubted."""
+
+
+def rate(anchor_ns: Sequence[int], contract: Contract) -> str:
+    """That the anchor is slower than frames are wanted, or no multiple of them; or nothing."""
+    intervals = np.diff(np.array(anchor_ns, dtype=np.int64))
+    intervals = intervals[intervals > 0]
+    if not len(intervals):
+        return ""
+    hz, wanted = 1e9 / float(np.median(intervals)), contract.rate_hz
+    topic = contract.observations[contract.anchor].topic
+    if wanted > hz * FASTER:
+        came = f"{hz:.1f} Hz at which {topic} comes"
+        return f"rate_hz {wanted:g} is above the {came}: give the contract this rate or less"
+    messages = hz / wanted
+    if messages < 1 or abs(messages - round(messages)) <= WHOLE * messages:
+        return ""
+    steps = [f"{1e3 * n / hz:.0f}" for n in (math.floor(messages), math.ceil(messages))]
+    better = f"{hz / math.ceil(messages):.3g} or {hz / math.floor(messages):.3g}"
+    apart = f"frames are {steps[0]} and {steps[1]} ms apart in turn"
+    came = f"{hz:.1f} Hz at which {topic} comes"
+    return f"rate_hz {wanted:g} does not divide the {came}: {apart}; {better} Hz would be even"
+
+
+def frames(told_in: Mapping[str, str], contract: Contract) -> Iterator[str]:
+    """Poses in a frame that a field which says none does not have."""
+    for part in contract.action.fields:
+        state = contract.observations.get(part.state)
+        if state is None or part.frame != UNSAID or state.quantity not in FRAMED:
+            continue
+        told = told_in.get(state.topic, "")
+        if part.check_frame and told not in ("", UNSAID):
+            yield f"{state.topic} is told in '{told}': give {part.name} frame: {told}"
+
+
+def sampled(counts: Mapping[str, int], frames: int, contract: Contract) -> Iterator[str]:
+    """Velocities of which most are passed over, though the robot followed all of them."""
+    for stream in contract.action.commands:
+        share = counts[stream.topic] / max(frames, 1)
+        if stream.combine == "first" and stream.quantity in VELOCITIES and share > QUICK:
+            what = f"{stream.topic} has {share:.1f} commands a frame, of which one is taken"
+            yield f"{what}: combine: mean takes all"
+
+
+def depth(arrays: Mapping[str, Array], contract: Contract) -> Iterator[str]:
+    """Pictures of depth in which next to nothing lies between near and far."""
+    for key, stream in contract.observations.items():
+        known = float((arrays[key] > 0).mean()) if stream.is_depth else 1.0
+        if known < KNOWN:
+            what = f"{key}: {1 - known:.0%} of its pixels are not between near and far"
+            yield f"{what}: is its scale right?"
+
+
+def silent(last_ns: Mapping[str, int], contract: Contract) -> Iterator[str]:
+    """Streams that ended before the others, as a camera that died."""
+    end_ns = max(last_ns.values())
+    for topic, streams in contract.topics.items():
+        silent_s = (end_ns - last_ns.get(topic, end_ns)) / 1e9
+        limit_s = max(SILENT_S, *(stream.max_age_s for stream in streams))
+        if silent_s > limit_s and not streams[0].static:
+            yield f"{topic} says nothing in the last {silent_s:.1f} s: did it die?"
