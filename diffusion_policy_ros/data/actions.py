@@ -406,10 +406,8 @@ def _away(
 
 
 def _limit(contract: Contract, key: str) -> float:
-    field = contract.observations[key].field
-    if field.endswith(("orientation", "rotation")):
-        return ROTATION_RAD
-    return POSITION_M if field.endswith(("position", "translation")) and "." in field else JOINT
+    quantity = contract.observations[key].quantity
+    return {"orientation": ROTATION_RAD, "position": POSITION_M}.get(quantity, JOINT)
 
 
 def _distance(values: Array, place: int) -> Array:

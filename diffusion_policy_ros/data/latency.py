@@ -236,7 +236,7 @@ class _Recordings:
     def _state(self, key: str) -> Track:
         times, values = self._rows(key)
         stream = self.contract.observations[key]
-        if stream.size == 4 and stream.field.endswith(("orientation", "rotation")):
+        if stream.quantity == "orientation":
             values = _turned(values)
         return Track(times, values)
 
