@@ -157,6 +157,8 @@ class ImageEncoder(nn.Module):
         height, width, self.channels = stream.shape
         self.settings = settings
         self.view = view_of(stream.name, (height, width), settings)
+        if stream.is_depth:
+            self.view = self.view._replace(augment=self.view.augment.without_colours)
         mean, std = (_each(v, self.channels, stream.name) for v in (settings.mean, settings.std))
         self.register_buffer("scale", 255 * std, persistent=False)
         self.register_buffer("offset", mean / std, persistent=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +63,11 @@ class AugmentSettings:
     def colours(self) -> bool:
         """Whether colours vary."""
         return any((self.brightness, self.contrast, self.saturation, self.hue))
+
+    @property
+    def without_colours(self) -> AugmentSettings:
+        """For depth, whose values are distances."""
+        return replace(self, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
     @property
     def moves(self) -> bool:

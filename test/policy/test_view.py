@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from diffusion_policy_ros.contract import Stream
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.contact_sheet import COLUMNS, GAP, contact_sheet
+from diffusion_policy_ros.policy.eyes import ImageEncoder, ImageEncoderSettings
 from diffusion_policy_ros.policy.view import (
     AugmentSettings,
     ViewSettings,
@@ -156,6 +158,15 @@ def test_depth_beside_colours_keeps_its_values():
     images = pictures(1, 1, 8, 8, 4)
     out = varied(images, AugmentSettings(brightness=0.5, hue=0.2), n2=0.9, n5=0.9)
     assert torch.equal(out[..., 3], images[..., 3].float())
+
+
+def test_distances_are_not_brightened():
+    """A camera of depth has an eye whose pictures keep their values, whatever colours do."""
+    depth = {"encoding": "16UC1", "scale": (0.001,), "near": 0.2, "far": 2.0}
+    stream = Stream("/d", "sensor_msgs/msg/Image", (20, 24, 1), name="depth", **depth)
+    augment = AugmentSettings(brightness=1.0, contrast=1.0, hue=0.5, translate=0.1)
+    settings = ImageEncoderSettings(name="small_conv", augment=augment)
+    assert ImageEncoder(stream, settings).view.augment == AugmentSettings(translate=0.1)
 
 
 def test_a_shift_of_whole_pixels_moves_them():
