@@ -192,14 +192,14 @@ def saturation(replayed: Iterable[Replayed], contract: Contract, executed: int) 
             player = Player(contract, interpolate=False)
             player.release(chunk.stamp_ns)
             part = Chunk(chunk.stamp_ns, chunk.actions[:executed], chunk.period_ns)
-            reason = player.offer(part)
-            if reason:
-                rejected[reason] += 1
+            if player.offer(part):
+                rejected += player.rejected
                 continue
             measured = {key: values[frame] for key, values in one.states.items()}
             for i in range(len(part.actions)):
                 player.tick(part.stamp_ns + i * part.period_ns, {} if i else measured)
             clamped += player.clamped
+            rejected += player.rejected
             actions += len(part.actions)
     shares = {name: _rounded(count / max(actions, 1)) for name, count in sorted(clamped.items())}
     return {

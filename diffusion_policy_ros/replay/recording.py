@@ -62,7 +62,6 @@ class Replayed:
     """
 
     name: str
-    role: str = "unknown"
     times_ns: list[int] = field(default_factory=list)
     segment: list[int] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +75,7 @@ class Replayed:
     notes: list[str] = field(default_factory=list)
     live: LiveRun | None = None
     whole: set[int] = field(default_factory=set)
+    role: str = "unknown"
 
 
 # A bag
