@@ -280,6 +280,29 @@ def test_a_velocity_limit_holds_back_and_nothing_is_piled_up():
     assert xs[-1] < xs[100] + 0.0215 and steps[-50:].max() == 0
 
 
+def test_a_turn_beside_the_edge_of_its_range_is_within_the_acceleration():
+    """A new chunk leads aside where the edge is near: it brakes in time for both."""
+    text = (
+        absolute(LIMITED)
+        .text.replace("jump: 0.08", "jump: 1")
+        .replace("lead: 0.05, lead_", "lead_")
+    )
+    contract = Contract.from_text(text.replace("workspace_max: [0.3", "workspace_max: [0.1"))
+    for turn_ms in range(400, 700, 20):
+        player, where, points = released(contract), HOME, []
+        player.offer(Chunk(0, to(*np.arange(0, 200, 10)), PERIOD))
+        for t in range(0, 900, 10):
+            if t == turn_ms:
+                aside = to(*[200] * 12)
+                aside[:, 1] = np.arange(1, 13) * 0.01
+                player.offer(Chunk(t * MS, aside, PERIOD))
+            where = at(*player.tick(t * MS, where)["translation"])
+            points.append(where["robot0_eef_pos"])
+        velocities = np.diff(points, axis=0) / 0.01
+        changes = np.linalg.norm(np.diff(velocities, axis=0), axis=1) / 0.01
+        assert changes.max() <= 2 * (1 + 1e-6) and np.max(points, axis=0)[0] <= 0.1
+
+
 @pytest.mark.parametrize(("tick_ms", "factor"), [(10, 0.2), (100, 1.0), (4, 1.0)])
 def test_limits_are_of_time_and_the_stream_keeps_up_at_any_rate(tick_ms, factor):
     """A slow simulation is not driven faster, and a coarse clock does not leave it behind."""
