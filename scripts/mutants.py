@@ -25,7 +25,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
-    "test/runtime/test_player.py test/runtime/test_spaces.py test/test_contract_axes.py",
+    "test/runtime/test_player.py test/runtime/test_axes.py test/runtime/test_spaces.py",
+    "test/test_contract_axes.py",
     "test/runtime/test_player_property.py",
 )
 """What is run until something fails: the quick ones first."""
