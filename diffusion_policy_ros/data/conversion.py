@@ -179,23 +179,28 @@ class _Conversion:
                 continue
             topic = topics[recorded]
             self._last_ns[topic] = log_ns
-            stamp = stamp_ns(msg)
-            if stamp is not None and topic not in self._frames:
-                self._frames[topic] = msg.header.frame_id.removeprefix("/")
-            if topic == self._anchor.topic or not self._anchor_ns:
-                clock.note(stamp, log_ns)
+            if topic == self._anchor.topic or not self._stamped.get(topic):
+                self._note_stamp(topic, msg, log_ns, clock)
             received_ns = clock.at(log_ns)
-            if topic == self._anchor.topic:
-                own = stamp if self._anchor.time == "header" else None
-                self._anchor_ns.append(received_ns if own is None else own)
             if topic in observed:
-                self._stamped[topic] = self._stamped.get(topic, False) or stamp != 0
                 for event in history.push(topic, msg, log_ns, received_ns):
                     self._take(event)
             if topic in commanded:
                 self.commands.push(topic, msg, received_ns, self.life)
         for event in history.poll(log_ns + round(self.contract.settle_s * 1e9)):
             self._take(event)
+
+    def _note_stamp(self, topic: str, msg: Any, log_ns: int, clock: ReceiptClock) -> None:
+        """What the stamps of the anchor, and the first ones of other topics, tell of a bag."""
+        stamp, is_anchor = stamp_ns(msg), topic == self._anchor.topic
+        if is_anchor or not self._anchor_ns:
+            clock.note(stamp, log_ns)
+        if is_anchor:
+            own = stamp if self._anchor.time == "header" else None
+            self._anchor_ns.append(clock.at(log_ns) if own is None else own)
+        if stamp is not None and topic not in self._frames:
+            self._frames[topic] = msg.header.frame_id.removeprefix("/")
+        self._stamped[topic] = self._stamped.get(topic, False) or stamp != 0
 
     def _take(self, event: Frame | Refused | Reset) -> None:
         if isinstance(event, Refused):
@@ -280,8 +285,8 @@ class _Conversion:
         Raises:
             UserError: the topic, and the cure.
         """
-        for topic, stamped in self._stamped.items():
-            if not stamped and self.contract.topics[topic][0].time == "header":
+        for topic, streams in self.contract.topics.items():
+            if not self._stamped.get(topic, True) and streams[0].time == "header":
                 what = f"all stamps of {topic} are zero"
                 raise UserError(what, "", "give its streams time: receipt, or mend its driver")
 

@@ -290,8 +290,9 @@ class History:
             if not topic.messages or topic.messages[-1][0] < time_ns:
                 continue
             for stream in topic.streams:
-                found = topic.at(stream, time_ns)
-                if found is not None and stream.name not in self._ready:
+                if stream.name in self._ready:
+                    continue
+                if (found := topic.at(stream, time_ns)) is not None:
                     with contextlib.suppress(DecodeError):
                         self._ready[stream.name] = (found[1], decode(stream, found[1]))
 
