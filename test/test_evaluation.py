@@ -195,11 +195,11 @@ def test_the_stream_s_limits_act_between_the_robot_s_steps():
     flown = dataclasses.replace(expert(), contract=contract)
     with make_simulator("mini_lift", contract) as robot:
         run_episode(robot, flown, 10_000, note)
-        clamped = robot.player.clamped
+        clamped, late_ticks = robot.player.clamped, robot.player.late_ticks
     speeds = np.linalg.norm(np.diff(places, axis=0), axis=1) * CONTRACT.rate_hz
     assert 0.049 < speeds.max() < 0.05 + 1e-6
     assert np.abs(np.diff(speeds)).max() * CONTRACT.rate_hz < 0.2 + 1e-6
-    assert sum(clamped.values()) > 0
+    assert sum(clamped.values()) > 0 and late_ticks == 0, "it ticks between the steps, too"
 
 
 def test_what_does_not_fit_the_simulator_is_refused():
