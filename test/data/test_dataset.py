@@ -231,3 +231,29 @@ def test_the_index_reads_back_whatever_the_contract_says(data, tmp_path):
     index = Index(1, text, CONTRACT.hash, {"s": 3}, ())
     index.save(tmp_path)
     assert Index.load(tmp_path) == index
+
+
+def test_what_is_seen_of_windows_is_drawn_and_counted(data, monkeypatch):
+    """Batches and statistics are of what `see` makes of vectors and actions, padding aside."""
+
+    def see(window):
+        newest = window["position"][:, 1:2]
+        return {**window, "position": window["position"] - newest, "action": window["action"] * 2}
+
+    monkeypatch.setattr("diffusion_policy_ros.data.dataset.SEEN_AT_ONCE", 5)
+    plain, seen = WindowDataset(data, 2, 4), WindowDataset(data, 2, 4, see=see)
+    batch, told = plain.batch(range(22)), seen.batch(range(22))
+    assert np.array_equal(told["action"], 2 * batch["action"])
+    assert np.array_equal(told["camera"], batch["camera"])
+    assert not told["position"][:, 1].any()
+    found = seen.statistics()
+    assert np.array_equal(found["camera"]["min"], plain.statistics()["camera"]["min"])
+    for key, values in (
+        ("position", told["position"].reshape(-1, 3)),
+        ("action", told["action"][~told["action_is_pad"]]),
+    ):
+        exact = values.astype(np.float64)
+        for name in ("min", "max", "mean", "std"):
+            assert found[key][name] == pytest.approx(getattr(exact, name)(0), abs=1e-6)
+        quantiles = np.quantile(exact, QUANTILES, axis=0)
+        assert found[key]["quantiles"] == pytest.approx(quantiles, abs=1e-6)

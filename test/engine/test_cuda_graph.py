@@ -137,6 +137,16 @@ def test_another_way_of_calling_is_another_graph(recorded):
     assert len(recorded) == len(ways) + len({"the denoiser", "of two windows"})
 
 
+@pytest.mark.parametrize("actions", ["absolute", "relative"])
+def test_what_the_network_sees_is_captured_and_the_robot_gets_its_own(recorded, actions):
+    """The way to the network and back is outside of the graph: a new window is a new pose."""
+    policy = make(**{"policy.actions": actions, "policy.orientation": "rotation_6d"})
+    assert policy.frames.changes_actions
+    engine = CudaGraphEngine(policy, CPU)
+    assert max(errors(engine, policy)) < 1e-6
+    assert len(recorded) == 1 + len({"the chunk"})
+
+
 def test_a_chunk_does_not_change_with_the_next(recorded):
     """What was handed over is the caller's; the graph's own memory is written again."""
     policy = make()

@@ -211,3 +211,15 @@ def test_large_convolutions_become_products(monkeypatch, kernel):
     policy = make(denoiser=f"{{name: unet1d, down_dims: [64, 128], kernel_size: {kernel}}}")
     monkeypatch.setattr("diffusion_policy_ros.engine.weights.LARGEST", 1)
     assert relative_error(OpenVinoEngine(policy, CPU), policy, steps=3) < 1e-4
+
+
+def test_what_the_network_sees_is_not_compiled():
+    """With relative actions and 6-D orientations, the same as eager's; -q is q, bit for bit."""
+    policy = make("mlp", actions="relative", orientation="rotation_6d")
+    engine = OpenVinoEngine(policy, CPU)
+    assert relative_error(engine, policy, steps=3) < 1e-4
+    noise = torch.randn(1, 16, policy.sizes.action_dim)
+    seen = window(policy)
+    flipped = {key: -value if key.endswith("quat") else value for key, value in seen.items()}
+    ours, theirs = (engine.sample(told, noise=noise) for told in (seen, flipped))
+    assert torch.equal(ours, theirs) and ours.shape[-1] == policy.contract.action_dim
