@@ -116,9 +116,7 @@ def add_times(rows: list[dict[str, Any]], engines: list[Engine]) -> None:
 
 def milliseconds(engine: Engine, steps: int) -> float:
     """Of one chunk."""
-    count = engine.policy.recipe.policy.n_obs_steps
-    streams = engine.policy.contract.observations.items()
-    window = {key: torch.zeros(1, count, *stream.shape) for key, stream in streams}
+    window = {key: array[None] for key, array in engine.policy.frames.blank().items()}
     begun = time.perf_counter()
     engine.sample(window, steps=steps)
     return (time.perf_counter() - begun) * 1e3

@@ -137,6 +137,8 @@ def describe(policy: DiffusionPolicy) -> Iterator[str]:
     yield ""
     for key, camera in policy.encoder.image_encoders.items():
         yield f"sees      {key}: {camera.view.text}"
+    axes = f" in the {settings.axes}'s axes" if settings.actions in ("delta", "relative") else ""
+    yield f"poses     actions {settings.actions}{axes}, orientation {settings.orientation}"
     size = f"{settings.predicted_steps} actions of {contract.action_dim} values"
     yield f"chunk     {size}, {settings.n_action_steps} executed from the newest frame on"
     steps = "Ta" if settings.pred_action_steps_only else "H"
@@ -151,7 +153,7 @@ def parts(policy: DiffusionPolicy) -> Iterator[tuple[str, ...]]:
     steps = policy.recipe.policy.n_obs_steps
     for key, stream in policy.contract.observations.items():
         dtype, seen = "uint8" if stream.is_image else "float32", (steps, *stream.shape)
-        out, count = seen, "-"
+        out, count = (steps, *policy.frames.seen.observations[key].shape), "-"
         if stream.is_image:
             camera = policy.encoder.image_encoders[key]
             out, count = (steps, camera.features), millions(param_count(camera))
@@ -178,16 +180,10 @@ def condition_text(sizes: Sizes) -> str:
 
 
 def blank(policy: DiffusionPolicy) -> dict[str, torch.Tensor]:
-    """An observation window of zeros."""
+    """An observation window of a robot at zero."""
     import torch
 
-    steps = policy.recipe.policy.n_obs_steps
-    return {
-        key: torch.zeros(
-            (1, steps, *stream.shape), dtype=torch.uint8 if stream.is_image else torch.float32
-        )
-        for key, stream in policy.contract.observations.items()
-    }
+    return {key: torch.from_numpy(array)[None] for key, array in policy.frames.blank().items()}
 
 
 def schedule_lines(recipe: Recipe) -> Iterator[str]:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_policy_ros.contract import Action, ActionField, Contract, Stream
+from diffusion_policy_ros.contract import Action, ActionField, Contract
 from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.policy.hands import SIZES, Geometry, Hand, geometry_of, hands
 from diffusion_policy_ros.policy.poses import Pose, Space, turned
 from diffusion_policy_ros.policy.rotations import (
     FROM_QUATERNION,
@@ -34,16 +35,6 @@ from diffusion_policy_ros.policy.rotations import (
 
 ACTION = "action"
 STILL = np.array([0.0, 0.0, 0.0, 1.0])
-
-Geometry = Literal["point", "orientation", "vector", "none"]
-SIZES = {"point": 3, "orientation": 4, "vector": 3}
-GEOMETRY: dict[str, Geometry] = {
-    "position": "point",
-    "orientation": "orientation",
-    "linear_velocity": "vector",
-    "angular_velocity": "vector",
-}
-"""What a stream measures -> what that is in space, where it is told in the action's frame."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,8 @@ class FrameSettings:
         geometry: exceptions, observation key -> what it is in space: a "point", an "orientation",
             a "vector", which is turned but not moved (the offset from one thing to another is one,
             too), or "none" of what is not told in the action's frame. Otherwise positions,
-            orientations and velocities are taken for what they are.
+            orientations and velocities are taken for what they are, unless a `frame_id` of the
+            contract says that they are told in another one.
     """
 
     actions: Literal["recorded", "absolute", "delta", "relative"] = "recorded"
@@ -76,67 +68,6 @@ class FrameSettings:
     def axes(self) -> str:
         """action_frame, or its default."""
         return self.action_frame or ("tool" if self.actions == "relative" else "base")
-
-
-class Hand(NamedTuple):
-    """A pose that the action commands, and the observations that measure it.
-
-    Attributes:
-        position: the action's field; None where only orientations are commanded.
-        rotation: the same of its orientation.
-        seen_position: observation key; empty where nothing measures it.
-        seen_rotation: the same of its orientation.
-    """
-
-    position: ActionField | None
-    rotation: ActionField | None
-    seen_position: str
-    seen_rotation: str
-
-    @property
-    def space(self) -> Space:
-        """How the contract tells its targets."""
-        kinds = ["" if part is None else part.kind for part in self[:2]]
-        told = ["delta" if kind.startswith("delta") else "absolute" for kind in kinds]
-        return Space(told[0], told[1], kinds[1].removeprefix("delta_"))
-
-    def space_seen(self, settings: FrameSettings) -> Space:
-        """How the network tells them."""
-        told = settings.actions
-        if told == "recorded":
-            return self.space
-        parts = ["absolute" if part is None else told for part in self[:2]]
-        kind = "axis_angle" if told == "delta" else "rotation_6d"
-        axes = "base" if told == "absolute" else settings.axes
-        return Space(parts[0], parts[1], kind if self.rotation is not None else "", axes)
-
-
-def hands(contract: Contract) -> Iterator[Hand]:
-    """The poses of an action: each position with the rotation that follows it."""
-    fields = contract.action.of_role("position", "rotation")
-    while fields:
-        position = fields.pop(0) if fields[0].role == "position" else None
-        rotation = fields.pop(0) if fields and fields[0].role == "rotation" else None
-        yield Hand(position, rotation, *_measured(contract, position, rotation))
-
-
-def _measured(
-    contract: Contract, position: ActionField | None, rotation: ActionField | None
-) -> tuple[str, str]:
-    """The states of a hand's fields; one without is the other half of the other's pose."""
-    keys = ["" if part is None else part.state for part in (position, rotation)]
-    for mine, other, kind in ((0, 1, "point"), (1, 0, "orientation")):
-        if keys[other] and not keys[mine]:
-            topic = contract.observations[keys[other]].topic
-            twins = (s for s in contract.topics[topic] if geometry_of(s) == kind)
-            keys[mine] = next((stream.name for stream in twins), "")
-    return keys[0], keys[1]
-
-
-def geometry_of(stream: Stream) -> Geometry:
-    """What an observation is in space, by what it measures."""
-    found = GEOMETRY.get(stream.quantity, "none")
-    return found if stream.shape == (SIZES.get(found),) else "none"
 
 
 class Frames:
@@ -159,11 +90,10 @@ class Frames:
     def __init__(self, contract: Contract, settings: FrameSettings, n_obs_steps: int) -> None:
         self._contract, self._settings, self._n_obs_steps = contract, settings, n_obs_steps
         self._hands = tuple(hands(contract))
-        self._relative = settings.actions == "relative"
         self._geometry = _geometry(contract, self._hands, settings.geometry)
-        moved = {key for key, kind in self._geometry.items() if self._relative and kind != "none"}
-        self.changed = [key for key in self._geometry if key in moved or self._is_6d(key)]
-        self.changes_actions = any(hand.space_seen(settings) != hand.space for hand in self._hands)
+        self._moved = self._find_moved() if settings.actions == "relative" else frozenset()
+        self.changed = [key for key in self._geometry if key in self._moved or self._is_6d(key)]
+        self.changes_actions = any(self._space(hand) != hand.space for hand in self._hands)
         self._check_measured()
         streams = {
             key: dataclasses.replace(stream, shape=(6,)) if self._is_6d(key) else stream
@@ -172,6 +102,19 @@ class Frames:
         fields = tuple(_field_seen(part, settings.actions) for part in contract.action.fields)
         action = dataclasses.replace(contract.action, fields=fields)
         self.seen = dataclasses.replace(contract, observations=streams, action=action)
+
+    def _find_moved(self) -> frozenset[str]:
+        """What is told from the newest pose: all that is told in the action's frame."""
+        frames = ("", self._contract.action.frame)
+        known = {*self._settings.geometry, *(key for hand in self._hands for key in hand[2:])}
+        return frozenset(
+            key
+            for key, stream in self._contract.observations.items()
+            if self._geometry[key] != "none" and (key in known or stream.frame_id in frames)
+        )
+
+    def _space(self, hand: Hand) -> Space:
+        return hand.space_of(self._settings.actions, self._settings.axes)
 
     def _is_6d(self, key: str) -> bool:
         is_turn = self._geometry[key] == "orientation"
@@ -184,7 +127,7 @@ class Frames:
             what = f"'{self._contract.name}' commands no pose, so nothing is {told}"
             raise UserError(what, "policy.actions", "use recorded")
         for hand in self._hands:
-            space, seen = hand.space, hand.space_seen(self._settings)
+            space, seen = hand.space, self._space(hand)
             if seen == space or (seen.is_absolute and space.is_absolute):
                 continue
             turns = hand.rotation is not None or seen.axes == "tool"
@@ -250,7 +193,7 @@ class Frames:
         kind = self._geometry[key]
         turns = kind == "orientation"
         value = self._matrices(key, window) if turns else self._read(key, window)
-        if self._relative:
+        if key in self._moved:
             own = next((hand for hand in self._hands if key in hand[2:]), self._hands[0])
             newest = self._poses(own, window, len(value)).at(np.s_[:, -1:])
             value = _told_from(newest, kind, value, self._settings.axes)
@@ -321,7 +264,7 @@ class Frames:
         parts = {name: given[..., where] for name, where in source.slices.items()}
         lost = np.zeros(len(given), bool)
         for hand in self._hands:
-            spaces = hand.space_seen(self._settings), hand.space
+            spaces = self._space(hand), hand.space
             before, after = spaces if source is self.seen.action else spaces[::-1]
             seen = self._poses(hand, window, len(given))
             told, broken = _told(hand, before.kind, parts, seen)

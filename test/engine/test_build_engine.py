@@ -32,7 +32,7 @@ def window(policy):
 @pytest.mark.parametrize("name", [*ENGINES, "auto"])
 def test_every_engine_samples_what_the_policy_samples(policy, window, name):
     """The same noise gives the same chunk within 1e-4 of the action's range."""
-    noise = torch.randn(1, 16, 7, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 16, policy.sizes.action_dim, generator=torch.Generator().manual_seed(0))
     if name == "openvino":
         pytest.importorskip(name, reason="needs openvino: pip install -e '.[openvino]'")
     expected = policy.sample(window, noise=noise, steps=5)

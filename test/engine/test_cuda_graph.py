@@ -51,6 +51,7 @@ def make(network="unet1d", conditioning="global", name="mini_lift_state", **sett
         "policy.eta": "0.5",
         "policy.observation_dropout": "0.1",
         "training.batch_shares": "1",
+        "policy.actions": "recorded",
     }
     if name == "mini_lift":
         changes["policy.image_encoder"] = "{name: small_conv, keypoints: 4, features: 8}"

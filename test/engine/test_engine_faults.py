@@ -18,7 +18,7 @@ from diffusion_policy_ros.runtime.sampling import Sampling  # noqa: E402
 
 pytestmark = pytest.mark.compiles
 SMALL = {"policy.denoiser": "{name: mlp, hidden_size: 8, num_layers: 1}"}
-NOISE = torch.randn(1, 16, 7, generator=torch.Generator().manual_seed(0))
+NOISE = torch.randn(1, 16, 10, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")

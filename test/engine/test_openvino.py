@@ -58,6 +58,7 @@ SMALL_CONV = "{name: small_conv, keypoints: 4, features: 0}"
 def make(network="unet1d", name="mini_lift_state", encoder=SMALL_CONV, **policy):
     """An untrained policy whose output layers are not zero."""
     changes = {"policy.denoiser": NETWORKS[network], "training.batch_shares": "1"}
+    changes["policy.actions"] = "recorded"
     changes |= {f"policy.{key}": str(value) for key, value in policy.items()}
     if name == "mini_lift":
         changes["policy.image_encoder"] = encoder

@@ -240,6 +240,19 @@ def test_nothing_asked_for_is_nothing_changed():
     assert (frames.seen, frames.changes_any) == (contract, False)
 
 
+def test_what_is_told_in_another_frame_is_not_told_from_the_tool():
+    """The contract says so by `frame_id`; it still loses its sign."""
+    text = robot().text
+    elsewhere = text.replace("topic: /block,", "topic: /block, frame_id: camera,")
+    window, told = drawn_window(0, robot()), []
+    for contract in map(Contract.from_text, (text, elsewhere)):
+        told.append(Frames(contract, seen_as("relative"), STEPS).to_network(window))
+    assert np.abs(told[0]["block"] - window["block"]).max() > 0.1
+    assert told[1]["block"] is window["block"]
+    turned = quaternion_to_rotation_6d(window["block_turn"])
+    np.testing.assert_allclose(told[1]["block_turn"], turned, atol=1e-6)
+
+
 def test_two_hands_are_told_each_from_itself():
     """Of two arms each starts at its own pose; what belongs to none is told from the first."""
     text = """

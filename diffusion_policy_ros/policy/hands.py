@@ -1,0 +1,84 @@
+"""The poses that an action commands, and what observations are in space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from diffusion_policy_ros.contract import ActionField, Contract, Stream
+from diffusion_policy_ros.policy.poses import Space
+
+Geometry = Literal["point", "orientation", "vector", "none"]
+SIZES = {"point": 3, "orientation": 4, "vector": 3}
+GEOMETRY: dict[str, Geometry] = {
+    "position": "point",
+    "orientation": "orientation",
+    "linear_velocity": "vector",
+    "angular_velocity": "vector",
+}
+"""What a stream measures -> what that is in space, where it is told in the action's frame."""
+
+
+class Hand(NamedTuple):
+    """A pose that the action commands, and the observations that measure it.
+
+    Attributes:
+        position: the action's field; None where only orientations are commanded.
+        rotation: the same of its orientation.
+        seen_position: observation key; empty where nothing measures it.
+        seen_rotation: the same of its orientation.
+    """
+
+    position: ActionField | None
+    rotation: ActionField | None
+    seen_position: str
+    seen_rotation: str
+
+    @property
+    def space(self) -> Space:
+        """How the contract tells its targets."""
+        kinds = ["" if part is None else part.kind for part in self[:2]]
+        told = ["delta" if kind.startswith("delta") else "absolute" for kind in kinds]
+        return Space(told[0], told[1], kinds[1].removeprefix("delta_"))
+
+    def space_of(self, told: str, axes: str) -> Space:
+        """How a network tells them.
+
+        Args:
+            told: "recorded", as the contract does; "absolute", "delta" or "relative".
+            axes: those of ways, "base" or "tool".
+        """
+        if told == "recorded":
+            return self.space
+        parts = ["absolute" if part is None else told for part in self[:2]]
+        kind = "axis_angle" if told == "delta" else "rotation_6d"
+        own = "base" if told == "absolute" else axes
+        return Space(parts[0], parts[1], kind if self.rotation is not None else "", own)
+
+
+def hands(contract: Contract) -> Iterator[Hand]:
+    """The poses of an action: each position with the rotation that follows it."""
+    fields = contract.action.of_role("position", "rotation")
+    while fields:
+        position = fields.pop(0) if fields[0].role == "position" else None
+        rotation = fields.pop(0) if fields and fields[0].role == "rotation" else None
+        yield Hand(position, rotation, *_measured(contract, position, rotation))
+
+
+def _measured(
+    contract: Contract, position: ActionField | None, rotation: ActionField | None
+) -> tuple[str, str]:
+    """The states of a hand's fields; one without is the other half of the other's pose."""
+    keys = ["" if part is None else part.state for part in (position, rotation)]
+    for mine, other, kind in ((0, 1, "point"), (1, 0, "orientation")):
+        if keys[other] and not keys[mine]:
+            topic = contract.observations[keys[other]].topic
+            twins = (s for s in contract.topics[topic] if geometry_of(s) == kind)
+            keys[mine] = next((stream.name for stream in twins), "")
+    return keys[0], keys[1]
+
+
+def geometry_of(stream: Stream) -> Geometry:
+    """What an observation is in space, by what it measures."""
+    found = GEOMETRY.get(stream.quantity, "none")
+    return found if stream.shape == (SIZES.get(found),) else "none"
