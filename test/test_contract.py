@@ -192,8 +192,8 @@ def test_the_hash_is_of_the_meaning():
 
 
 HASHES = {
-    "example_arm": "mf9ccdb7dec910c10",
-    "mini_lift": "m83aaa4fa151de0ce",
+    "example_arm": "m4adb5a593d7429b1",
+    "mini_lift": "m4e68ca199d15fc15",
     "mini_lift_state": "m4101f8403442d8ea",
     "robomimic_can": "m1ef58654078f6de0",
     "robomimic_can_lowdim": "m1ab3e57e6ad981c9",

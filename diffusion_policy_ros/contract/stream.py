@@ -110,8 +110,8 @@ class Stream:
     rotate: Literal["0", "90", "180", "270"] = cell("0")
     flip: Literal["", "horizontal", "vertical"] = cell("")
     source_size: tuple[int, ...] = cell(())
-    crop: tuple[int, ...] = cell(())
-    resize: Literal["area", "bilinear", "none"] = cell("area")
+    crop: tuple[int, ...] = ()
+    resize: Literal["area", "bilinear", "none"] = "area"
     scale: tuple[float, ...] = cell(())
     max_age_s: float = cell(0.15, 0.001, 3600.0)
     frame_id: str = cell("")
