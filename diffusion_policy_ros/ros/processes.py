@@ -17,6 +17,8 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.parameters import help_text
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_interrupted = threading.Event()
+"""A stop signal has come, whoever may have swallowed the exception that it raised."""
 
 
 def start(args: Sequence[str] | None = None, **options: Any) -> None:
@@ -105,6 +107,7 @@ def raise_on_stop_signal() -> None:
     """
 
     def interrupt(*_: object) -> None:
+        _interrupted.set()
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
@@ -115,6 +118,9 @@ def raise_on_stop_signal() -> None:
 
 def on_stop_signal(stop: Callable[[], None]) -> None:
     """Call `stop` on another thread when SIGINT or SIGTERM comes; further ones change nothing.
+
+    At once, if one has come before that `raise_on_stop_signal` was to see to: an exception may be
+    lost in a callback of somebody else's.
 
     rclpy's own handlers end DDS at once, and with it the chance to tell the robot to hold.
     Python's run only between two bytecodes of the main thread, which waits in DDS; hence a thread,
@@ -131,4 +137,6 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
             pass
         stop()
 
+    if _interrupted.is_set():
+        stop()
     threading.Thread(target=wait, name="signals", daemon=True).start()

@@ -75,3 +75,17 @@ def test_what_runs_beside_the_policy_needs_no_torch(name):
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_stop_signal_that_is_lost_ends_the_process_all_the_same():
+    """The exception that it raises can end in a callback of rclpy's, which takes it for its own."""
+    lost = (
+        "import os, signal\n"
+        "from diffusion_policy_ros.ros.processes import on_stop_signal, raise_on_stop_signal\n"
+        "raise_on_stop_signal()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except KeyboardInterrupt:\n    pass\n"
+        "on_stop_signal(lambda: print('stops'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", lost], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "stops\n", done.stderr
