@@ -89,7 +89,7 @@ def test_what_surrounds_the_middle_changes_the_chunk(size):
     window = {
         key: torch.randint(0, 256, (1, 2, *stream.shape), generator=random, dtype=torch.uint8)
         if stream.is_image
-        else torch.zeros(1, 2, *stream.shape)
+        else torch.ones(1, 2, *stream.shape)
         for key, stream in policy.contract.observations.items()
     }
     noise = torch.randn(1, 16, policy.contract.action_dim, generator=random)

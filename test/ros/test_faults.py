@@ -226,8 +226,10 @@ def test_every_reason_to_hold_is_in_the_log(robot, policy):
     robot.change = well
     policy.seen = len(policy.outputs)
     policy.must_recover(robot.now_ns)
-    log = [line for line in policy.process.output.splitlines() if "holding: " in line]
-    assert "not finite" in log[-2] and "the image is 'bgr8'" in log[-1]
+    # On a busy machine it may hold once more, for want of a message, before it recovers.
+    said = [line for line in policy.process.output.splitlines() if "holding: " in line]
+    said = [line for line in said if "not finite" in line or "the image is 'bgr8'" in line]
+    assert "not finite" in said[-2] and "the image is 'bgr8'" in said[-1]
 
 
 def test_an_inference_slower_than_the_frames_skips_windows_and_runs(robot, policy):
