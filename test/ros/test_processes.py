@@ -78,7 +78,7 @@ def test_what_runs_beside_the_policy_needs_no_torch(name):
 
 
 def test_a_stop_signal_that_is_lost_ends_the_process_all_the_same():
-    """The exception that it raises can end in a callback of rclpy's, which takes it for its own."""
+    """The exception that it raises can end in a callback of rclpy, which takes it for its own."""
     lost = (
         "import os, signal\n"
         "from diffusion_policy_ros.ros.processes import on_stop_signal, raise_on_stop_signal\n"
