@@ -309,9 +309,12 @@ def test_joints_by_name_and_an_end_in_order(domain, tmp_path, number):
     path.write_text(JOINTS)
     name, contract = f"/joints_{number}", Contract.from_text(JOINTS)
     robot = ToyRobot(domain, contract, {"q": [0.1, 0.2]}, name, f"{name}_policy")
-    robot.actions = np.tile([0.3, 0.2], (8, 1))
+    robot.actions = np.tile([0.1, 0.2], (8, 1))
     player = Player(domain, name, contract=path, rate_hz=50.0, policy=f"{name}_policy", armed=True)
     heard = robot.told["~/joint_trajectory"]
+    # Only once it is heard does it move: before, it would have arrived unseen.
+    domain.until(lambda: heard, why="it is told to stay")
+    robot.actions = np.tile([0.3, 0.2], (8, 1))
     there = lambda: heard and abs(heard[-1].points[-1].positions[0] - 0.3) < 1e-6  # noqa: E731
     domain.until(there, why="the joints are where the chunk says")
     robot.actions = None
