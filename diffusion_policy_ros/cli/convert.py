@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.contract import Contract
-    from diffusion_policy_ros.data.building import BagReport, Progress, Report
+    from diffusion_policy_ros.data.store import BagReport, Progress, Report
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,6 +51,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="S",
         help="begin an episode at these times, s from the first frame",
     )
+    parser.add_argument(
+        "--images",
+        choices=("auto", "raw", "jpeg", "png"),
+        default="auto",
+        help="how pictures are kept: the bytes of compressed messages as they came, others raw "
+        "where they are small, else as jpeg of quality 95 (auto, the default); all raw; all that "
+        "are not compressed as jpeg, or as png, which loses nothing",
+    )
     parser.set_defaults(run=run)
 
 
@@ -69,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         max_gap_frames=args.max_gap_frames,
         split_topic=args.split_topic,
         split_times=tuple(args.split_times),
+        images=args.images,
     )
     contract = find_contract(args.contract, args.bags)
     with Printer() as printer:

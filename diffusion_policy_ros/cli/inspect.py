@@ -164,8 +164,8 @@ def compared(windows: WindowDataset) -> Iterator[str]:
 
     dataset, comparison = windows.dataset, Comparison(windows.contract)
     vectors = [key for key, s in windows.contract.observations.items() if not s.is_image]
-    for episode in dataset.episodes:
-        rows = dataset.first_row(episode) + np.arange(episode.frames)
+    for number, episode in enumerate(dataset.episodes):
+        rows = dataset.first_row(number) + np.arange(episode.frames)
         states = {key: dataset.rows[key].take(rows) for key in vectors}
         comparison.add(states, dataset.rows[ACTION].take(rows))
     yield from comparison.remarks()

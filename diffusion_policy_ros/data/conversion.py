@@ -16,10 +16,11 @@ from diffusion_policy_ros.contract.messages import TF_STATIC
 from diffusion_policy_ros.data import remarks
 from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
-from diffusion_policy_ros.data.building import BagReport
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.definitions import name_types_of
+from diffusion_policy_ros.data.pictures import Images, as_they_came, storage
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
+from diffusion_policy_ros.data.store import BagReport
 from diffusion_policy_ros.errors import UserError, names_said
 from diffusion_policy_ros.observe.codecs import Array, stamp_ns
 from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
@@ -42,6 +43,8 @@ class Options:
         split_topic: a message on it begins another episode.
         split_times: as do these times, s from a bag's first frame.
         own_cells: read a bag as the contract in it says, where that means the same.
+        images: how pictures are kept: as they came or as jpeg where they are large, or raw, or
+            as png, which loses nothing.
     """
 
     keep_idle: bool = False
@@ -50,6 +53,7 @@ class Options:
     max_gap_frames: int = 0
     split_topic: str = ""
     split_times: tuple[float, ...] = ()
+    images: Images = "auto"
 
 
 @dataclass
@@ -118,6 +122,7 @@ class _Conversion:
         self._images = [k for k, stream in contract.observations.items() if stream.is_image]
         self._vectors = [k for k, stream in contract.observations.items() if not stream.is_image]
         self._row = shard.rows
+        self._history = History(contract, n_obs_steps=1)
         self._marks: list[int] = []
         self._bridged = 0
         self._last: Frame | None = None
@@ -169,7 +174,7 @@ class _Conversion:
 
     def _read(self, topics: dict[str, str]) -> None:
         """Push every message through the frame rule; images go into the shard at once."""
-        history, clock = History(self.contract, n_obs_steps=1), ReceiptClock()
+        history, clock = self._history, ReceiptClock()
         observed, commanded, log_ns = self.contract.topics, self.commands.topics, 0
         split = self.options.split_topic
         for recorded, log_ns, msg in self.bag.messages({*topics, *filter(None, [split])}):
@@ -219,10 +224,18 @@ class _Conversion:
             segment = self.segments[-1]
             segment.times.append(frame.time_ns)
             segment.vectors.append({key: frame.arrays[key] for key in self._vectors})
-            self.shard.append({key: frame.arrays[key][None] for key in self._images})
+            self.shard.append({key: self._picture(key, frame) for key in self._images})
             self._row += 1
         self._bridged += len(between)
         self._last = event
+
+    def _picture(self, key: str, frame: Frame) -> Array | list[bytes]:
+        """A frame's picture: as it came where it is kept so, else its pixels."""
+        stream = self.contract.observations[key]
+        if storage(stream, self.options.images) == "raw":
+            return frame.arrays[key][None]
+        came = as_they_came(stream, self._history.message(key, frame))
+        return frame.arrays[key][None] if came is None else [came]
 
     def _between(self, after: Frame) -> Iterator[Frame]:
         """The frames that are missing before one, where they are few enough to be bridged."""

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import bag_files, is_bag
-from diffusion_policy_ros.data.building import (
+from diffusion_policy_ros.data.conversion import Options, convert_bag
+from diffusion_policy_ros.data.shards import ShardWriter, columns
+from diffusion_policy_ros.data.store import (
     MAX_SHARDS,
     BagReport,
     Progress,
@@ -26,10 +28,9 @@ from diffusion_policy_ros.data.building import (
     exclusive,
     fail_empty,
     index_of,
+    report_of,
     with_reports,
 )
-from diffusion_policy_ros.data.conversion import Options, convert_bag
-from diffusion_policy_ros.data.shards import ShardWriter, columns
 from diffusion_policy_ros.errors import UserError
 
 USUAL = Options()
@@ -81,7 +82,7 @@ def convert(
             commit(out, building, index)
         elif not index.episodes:
             fail_empty(ordered)
-    return Report(out, ordered, len(index.episodes), sum(e.frames for e in index.episodes))
+    return report_of(out, ordered, index)
 
 
 def expand(bags: Iterable[str | Path]) -> list[Path]:
@@ -154,7 +155,7 @@ def _plan(
 
 def _run_batch(batch: _Batch, contract: Contract, options: Options) -> Iterator[BagReport]:
     """Make one shard."""
-    shard = ShardWriter(batch.folder, contract)
+    shard = ShardWriter(batch.folder, contract, options.images)
     for path, mark in batch.bags:
         report = convert_bag(path, contract, shard, options)
         report.hash, report.shard, report.shard_rows = mark, batch.shard, shard.rows

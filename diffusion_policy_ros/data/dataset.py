@@ -3,33 +3,27 @@
     windows = WindowDataset("dataset", n_obs_steps=2, horizon=16)
     batch = windows.batch(np.arange(64))     # key → (64, 2, …), action (64, 16, Da), …
 
-A directory: ``dataset.yaml`` (contract, one line an episode) and ``shards/NAME/KEY.npy``. Plain
-arrays, nothing else.
+A directory: ``dataset.yaml`` (contract, one line an episode) and ``shards/NAME/KEY.npy``, or
+``KEY.images`` for pictures that are encoded.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract import Contract, same_meaning
+from diffusion_policy_ros.data.index import INDEX, SHARDS, Episode, Index
+from diffusion_policy_ros.data.pictures import Files
 from diffusion_policy_ros.data.shards import ACTION, STAMP, Rows, open_shard
 from diffusion_policy_ros.data.statistics import QUANTILES, Running, of_pixels, of_vectors
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
-INDEX, SHARDS = "dataset.yaml", "shards"
-FORMAT = 1
 SAMPLED_IMAGES = 512
 """Statistics of images are of this many frames, evenly spread; more would tell the same."""
 SEEN_AT_ONCE, SEEN_IN_ALL = 4096, 65536
@@ -38,153 +32,70 @@ SEEN_AT_ONCE, SEEN_IN_ALL = 4096, 65536
 See = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
-@dataclass(frozen=True)
-class Episode:
-    """A stretch of frames without a gap.
-
-    Attributes:
-        bag: the name of the bag that it comes from.
-        hash: that bag's content.
-        shard: the shard that it stands in.
-        start: its first row there.
-        frames: its length.
-        success: what the recorder said of it; None where it said nothing.
-    """
-
-    bag: str
-    hash: str
-    shard: str
-    start: int = dataclasses.field(metadata={"min": 0})
-    frames: int = dataclasses.field(metadata={"min": 1})
-    success: bool | None = None
-
-
-@dataclass(frozen=True)
-class Index:
-    """What ``dataset.yaml`` says.
-
-    Attributes:
-        format: version of this layout.
-        contract: the contract's text.
-        contract_hash: what that text meant when it was written.
-        shards: name → rows.
-        episodes: in the order of conversion.
-    """
-
-    format: int
-    contract: str
-    contract_hash: str
-    shards: dict[str, int]
-    episodes: tuple[Episode, ...]
-
-    @classmethod
-    def load(cls, folder: Path) -> Index:
-        """Read a dataset's index.
-
-        Raises:
-            UserError: there is none, or it has mistakes.
-        """
-        path = folder / INDEX
-        try:
-            text = path.read_text(encoding="utf-8")
-        except PermissionError:
-            raise UserError("may not be read", str(path), "change its permissions") from None
-        except (OSError, UnicodeDecodeError):
-            what = "is no dataset" if folder.exists() else "no such dataset"
-            cure = "make one: diffusion-policy convert --contract C BAG... --out DATASET"
-            raise UserError(what, str(folder), cure) from None
-        index = strict_yaml.parse(cls, text, str(path))
-        if index.format != FORMAT:
-            cure = "convert the bags again, or update the package"
-            raise UserError(f"has format {index.format}, known is {FORMAT}", str(path), cure)
-        lost = {episode.shard for episode in index.episodes} - index.shards.keys()
-        beyond = [
-            e.bag for e in index.episodes if e.start + e.frames > index.shards.get(e.shard, 0)
-        ]
-        if lost or beyond:
-            what = f"the episode of {beyond[0]} is not in its shard"
-            raise UserError(what, str(path), "copy the dataset again, or convert the bags again")
-        return index
-
-    def save(self, folder: Path) -> None:
-        """Replace a dataset's index in one step."""
-        draft = folder / f".{INDEX}"
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(self._text())
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(folder / INDEX)
-
-    def _text(self) -> str:
-        head = {
-            "format": self.format,
-            "contract_hash": self.contract_hash,
-            "contract": _Block(self.contract),
-            "shards": self.shards,
-        }
-        text = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        # JSON is YAML: one line an episode.
-        lines = (f"- {json.dumps(dataclasses.asdict(episode))}\n" for episode in self.episodes)
-        return f"{text}episodes:\n{''.join(lines)}" if self.episodes else f"{text}episodes: []\n"
-
-
-class _Block(str):
-    """Text that is written as a block, line by line."""
-
-    __slots__ = ()
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-_Dumper.add_representer(
-    _Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
-)
-
-
 class Dataset:
-    """A dataset that is open for reading.
+    """A dataset that is open for reading, or several of one meaning as if they were one.
 
     Attributes:
-        path: its folder.
+        path: its folder; the first one's of several.
+        paths: all of them.
         contract: the robot that it was recorded on.
-        episodes: its episodes.
+        episodes: its episodes, without those that were dropped.
+        origin: for each of them, which of the folders it is in.
 
     Raises:
-        UserError: it is missing, incomplete or damaged.
+        UserError: it is missing, incomplete or damaged, or they are not of one meaning.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        index = Index.load(self.path)
-        self.contract = Contract.from_text(index.contract, f"{self.path / INDEX}: contract")
-        if not same_meaning(self.contract.hash, index.contract_hash):
-            cure = "convert the bags again with the contract that is meant"
-            raise UserError("the meaning of its contract was edited", str(self.path / INDEX), cure)
-        self.episodes = list(index.episodes)
+    def __init__(self, path: str | Path | Sequence[str | Path]) -> None:
+        several = [path] if isinstance(path, str | Path) else path
+        self.paths = [Path(p) for p in several]
+        self.path = self.paths[0]
+        self.episodes: list[Episode] = []
+        self.origin: list[int] = []
+        self._first: list[int] = []
+        files, parts, rows = Files(), [], 0
+        for number, folder in enumerate(self.paths):
+            index, contract = _open_index(folder)
+            if number == 0:
+                self.contract = contract
+            _check_same(self.contract, contract, folder, self.path)
+            offset: dict[str, int] = {}
+            for name, count in index.shards.items():
+                parts.append(open_shard(folder / SHARDS / name, contract, count, files))
+                offset[name], rows = rows, rows + count
+            kept = [episode for episode in index.episodes if not episode.dropped]
+            self.episodes += kept
+            self._first += [offset[episode.shard] + episode.start for episode in kept]
+            self.origin += [number] * len(kept)
         if not self.episodes:
-            raise UserError(
-                "holds no episodes", str(self.path), "convert at least one bag into it"
-            )
-        shards = [
-            open_shard(self.path / SHARDS / name, self.contract, rows)
-            for name, rows in index.shards.items()
-        ]
-        offsets = np.cumsum([0, *index.shards.values()])
-        self._offset = dict(zip(index.shards, offsets.tolist(), strict=False))
-        self.rows = {key: Rows([shard[key] for shard in shards]) for key in shards[0]}
+            cure = "convert at least one bag into it, or keep some: diffusion-policy data keep"
+            raise UserError("holds no episodes", str(self.path), cure)
+        self.rows = {key: Rows([part[key] for part in parts]) for key in parts[0]}
 
-    def first_row(self, episode: Episode) -> int:
-        """Its first row, counted over all shards, as `rows` counts them."""
-        return int(self._offset[episode.shard]) + episode.start
+    def first_row(self, number: int) -> int:
+        """An episode's first row, counted over all shards, as `rows` counts them."""
+        return self._first[number]
 
     def episode(self, number: int) -> dict[str, Array]:
         """An episode's arrays: key → (frames, ...), with ``action`` and ``stamp_ns``."""
-        episode = self.episodes[number]
-        start = self.first_row(episode)
-        rows = np.arange(start, start + episode.frames)
+        start = self.first_row(number)
+        rows = np.arange(start, start + self.episodes[number].frames)
         return {key: column.take(rows) for key, column in self.rows.items()}
+
+
+def _open_index(folder: Path) -> tuple[Index, Contract]:
+    index, where = Index.load(folder), str(folder / INDEX)
+    contract = Contract.from_text(index.contract, f"{where}: contract")
+    if not same_meaning(contract.hash, index.contract_hash):
+        cure = "convert the bags again with the contract that is meant"
+        raise UserError("the meaning of its contract was edited", where, cure)
+    return index, contract
+
+
+def _check_same(ours: Contract, theirs: Contract, folder: Path, first: Path) -> None:
+    if ours.hash != theirs.hash:
+        what = f"means something else than {first}; they differ in {ours.difference(theirs)}"
+        raise UserError(what, str(folder), "use datasets of one contract's meaning")
 
 
 class WindowDataset:
@@ -196,7 +107,7 @@ class WindowDataset:
     `History.window` gives at that frame.
 
     Args:
-        path: the dataset's folder.
+        path: the dataset, or its folder.
         n_obs_steps: To.
         horizon: H.
         episodes: numbers of the episodes to draw from; all by default.
@@ -210,6 +121,7 @@ class WindowDataset:
     Attributes:
         contract: the robot that it was recorded on.
         episodes: the episodes that are drawn from.
+        numbers: which of the dataset's they are.
 
     Raises:
         UserError: the dataset is missing, incomplete or damaged, or has no such episode.
@@ -217,7 +129,7 @@ class WindowDataset:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Dataset,
         n_obs_steps: int,
         horizon: int,
         episodes: Sequence[int] | None = None,
@@ -225,16 +137,18 @@ class WindowDataset:
         pad_after: int | None = None,
         see: See | None = None,
     ) -> None:
+        where = path.path if isinstance(path, Dataset) else path
         if n_obs_steps < 1 or horizon < n_obs_steps:
             what = f"n_obs_steps {n_obs_steps} and horizon {horizon} make no window"
-            raise UserError(what, str(path), "use 1 <= n_obs_steps <= horizon")
-        self.dataset = Dataset(path)
+            raise UserError(what, str(where), "use 1 <= n_obs_steps <= horizon")
+        self.dataset = path if isinstance(path, Dataset) else Dataset(path)
         self.contract = self.dataset.contract
         self.n_obs_steps, self.horizon, self._see = n_obs_steps, horizon, see
         self.seen_steps = n_obs_steps if seen_steps is None else seen_steps
-        self.episodes = [self.dataset.episodes[number] for number in self._checked(episodes)]
+        self.numbers = self._checked(episodes)
+        self.episodes = [self.dataset.episodes[number] for number in self.numbers]
         lengths = np.array([episode.frames for episode in self.episodes])
-        firsts = np.array([self.dataset.first_row(episode) for episode in self.episodes])
+        firsts = np.array([self.dataset.first_row(number) for number in self.numbers])
         self._frames = np.repeat(firsts, lengths) + _counted(lengths)
         ahead = horizon - n_obs_steps  # actions after the newest frame's
         cut = 0 if pad_after is None else max(ahead - pad_after, 0)
@@ -244,9 +158,9 @@ class WindowDataset:
         self._row = self._first + _counted(self._counts)
         if not len(self._row):
             what = f"its episodes are shorter than {cut + 1} frames"
-            raise UserError(what, str(path), "lower horizon, or raise training.pad_after")
+            raise UserError(what, str(where), "lower horizon, or raise training.pad_after")
 
-    def _checked(self, episodes: Sequence[int] | None) -> Collection[int]:
+    def _checked(self, episodes: Sequence[int] | None) -> Sequence[int]:
         count = len(self.dataset.episodes)
         if episodes is None:
             return range(count)
@@ -340,4 +254,13 @@ def _counted(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-__all__ = ["ACTION", "QUANTILES", "STAMP", "Dataset", "Episode", "Index", "WindowDataset"]
+__all__ = [
+    "ACTION",
+    "INDEX",
+    "QUANTILES",
+    "STAMP",
+    "Dataset",
+    "Episode",
+    "Index",
+    "WindowDataset",
+]

@@ -13,7 +13,6 @@ Values stand in for those of messages: the contract's `scale` of a stream brings
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,18 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract, Stream
-from diffusion_policy_ros.data.building import (
-    MAX_SHARDS,
-    BagReport,
-    Progress,
-    Report,
-    commit,
-    exclusive,
-    fail_empty,
-    index_of,
-    with_reports,
-)
-from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter, columns
+from diffusion_policy_ros.data.shards import ACTION, STAMP
+from diffusion_policy_ros.data.store import Adding, BagReport, Progress, Recording, Report, adding
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.observe.codecs import Array
 
@@ -66,26 +55,17 @@ def import_robomimic(
         UserError: the file does not fit the contract, or the dataset is another robot's. The
             dataset is as it was.
     """
-    path, out = Path(path), Path(out)
-    columns(contract)
-    with _opened(path) as file, exclusive(out) as building:
+    path = Path(path)
+    with _opened(path) as file, adding(out, contract) as new:
         source = _Source(path, contract, file)
         with _damage_named(str(path)):
             names = source.demonstrations(mask)
             source.check(names)
-        index = index_of(out, contract)
-        known = {episode.hash for episode in index.episodes}
-        reports: list[BagReport] = []
-        for report in _write(source, names, known, building):
-            reports.append(report)
+        for done, name in enumerate(names, 1):
+            report = _add(new, source, name)
             if progress is not None:
-                progress(report, len(reports), len(names))
-        if any(report.status == "kept" for report in reports):
-            index = with_reports(index, reports)
-            commit(out, building, index)
-        elif not index.episodes:
-            fail_empty(reports)
-    return Report(out, reports, len(index.episodes), sum(e.frames for e in index.episodes))
+                progress(report, done, len(names))
+    return new.report
 
 
 @contextmanager
@@ -229,7 +209,7 @@ class _Source:
         """A demonstration's arrays, and whether it solved the task.
 
         Raises:
-            UserError: it cannot be read, or holds values that are not finite.
+            UserError: it cannot be read.
         """
         with _damage_named(""):
             demo = self.file["data"][name]
@@ -239,61 +219,20 @@ class _Source:
             }
             raw = np.asarray(demo["actions"], dtype=np.float64)
             rewards = np.asarray(demo["rewards"]) if "rewards" in demo else None
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused below
+        with np.errstate(over="ignore"):  # becomes infinite, which is rejected
             arrays[ACTION] = (raw * self._action_scale()).astype(np.float32)
         arrays[STAMP] = np.arange(len(raw), dtype=np.int64) * self.contract.period_ns
-        for key, values in arrays.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise UserError(f"{key} is not finite", "", "leave the demonstration out")
         success = None if rewards is None else bool((rewards > 0).any())
         return arrays, success
 
 
-def _write(
-    source: _Source, names: Sequence[str], known: set[str], building: Path
-) -> Iterator[BagReport]:
-    """Write what is new into shards; a report for each demonstration."""
-    size = -(-len(names) // MAX_SHARDS)
-    known = set(known)
-    for start in range(0, len(names), size):
-        part = names[start : start + size]
-        # With what was known before: another import has demonstrations of the same names.
-        text = f"{source.path.name}:{len(known)}:{','.join(part)}"
-        shard_name = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        shard = ShardWriter(building / shard_name, source.contract)
-        for name in part:
-            report = _write_one(source, name, known, shard)
-            report.shard, report.shard_rows = shard_name, shard.rows
-            known.add(report.hash)
-            yield report
-        shard.close()
-
-
-def _write_one(source: _Source, name: str, known: set[str], shard: ShardWriter) -> BagReport:
-    report = BagReport(f"{source.path}/{name}")
+def _add(new: Adding, source: _Source, name: str) -> BagReport:
+    where = f"{source.path}/{name}"
     try:
-        arrays, report.success = source.read(name)
+        arrays, success = source.read(name)
     except UserError as error:
-        report.reason = str(error)
-        return report
-    report.hash = _fingerprint(arrays)
-    if report.hash in known:
-        report.status = "present"
-        return report
-    first = shard.rows
-    shard.append(arrays)
-    report.frames = shard.rows - first
-    report.status, report.episodes = "kept", [(first, report.frames)]
-    return report
-
-
-def _fingerprint(arrays: Mapping[str, Array]) -> str:
-    """A demonstration's content, without its images: no two have the same states and actions."""
-    digest = hashlib.blake2b(digest_size=8)
-    for key, values in sorted(arrays.items()):
-        if values.dtype != np.uint8:
-            digest.update(key.encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+        return new.reject(where, str(error))
+    return new.add(Recording(where, arrays, success))
 
 
 def _taken(array: Any, stream: Stream) -> Array:

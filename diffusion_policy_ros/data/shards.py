@@ -1,27 +1,39 @@
-"""A shard: frames of several episodes, one plain ``.npy`` a key, read through memory maps.
+"""A shard: frames of several episodes, one plain ``.npy`` a key.
 
-Rows that were trimmed or refused after they had been written stay where they are: episodes say
-which rows count.
+Encoded pictures are one after another in ``KEY.images``, and ``KEY.ends.npy`` says where each of
+them ends. Rows that were trimmed or refused after they had been written stay where they are:
+episodes say which rows count.
 """
 
 from __future__ import annotations
 
 import ast
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.data.pictures import (
+    EncodedPictures,
+    Files,
+    Images,
+    RawPictures,
+    as_bytes,
+    storage,
+)
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.observe.images import restored
 
 ACTION, STAMP = "action", "stamp_ns"
 """The keys beside the observations: float32 (N, Da), and the frames' times int64 (N,)."""
 
+PICTURES, ENDS = ".images", ".ends.npy"
+CURE = "copy the dataset again, or convert the bags again"
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER_BYTES = 256
 """Fixed, so that the number of rows can be written when it is known."""
@@ -32,6 +44,10 @@ class Column(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
+
+
+OFFSET = Column("<i8", ())
+Pictures = Array | Sequence[Array | bytes]
 
 
 def columns(contract: Contract) -> dict[str, Column]:
@@ -88,30 +104,89 @@ class NpyWriter:
         self._file.close()
 
 
+class RawWriter(NpyWriter):
+    """Pictures as pixels; those that come as jpeg or png bytes are decoded."""
+
+    def __init__(self, folder: Path, key: str, column: Column, stream: Stream) -> None:
+        super().__init__(folder / f"{key}.npy", column)
+        self._stream = stream
+
+    def append(self, rows: Pictures) -> None:
+        """Add pictures: (n, H, W, C), or n of them."""
+        if isinstance(rows, np.ndarray):
+            return super().append(rows)
+        for p in rows:
+            super().append((restored(self._stream, p) if isinstance(p, bytes) else p)[None])
+        return None
+
+
+class EncodedWriter:
+    """Pictures as jpeg or png.
+
+    Attributes:
+        rows: how many there are.
+    """
+
+    def __init__(self, folder: Path, key: str, how: str) -> None:
+        self._how, self._ends = how, [0]
+        self._file = (folder / f"{key}{PICTURES}").open("wb", buffering=1 << 18)
+        self._path = folder / f"{key}{ENDS}"
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self._ends) - 1
+
+    def append(self, rows: Pictures) -> None:
+        """Add pictures: (n, H, W, C), or n of them."""
+        for data in as_bytes(rows, self._how):
+            self._file.write(data)
+            self._ends.append(self._ends[-1] + len(data))
+
+    def truncate(self, rows: int) -> None:
+        """Forget all rows from that one on."""
+        del self._ends[rows + 1 :]
+        self._file.flush()
+        self._file.seek(self._file.truncate(self._ends[-1]))
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._file.close()
+        ends = NpyWriter(self._path, OFFSET)
+        ends.append(np.array(self._ends[1:], dtype=np.int64))
+        ends.close()
+
+
 class ShardWriter:
     """Writes one shard's folder.
 
     Args:
         folder: made if it is missing.
         contract: says which keys there are.
+        images: how pictures are kept.
     """
 
-    def __init__(self, folder: Path, contract: Contract) -> None:
+    def __init__(self, folder: Path, contract: Contract, images: Images = "auto") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._writers = {
-            key: NpyWriter(folder / f"{key}.npy", column)
-            for key, column in columns(contract).items()
-        }
+        self._writers: dict[str, NpyWriter | EncodedWriter] = {}
+        for key, column in columns(contract).items():
+            stream = contract.observations.get(key)
+            if stream is None or not stream.is_image:
+                self._writers[key] = NpyWriter(folder / f"{key}.npy", column)
+            elif (how := storage(stream, images)) == "raw":
+                self._writers[key] = RawWriter(folder, key, column, stream)
+            else:
+                self._writers[key] = EncodedWriter(folder, key, how)
 
     @property
     def rows(self) -> int:
         """Rows that every key has."""
         return min(writer.rows for writer in self._writers.values())
 
-    def append(self, arrays: dict[str, Array]) -> None:
-        """Add rows to some keys: key → (n, ...)."""
+    def append(self, arrays: Mapping[str, Pictures]) -> None:
+        """Add rows to some keys: key → (n, ...), or n pictures, each an array or its bytes."""
         for key, rows in arrays.items():
-            self._writers[key].append(rows)
+            self._writers[key].append(rows)  # type: ignore[arg-type]  # vectors are arrays
 
     def truncate(self, rows: int) -> None:
         """Forget all rows from that one on, of every key."""
@@ -124,39 +199,72 @@ class ShardWriter:
             writer.close()
 
 
-def open_shard(folder: Path, contract: Contract, rows: int) -> dict[str, Array]:
-    """Map a shard's arrays into memory.
+Part = NDArray[Any] | RawPictures | EncodedPictures
+
+
+def open_shard(folder: Path, contract: Contract, rows: int, files: Files) -> dict[str, Part]:
+    """Open a shard: its vectors are read, its pictures when they are asked for.
 
     Args:
         folder: the shard.
         contract: says which keys there are, and of what shape.
         rows: how many rows the dataset counts on.
+        files: opens pictures.
 
     Raises:
         UserError: a file is missing, cut off, or not what the contract says.
     """
-    return {key: _open_npy(folder / f"{key}.npy", c, rows) for key, c in columns(contract).items()}
+    found: dict[str, Part] = {}
+    for key, column in columns(contract).items():
+        stream, path = contract.observations.get(key), folder / f"{key}.npy"
+        if stream is not None and stream.is_image:
+            ends = folder / f"{key}{ENDS}"
+            if ends.exists():
+                found[key] = _open_encoded(ends, folder / f"{key}{PICTURES}", rows, files, stream)
+            else:
+                offset = _checked_npy(path, column, rows)
+                found[key] = RawPictures(files, path, (rows, *column.shape), offset)
+        else:
+            found[key] = _read_npy(path, column, rows)
+    return found
 
 
-def _open_npy(path: Path, column: Column, rows: int) -> Array:
-    cure = "copy the dataset again, or convert the bags again"
+def _open_encoded(
+    ends: Path, path: Path, rows: int, files: Files, stream: Stream
+) -> EncodedPictures:
+    places = _read_npy(ends, OFFSET, rows)
+    wanted = int(places[-1]) if rows else 0
+    size = path.stat().st_size if path.is_file() else -1
+    if size != wanted or (np.diff(places, prepend=0) < 0).any():
+        what = "the file is missing" if size < 0 else f"has {size} bytes instead of {wanted}"
+        raise UserError(what, str(path), CURE)
+    return EncodedPictures(files, path, places, stream)
+
+
+def _read_npy(path: Path, column: Column, rows: int) -> Array:
+    offset = _checked_npy(path, column, rows)
+    shape = (rows, *column.shape)
+    count = int(np.prod(shape, dtype=np.int64))
+    return np.fromfile(path, column.dtype, count, offset=offset).reshape(shape)
+
+
+def _checked_npy(path: Path, column: Column, rows: int) -> int:
+    """Where the numbers begin in a file that holds what it should."""
     try:
         with path.open("rb") as file:
             dtype, shape, offset = _read_header(file.read(4096))
     except FileNotFoundError:
-        raise UserError("the file is missing", str(path), cure) from None
+        raise UserError("the file is missing", str(path), CURE) from None
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, struct.error):
-        raise UserError("the file is no plain .npy array", str(path), cure) from None
+        raise UserError("the file is no plain .npy array", str(path), CURE) from None
     wanted = (np.dtype(column.dtype), (rows, *column.shape))
     if (dtype, shape) != wanted:
         what = f"holds {dtype} {shape}, the dataset says {wanted[0]} {wanted[1]}"
-        raise UserError(what, str(path), cure)
+        raise UserError(what, str(path), CURE)
     size = offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
     if path.stat().st_size != size:
-        raise UserError(f"has {path.stat().st_size} bytes instead of {size}", str(path), cure)
-    if not rows:
-        return np.empty(shape, dtype)
-    return np.asarray(np.memmap(path, dtype, "r", offset, shape))
+        raise UserError(f"has {path.stat().st_size} bytes instead of {size}", str(path), CURE)
+    return offset
 
 
 def _read_header(start: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:
@@ -176,25 +284,39 @@ def _read_header(start: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...], i
 class Rows:
     """The rows of one key over all shards, as if they were one array.
 
-    Vectors are read into memory; images stay in their maps.
+    Vectors are read into memory; pictures stay where they are.
     """
 
-    def __init__(self, parts: Iterable[Array]) -> None:
+    def __init__(self, parts: Iterable[Part]) -> None:
         self._parts = list(parts)
-        if self._parts[0].ndim < 3:
-            self._parts = [np.concatenate(self._parts)]
+        arrays = [part for part in self._parts if isinstance(part, np.ndarray)]
+        if arrays:
+            self._parts = [np.concatenate(arrays)]
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.shape, self.dtype = self._parts[0].shape[1:], self._parts[0].dtype
 
     def take(self, rows: NDArray[np.int64]) -> Array:
         """Rows by number: any shape (...) → (..., *shape)."""
-        if len(self._parts) == 1:
+        if isinstance(self._parts[0], np.ndarray):
             return self._parts[0].take(rows, axis=0)
         flat = rows.ravel()
         result = np.empty((len(flat), *self.shape), self.dtype)
-        part_of = np.searchsorted(self._ends, flat, side="right")
-        for number in np.unique(part_of):
-            places = np.flatnonzero(part_of == number)
-            part = self._parts[number]
-            result[places] = part[flat[places] - (self._ends[number] - len(part))]
+        for part, first, places in self._by_part(flat):
+            part.take(flat[places] - first, result, places)
         return result.reshape(*rows.shape, *self.shape)
+
+    def kept(self, row: int) -> Array | bytes:
+        """A picture as it is stored: pixels, or the bytes of a file."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        part = self._parts[number]
+        assert not isinstance(part, np.ndarray), "vectors are taken"
+        return part.kept(int(row - (self._ends[number] - len(part))))
+
+    def _by_part(
+        self, flat: NDArray[np.int64]
+    ) -> Iterator[tuple[RawPictures | EncodedPictures, int, NDArray[np.int64]]]:
+        part_of = np.searchsorted(self._ends, flat, side="right")
+        for number in np.unique(part_of).tolist():
+            part = self._parts[number]
+            assert not isinstance(part, np.ndarray)
+            yield part, int(self._ends[number]) - len(part), np.flatnonzero(part_of == number)

@@ -256,6 +256,13 @@ class History:
             for key in self.contract.observations
         }
 
+    def message(self, key: str, frame: Frame) -> Any:
+        """What a frame that has just closed has an observation from; None once it is forgotten."""
+        topic = self._topics[self.contract.observations[key].topic]
+        wanted = frame.time_ns - frame.ages_ns[key]
+        fitting = (msg for stamp, msg in reversed(topic.messages) if stamp == wanted)
+        return None if topic.static else next(fitting, None)
+
     def newest_stamps(self) -> dict[str, int | None]:
         """Topic → stamp of its newest message; None before the first."""
         return {name: topic.newest_ns for name, topic in self._topics.items()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,33 @@ def _cure(encoding: str) -> str:
 def compressed(stream: Stream, msg: Any) -> Array:
     """``sensor_msgs/CompressedImage``: jpeg or png as RGB; depth as png or ``compressedDepth``."""
     data = bytes(msg.data)
+    with _whole():
+        return _compressed_depth(stream, data) if stream.is_depth else _rgb_of(data)
+
+
+def restored(stream: Stream, data: bytes) -> Array:
+    """(H, W, C) of the jpeg or png bytes that a dataset keeps, by the decoder of live messages.
+
+    Raises:
+        UserError: they are no whole picture.
+    """
+    with _whole():
+        return _in_channels(_rgb_of(data), stream.shape[2])
+
+
+def _rgb_of(data: bytes) -> Array:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as found:
+        if found.mode.startswith("I"):
+            what = "it is a picture of 16 bits, as depth is"
+            raise UserError(what, "", "set encoding: 16UC1, scale:, near: and far: for depth")
+        return np.asarray(found if found.mode == "RGB" else found.convert("RGB"))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Pillow's errors, as a user's."""
     try:
-        if stream.is_depth:
-            return _compressed_depth(stream, data)
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as found:
-            if found.mode.startswith("I"):
-                what = "it is a picture of 16 bits, as depth is"
-                raise UserError(what, "", "set encoding: 16UC1, scale:, near: and far: for depth")
-            return np.asarray(found.convert("RGB"))
+        yield
     except (
         UnidentifiedImageError,
         OSError,

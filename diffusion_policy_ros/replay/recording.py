@@ -316,7 +316,7 @@ def replay_episode(
     """
     episode = windows.dataset.episode(number)
     frames = len(episode[STAMP])
-    found = Replayed(f"episode {number} ({windows.episodes[number].bag})")
+    found = Replayed(f"episode {number} ({windows.episodes[number].source})")
     found.times_ns, found.segment = episode[STAMP].tolist(), [0] * frames
     found.states = {key: a for key, a in episode.items() if a.ndim == 2 and key != ACTION}
     found.done, found.source = episode[ACTION].astype(np.float64), "the dataset's actions"

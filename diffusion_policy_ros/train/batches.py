@@ -217,7 +217,7 @@ def _demonstrations(dataset: Dataset, settings: TrainingSettings) -> list[list[i
 
 def _fingerprint(episodes: Sequence[Episode], held: Sequence[int], used: int) -> str:
     """Of the episodes, and of how they are used where older versions used them otherwise."""
-    seen: list[Any] = [[e.bag, e.hash, e.start, e.frames] for e in episodes]
+    seen: list[Any] = [[e.source, e.hash, e.start, e.frames] for e in episodes]
     if held or used < len(episodes):
         seen.append([used, *held])
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]

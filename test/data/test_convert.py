@@ -242,7 +242,7 @@ def test_good_bags_are_kept_beside_bad_ones(tmp_path):
     assert [bag.status for bag in report.bags] == ["kept", "rejected", "rejected", "kept"]
     assert "no MCAP file" in report.bags[2].reason
     dataset = Dataset(tmp_path / "data")
-    assert [e.bag for e in dataset.episodes] == ["a", "d"]
+    assert [e.source for e in dataset.episodes] == ["a", "d"]
     assert [e.frames for e in dataset.episodes] == [12, 12]
     assert dataset.episode(1)["position"][0, 1] == 3
 

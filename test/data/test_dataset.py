@@ -85,7 +85,7 @@ def test_a_window_is_what_the_history_gives_at_that_frame(tmp_path, n_obs_steps)
 def test_a_choice_of_episodes_draws_from_these_only(data):
     """Training and validation are split by episode."""
     windows = WindowDataset(data, 2, 4, episodes=[2, 0])
-    assert [e.bag for e in windows.episodes] == ["2", "0"]
+    assert [e.source for e in windows.episodes] == ["2", "0"]
     assert len(windows) == 19
     assert windows.batch(np.arange(19))["position"][:, -1, 1].tolist() == [2.0] * 7 + [0.0] * 12
     assert windows.episode_of.tolist() == [0] * 7 + [1] * 12
@@ -168,8 +168,8 @@ def shorten(by):
     ("name", "how", "match"),
     [
         ("dataset.yaml", lambda p: p.unlink(), "is no dataset; make one"),
-        ("dataset.yaml", replace("format: 1", "format: 2"), "has format 2, known is 1"),
-        ("dataset.yaml", replace("format: 1", "fromat: 1"), "did you mean 'format'"),
+        ("dataset.yaml", replace("format: 2", "format: 3"), "has format 3, known is 2"),
+        ("dataset.yaml", replace("format: 2", "fromat: 2"), "did you mean 'format'"),
         ("dataset.yaml", replace("episodes:", "\tepisodes:"), "tab"),
         (
             "dataset.yaml",
@@ -228,7 +228,7 @@ def test_an_empty_index_is_told_from_an_empty_contract(tmp_path):
 def test_the_index_reads_back_whatever_the_contract_says(data, tmp_path):
     """Comments, quotes and empty lines of a contract survive."""
     text = CONTRACT.text + '\n\n# a comment: "quoted" \u00e4 #\n'
-    index = Index(1, text, CONTRACT.hash, {"s": 3}, ())
+    index = Index(2, text, CONTRACT.hash, {"s": 3}, ())
     index.save(tmp_path)
     assert Index.load(tmp_path) == index
 

@@ -47,7 +47,7 @@ def test_what_stands_in_the_file_stands_in_the_dataset(tmp_path, file, demos):
     assert dataset.contract.hash == CAN.hash
     for number, name in enumerate(("demo_0", "demo_2", "demo_10")):
         found, demo = dataset.episode(number), demos[name]
-        assert dataset.episodes[number].bag == name
+        assert dataset.episodes[number].source == name
         assert dataset.episodes[number].success is True
         np.testing.assert_allclose(found["action"], demo["actions"] * [*SCALE, 1], rtol=1e-6)
         assert np.diff(found["stamp_ns"]).tolist() == [50_000_000] * (len(demo["actions"]) - 1)

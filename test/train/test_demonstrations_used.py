@@ -52,7 +52,7 @@ def test_demonstrations_that_failed_are_not_learned_from_unless_told(dataset, ch
     _, said = quietly(dataset, changed(updates=1), tmp_path / "run")
     assert any("2 episodes" in line and "1 that failed left out" in line for line in said)
     data = open_data(dataset, changed())
-    used = {e.bag for e in [*data.training.episodes, *data.validation.episodes]}
+    used = {e.source for e in [*data.training.episodes, *data.validation.episodes]}
     assert used == {"bag1", "bag2", "bag3"}
     assert len(open_data(dataset, changed(include_failed="true")).training.episodes) == 3
     rewrite(dataset, lambda n, e: dataclasses.replace(e, success=False))

@@ -224,7 +224,7 @@ def test_validation_is_repeatable_and_without_random_crops(dataset, recipe, tmp_
 def test_held_out_episodes_are_not_trained_on(dataset, changed):
     """Split by episodes; without a fraction nothing is held out."""
     data = open_data(dataset, changed(validation_fraction=0.5))
-    bags = [{e.bag for e in windows.episodes} for windows in (data.training, data.validation)]
+    bags = [{e.source for e in windows.episodes} for windows in (data.training, data.validation)]
     assert len(bags[0]) == len(bags[1]) == 2
     assert not bags[0] & bags[1]
     assert open_data(dataset, changed(validation_fraction=0)).validation is None

@@ -1,0 +1,176 @@
+"""Pictures of a dataset: kept as they came, encoded, or raw; and read by the decoder of live ones.
+
+Raw pixels are quickest where pictures are small. Large ones are kept as the jpeg or png bytes that
+the camera's driver sent, where these are what the contract's picture is made of, or are encoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffusion_policy_ros.contract import Stream
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.observe.images import restored
+
+Images = Literal["auto", "raw", "jpeg", "png"]
+IMAGES: tuple[str, ...] = get_args(Images)
+SMALL = 1 << 16
+"""Values of a picture up to which it is kept raw: 128x128 in colour."""
+QUALITY = 95
+"""Of jpeg, with colours at full resolution: errors of one or two steps of 255."""
+OPEN_FILES = 64
+"""Of each kind, at a time, for each open dataset: a process may have 1024."""
+_COMPRESSED = "sensor_msgs/msg/CompressedImage"
+
+
+def storage(stream: Stream, images: Images = "auto") -> Literal["raw", "jpeg", "png"]:
+    """How a stream's pictures are kept; depth never loses anything."""
+    if images == "auto":
+        images = "raw" if np.prod(stream.shape) <= SMALL else "jpeg"
+    return "png" if images == "jpeg" and stream.is_depth else images
+
+
+def as_they_came(stream: Stream, msg: Any) -> bytes | None:
+    """The bytes of a message that `restored` makes the same picture of; None where there are none.
+
+    Args:
+        stream: the camera.
+        msg: the message that the picture was made of.
+    """
+    plain = not (stream.is_depth or stream.crop or stream.flip) and stream.rotate == "0"
+    if msg is None or stream.type != _COMPRESSED or not plain:
+        return None
+    data = bytes(msg.data)
+    with Image.open(io.BytesIO(data)) as found:
+        return data if found.size == stream.shape[1::-1] else None
+
+
+def encoded(image: Array, how: str) -> bytes:
+    """A picture (H, W, C), uint8, as the bytes of a file."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(
+        np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
+    )
+    if how == "jpeg":
+        picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    else:
+        picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def checked(stream: Stream, picture: Array | bytes) -> Array:
+    """A picture of an import, uint8 (H, W, C), which is decoded for that.
+
+    Raises:
+        UserError: it is no whole jpeg or png, or of another size.
+    """
+    image = restored(stream, picture) if isinstance(picture, bytes) else picture
+    if image.shape != stream.shape or image.dtype != np.uint8:
+        what = f"{stream.name} is {image.dtype} {image.shape}"
+        raise UserError(f"{what}, the contract says uint8 {stream.shape}")
+    return image
+
+
+class Files:
+    """Files of a dataset that is read; those not used for the longest are closed again."""
+
+    def __init__(self, most: int = OPEN_FILES) -> None:
+        self.opened: Callable[[Path], BinaryIO] = functools.lru_cache(most)(_opened)
+        self.mapped: Callable[[Path, str, tuple[int, ...], int], Array] = functools.lru_cache(
+            most
+        )(_mapped)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb", buffering=0)
+
+
+def _mapped(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Array:
+    return np.asarray(np.memmap(path, dtype, "r", offset, shape))
+
+
+class RawPictures:
+    """Pictures of one shard, mapped into memory while they are used."""
+
+    def __init__(self, files: Files, path: Path, shape: tuple[int, ...], offset: int) -> None:
+        self._files, self._args = files, (path, "|u1", shape, offset)
+        self.shape, self.dtype = shape, np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, rows: NDArray[np.int64], out: Array, places: NDArray[np.int64]) -> None:
+        """Read rows (n,) into these places of (N, H, W, C)."""
+        if len(places) == len(out) and len(rows):
+            self._files.mapped(*self._args).take(rows, axis=0, out=out, mode="clip")
+        elif len(rows):
+            out[places] = self._files.mapped(*self._args)[rows]
+
+    def kept(self, row: int) -> Array:
+        """A picture as it is stored."""
+        return np.asarray(self._files.mapped(*self._args)[row])
+
+
+class EncodedPictures:
+    """Pictures of one shard, jpeg and png one after another in one file.
+
+    Args:
+        files: which opens it.
+        path: the file.
+        ends: (N,) where each picture ends in it.
+        stream: the camera.
+    """
+
+    def __init__(self, files: Files, path: Path, ends: NDArray[np.int64], stream: Stream) -> None:
+        self._files, self._path, self._stream = files, path, stream
+        self._ends = ends
+        self.shape, self.dtype = (len(ends), *stream.shape), np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, rows: NDArray[np.int64], out: Array, places: NDArray[np.int64]) -> None:
+        """Decode rows (n,) into these places of (N, H, W, C); what stands twice once."""
+        done: dict[int, int] = {}
+        for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+            first = done.setdefault(row, place)
+            out[place] = self._picture(row) if first == place else out[first]
+
+    def kept(self, row: int) -> bytes:
+        """A picture as it is stored.
+
+        Raises:
+            UserError: the file is shorter than it was.
+        """
+        start = int(self._ends[row - 1]) if row else 0
+        size = int(self._ends[row]) - start
+        data = os.pread(self._files.opened(self._path).fileno(), size, start)
+        if len(data) != size:
+            raise UserError("was cut off", str(self._path), "copy the dataset again")
+        return data
+
+    def _picture(self, row: int) -> Array:
+        try:
+            image = restored(self._stream, self.kept(row))
+        except UserError as error:
+            where = f"{self._path}: picture {row}"
+            raise UserError(error.what, where, "copy the dataset again") from None
+        if image.shape != self._stream.shape:
+            what = f"picture {row} is {image.shape}, the contract says {self._stream.shape}"
+            raise UserError(what, str(self._path), "copy the dataset again")
+        return image
+
+
+def as_bytes(pictures: Iterable[Array | bytes], how: str) -> Iterable[bytes]:
+    """Pictures as they are to be kept; what is bytes already stays as it came."""
+    return (p if isinstance(p, bytes) else encoded(p, how) for p in pictures)

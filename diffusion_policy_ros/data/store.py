@@ -1,0 +1,427 @@
+"""Writing into a dataset: the folder held alone, nothing half-written.
+
+    with adding("dataset", contract) as new:
+        new.add(Recording("demo_0", {"camera": pictures, "position": ..., "action": ...}))
+    new.report
+
+New frames are written into shards of their own beside the old ones; when all are whole they are
+renamed into place, and then ``dataset.yaml`` is replaced. Whatever interrupts this leaves the old
+dataset or the new one; what it left behind goes with the next conversion.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.index import FORMAT, INDEX, SHARDS, Episode, Index
+from diffusion_policy_ros.data.pictures import Images, checked
+from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter, columns
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import Array
+
+MAX_SHARDS = 16
+"""Shards of one conversion, however many bags and processes: few files, and the same result."""
+SHARD_FRAMES = 20_000
+"""After which an import begins another shard."""
+BUILDING, LOCK = ".building-", ".lock"
+
+
+@dataclass
+class BagReport:
+    """What became of one bag.
+
+    Attributes:
+        bag: its path.
+        status: kept, rejected, or present: the dataset has it already.
+        hash: its content.
+        reason: why it was rejected.
+        episodes: (first row in its shard, frames) of each.
+        frames: frames that the bag gave, before idle ends were trimmed.
+        trimmed: idle frames left out, at starts and ends.
+        refused: why frames were refused or had no action → how many.
+        gaps: how often frames did not follow each other.
+        resets: why history was dropped, in order.
+        notes: what is odd about the bag.
+        success: what the recorder said.
+        task: what was done, in words.
+        tags: words to choose it by.
+        shard: the shard that its frames are in.
+        shard_rows: rows of that shard after this bag.
+    """
+
+    bag: str
+    status: Literal["kept", "rejected", "present"] = "rejected"
+    hash: str = ""
+    reason: str = ""
+    episodes: list[tuple[int, int]] = field(default_factory=list)
+    frames: int = 0
+    trimmed: tuple[int, int] = (0, 0)
+    refused: dict[str, int] = field(default_factory=dict)
+    gaps: int = 0
+    resets: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    success: bool | None = None
+    task: str = ""
+    tags: tuple[str, ...] = ()
+    shard: str = ""
+    shard_rows: int = 0
+
+    def lines(self) -> Iterator[str]:
+        """Say it in one line, and one more for each thing that was odd."""
+        name = Path(self.bag).name
+        if self.status == "present":
+            yield f"present   {name}: already in the dataset"
+            return
+        if self.status == "rejected":
+            yield f"rejected  {name}: {self.reason}"
+        else:
+            kept = sum(frames for _, frames in self.episodes)
+            idle = f", {sum(self.trimmed)} idle frames trimmed" if any(self.trimmed) else ""
+            plural = "" if len(self.episodes) == 1 else "s"
+            yield f"kept      {name}: {kept} frames in {len(self.episodes)} episode{plural}{idle}"
+        yield from (f"          {note}" for note in self.notes)
+        yield from (f"          {reset}" for reset in self.resets)
+        if self.gaps:
+            yield f"          {self.gaps} gap{'s' * (self.gaps > 1)} without frames"
+        for reason, count in self.refused.items():
+            yield f"          {count} frame{'s' * (count > 1)} refused: {reason}"
+
+
+@dataclass
+class Report:
+    """What became of a conversion.
+
+    Attributes:
+        dataset: the folder.
+        bags: one report a bag, in the order of the bags.
+        episodes: episodes in the dataset, those from before included.
+        frames: their frames.
+    """
+
+    dataset: Path
+    bags: list[BagReport]
+    episodes: int
+    frames: int
+
+
+Progress = Callable[[BagReport, int, int], None]
+"""Called with each finished bag's report, how many are finished, and how many there are."""
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[Path]:
+    """Hold a dataset's folder alone; gives a folder to build in, which is gone afterwards.
+
+    Raises:
+        UserError: the folder holds something else, or another conversion holds it.
+    """
+    _refuse_foreign(out)
+    is_new = not out.exists()
+    try:
+        (out / SHARDS).mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK).open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror})", str(out), "choose another folder"
+        ) from None
+    building = out / f"{BUILDING}{uuid.uuid4().hex[:8]}"
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                "another conversion writes into it", str(out), "wait until it has ended"
+            ) from None
+        try:
+            for leftover in out.glob(f"{BUILDING}*"):
+                shutil.rmtree(leftover)
+            yield building
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            cure = "make room, or choose another folder with --out"
+            raise UserError("the disk is full", str(out), cure) from None
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+            if is_new and not (out / INDEX).exists():
+                shutil.rmtree(out, ignore_errors=True)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Nothing is written into a folder that holds anything but a dataset."""
+    if not out.exists() or (out / INDEX).is_file():
+        return
+    ours = (LOCK, SHARDS, f".{INDEX}")
+    foreign = not out.is_dir() or [
+        p for p in out.iterdir() if p.name not in ours and not p.name.startswith(BUILDING)
+    ]
+    if foreign or (any(out.iterdir()) and not (out / LOCK).exists()):
+        raise UserError(
+            "there is something else already", str(out), "choose another folder with --out"
+        )
+
+
+def index_of(out: Path, contract: Contract) -> Index:
+    """The dataset as it is, without shards that an interruption left behind.
+
+    Raises:
+        UserError: it is damaged, or another robot's.
+    """
+    index = Index(FORMAT, contract.text, contract.hash, {}, ())
+    if (out / INDEX).exists():
+        index = Index.load(out)
+        theirs = Contract.from_text(index.contract, str(out / INDEX))
+        if theirs.hash != contract.hash:
+            what = f"was made with another contract; they differ in {theirs.difference(contract)}"
+            raise UserError(
+                what, str(out), "choose another folder with --out, or the dataset's contract"
+            )
+    for shard in (out / SHARDS).iterdir():
+        if shard.name not in index.shards:
+            shutil.rmtree(shard)
+    return index
+
+
+def with_reports(index: Index, reports: list[BagReport]) -> Index:
+    """The index with what was kept."""
+    kept = [report for report in reports if report.status == "kept"]
+    shards = {
+        name: max(r.shard_rows for r in kept if r.shard == name)
+        for name in {r.shard: 0 for r in kept}
+    }
+    episodes = [
+        Episode(
+            Path(report.bag).name,
+            report.hash,
+            report.shard,
+            start,
+            frames,
+            report.success,
+            report.task,
+            report.tags,
+        )
+        for report in kept
+        for start, frames in report.episodes
+    ]
+    return replace(index, shards={**index.shards, **shards}, episodes=(*index.episodes, *episodes))
+
+
+def commit(out: Path, building: Path, index: Index) -> None:
+    """Rename new shards into place, then replace the index: from then on it is the new dataset."""
+    for shard in building.iterdir():
+        if shard.name in index.shards:
+            shard.rename(out / SHARDS / shard.name)
+    index.save(out)
+
+
+def fail_empty(reports: list[BagReport]) -> None:
+    """Nothing was kept, and the dataset would be empty.
+
+    Raises:
+        UserError: always, with the first bag's reason.
+    """
+    first, more = reports[0], len(reports) - 1
+    others = f"; {more} more bag{'s were' if more > 1 else ' was'} rejected" if more else ""
+    raise UserError(f"{first.reason}{others}", first.bag)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A demonstration without a gap that is added to a dataset.
+
+    Attributes:
+        source: its name, or path.
+        arrays: key → (N, ...) of each observation and ``action`` (N, Da), float32 in the
+            contract's units; ``stamp_ns`` int64 (N,), the contract's rate where it is missing.
+            Pictures uint8 (N, H, W, C), or N of them one by one: each (H, W, C), or the bytes of a
+            jpeg or png, which are kept.
+        success: whether it solved its task; None where nobody said.
+        task: what was done, in words.
+        tags: words to choose it by.
+        hash: of its content, 16 digits; computed of all but pictures where it is not given.
+    """
+
+    source: str
+    arrays: Mapping[str, Array | Iterable[Array | bytes]]
+    success: bool | None = None
+    task: str = ""
+    tags: tuple[str, ...] = ()
+    hash: str = ""
+
+
+class Adding:
+    """Recordings on their way into a dataset.
+
+    Attributes:
+        contract: the robot.
+        report: what became of them all, once the dataset is written.
+    """
+
+    report: Report
+
+    def __init__(self, index: Index, building: Path, contract: Contract, images: Images) -> None:
+        self.contract = contract
+        self._known = {episode.hash for episode in index.episodes}
+        self._building, self._images = building, images
+        self._reports: list[BagReport] = []
+        self._shard: ShardWriter | None = None
+        self._in_shard: list[BagReport] = []
+
+    @property
+    def reports(self) -> list[BagReport]:
+        """What became of each, so far."""
+        return self._reports
+
+    def add(self, recording: Recording) -> BagReport:
+        """Add one, unless the dataset has it; one that does not fit the contract is rejected."""
+        arrays = dict(recording.arrays)
+        found = BagReport(recording.source, success=recording.success)
+        found.task, found.tags = recording.task, recording.tags
+        self._reports.append(found)
+        try:
+            frames = self._check(arrays)
+            found.hash = recording.hash or fingerprint_of(arrays)
+            if found.hash in self._known:
+                found.status = "present"
+                return found
+            self._write(arrays, frames, found)
+        except UserError as error:
+            found.reason = str(error)
+            return found
+        found.status, found.frames = "kept", frames
+        self._known.add(found.hash)
+        return found
+
+    def reject(self, source: str, reason: str) -> BagReport:
+        """Note one that cannot be read."""
+        self._reports.append(BagReport(source, reason=reason))
+        return self._reports[-1]
+
+    def _check(self, arrays: dict[str, Array | Iterable[Array | bytes]]) -> int:
+        """Compare vectors with the contract; how many frames there are."""
+        wanted = columns(self.contract)
+        actions = arrays.get(ACTION)
+        frames = len(actions) if isinstance(actions, np.ndarray) else 0
+        times = np.arange(frames, dtype=np.int64) * self.contract.period_ns
+        arrays.setdefault(STAMP, times)
+        for key in (*wanted, *arrays):
+            if key not in arrays or key not in wanted:
+                what = "is missing" if key in wanted else "is not in the contract"
+                raise UserError(f"{key} {what}")
+        if not frames:
+            raise UserError("has no actions")
+        for key, values in arrays.items():
+            if not isinstance(values, np.ndarray):
+                continue
+            shape, dtype = (frames, *wanted[key].shape), np.dtype(wanted[key].dtype)
+            if values.shape != shape or values.dtype != dtype:
+                found = f"{key} is {values.dtype} {values.shape}"
+                raise UserError(f"{found}, the contract says {dtype} {shape}")
+            if dtype.kind == "f" and not np.isfinite(values).all():
+                raise UserError(f"{key} is not finite", "", "leave the demonstration out")
+        return frames
+
+    def _write(
+        self, arrays: Mapping[str, Array | Iterable[Array | bytes]], frames: int, found: BagReport
+    ) -> None:
+        shard = self._open_shard()
+        before = shard.rows
+        try:
+            for key, values in arrays.items():
+                if isinstance(values, np.ndarray):
+                    shard.append({key: values})
+                    continue
+                stream = self.contract.observations[key]
+                count = 0
+                for picture in values:
+                    checked(stream, picture)
+                    shard.append({key: [picture]})
+                    count += 1
+                if count != frames:
+                    raise UserError(f"{key} has {count} pictures for {frames} actions")
+        except BaseException:
+            shard.truncate(before)
+            raise
+        found.episodes = [(before, frames)]
+        self._in_shard.append(found)
+
+    def _open_shard(self) -> ShardWriter:
+        if self._shard is not None and self._shard.rows >= SHARD_FRAMES:
+            self._close_shard()
+        if self._shard is None:
+            self._shard = ShardWriter(self._building / "next", self.contract, self._images)
+        return self._shard
+
+    def _close_shard(self) -> None:
+        """Finish the shard, and name it after what is in it."""
+        if self._shard is None:
+            return
+        self._shard.close()
+        name = _name_of(found.hash for found in self._in_shard)
+        for found in self._in_shard:
+            found.shard, found.shard_rows = name, self._shard.rows
+        (self._building / "next").rename(self._building / name)
+        self._shard, self._in_shard = None, []
+
+    def finish(self, out: Path, index: Index) -> Index:
+        """Make all that was added part of the dataset."""
+        self._close_shard()
+        if any(report.status == "kept" for report in self._reports):
+            index = with_reports(index, self._reports)
+            commit(out, self._building, index)
+        elif not index.episodes:
+            fail_empty(self._reports)
+        self.report = report_of(out, self._reports, index)
+        return index
+
+
+@contextmanager
+def adding(out: str | Path, contract: Contract, images: Images = "auto") -> Iterator[Adding]:
+    """Add recordings to a dataset, or make one: all of them at the end, or none after an error.
+
+    Args:
+        out: the dataset's folder; made if it is missing.
+        contract: the robot.
+        images: how pictures are kept that do not come as bytes of a file.
+
+    Raises:
+        UserError: the folder holds something else, or another robot's dataset, or the disk is
+            full; or nothing was kept and there was nothing before. The dataset is as it was.
+    """
+    out = Path(out)
+    columns(contract)
+    with exclusive(out) as building:
+        index = index_of(out, contract)
+        new = Adding(index, building, contract, images)
+        yield new
+        new.finish(out, index)
+
+
+def report_of(out: Path, reports: list[BagReport], index: Index) -> Report:
+    """Of a dataset as it is after a conversion."""
+    return Report(out, reports, len(index.episodes), sum(e.frames for e in index.episodes))
+
+
+def fingerprint_of(arrays: Mapping[str, Array | Iterable[Array | bytes]]) -> str:
+    """A demonstration's content, without its images: no two have the same states and actions."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, values in sorted(arrays.items()):
+        if isinstance(values, np.ndarray) and values.dtype != np.uint8:
+            digest.update(key.encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _name_of(hashes: Iterable[str]) -> str:
+    return hashlib.blake2b("".join(hashes).encode(), digest_size=6).hexdigest()
