@@ -42,8 +42,12 @@ def ros_wheels(prefix, rclpy, messages):
 
 
 OPENVINO = ["openvino>=2025.2"]
+LEROBOT = ["pyarrow>=15", "av>=14"]
+ZARR = ["imagecodecs>=2024.1.1"]
 TEST = [
     *OPENVINO,
+    *LEROBOT,
+    *ZARR,
     "pytest>=7",
     "pytest-timeout",
     "pytest-xdist",
@@ -92,6 +96,8 @@ setup(
         "tensorboard": ["tensorboard>=2.12"],
         "wandb": ["wandb"],
         "robomimic": ["h5py>=3"],
+        "lerobot": LEROBOT,
+        "zarr": ZARR,
         "openvino": OPENVINO,
         "test": TEST,
         "dev": ["ruff", "mypy", "import-linter", "types-PyYAML"],

@@ -14,7 +14,7 @@ from made_robomimic import ENV_ARGS, SCALE, demonstration, write  # noqa: E402
 from diffusion_policy_ros.cli.main import main  # noqa: E402
 from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.data.dataset import Dataset, WindowDataset  # noqa: E402
-from diffusion_policy_ros.data.robomimic import import_robomimic  # noqa: E402
+from diffusion_policy_ros.data.formats.robomimic import import_robomimic  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
 
 CAN = Contract.load("robomimic_can")

@@ -10,7 +10,7 @@ from made_robomimic import demonstration, write  # noqa: E402
 from diffusion_policy_ros.cli.describe import made_for  # noqa: E402
 from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.data.dataset import WindowDataset  # noqa: E402
-from diffusion_policy_ros.data.robomimic import import_robomimic  # noqa: E402
+from diffusion_policy_ros.data.formats.robomimic import import_robomimic  # noqa: E402
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy  # noqa: E402
 from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
 

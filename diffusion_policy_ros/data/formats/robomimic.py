@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.data.formats import needed
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.data.store import Adding, BagReport, Progress, Recording, Report, adding
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
@@ -75,11 +76,7 @@ def _opened(path: Path) -> Iterator[Any]:
     Raises:
         UserError: h5py is missing, or the file is, or it is damaged.
     """
-    try:
-        import h5py
-    except ImportError:
-        cure = "pip install 'diffusion_policy_ros[robomimic]'"
-        raise UserError("h5py is not installed", str(path), cure) from None
+    h5py = needed("h5py", "robomimic")
     if not path.is_file():
         raise UserError("no such file", str(path), "give robomimic's HDF5 file")
     try:

@@ -1,0 +1,121 @@
+"""What formats give and take: columns, demonstrations, options."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from diffusion_policy_ros.observe.codecs import Array
+
+
+@dataclass(frozen=True)
+class Column:
+    """An array of a foreign dataset, of which each frame has a row.
+
+    Attributes:
+        shape: of a row: (n,), or (height, width, channels) as far as it is told.
+        is_image: whether it is a picture.
+        names: its elements' names, where there are any.
+    """
+
+    shape: tuple[int, ...]
+    is_image: bool = False
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Demonstration:
+    """One demonstration, in a foreign dataset's columns.
+
+    Attributes:
+        vectors: name → (frames, n).
+        images: name → its pictures one by one: uint8 (height, width, channels), or the bytes of a
+            jpeg or png.
+        task: what was to be done, in words.
+        success: whether it was; None where nothing says so.
+    """
+
+    vectors: dict[str, Array]
+    images: dict[str, Iterable[Array | bytes]] = field(default_factory=dict)
+    task: str = ""
+    success: bool | None = None
+
+
+class Foreign(Protocol):
+    """An open dataset of another project, in its own columns.
+
+    Attributes:
+        where: its path.
+        names: its episodes' names, in order.
+        columns: name → column.
+        rate_hz: frames a second; None where nothing says so.
+        contract: the contract's text, where it was exported from a dataset of ours: its values
+            then are in SI units and actions are the contract's own.
+    """
+
+    where: str
+    names: Sequence[str]
+    columns: Mapping[str, Column]
+    rate_hz: float | None
+    contract: str
+
+    def read(self, name: str, columns: Collection[str]) -> Demonstration:
+        """Some columns of an episode.
+
+        Raises:
+            UserError: it is damaged. So may its images raise.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which demonstrations are meant.
+
+    Attributes:
+        episodes: their numbers; all where empty.
+        tasks: their tasks; any where empty.
+        mask: the part of a robomimic file.
+    """
+
+    episodes: tuple[int, ...] = ()
+    tasks: tuple[str, ...] = ()
+    mask: str = ""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a dataset is exported.
+
+    Attributes:
+        video: av1 or h264; images where empty.
+        jobs: processes.
+        stamps: whether the frames' true times are kept as a feature of their own.
+        task: what was done, of episodes that do not say so.
+    """
+
+    video: str = ""
+    jobs: int = 1
+    stamps: bool = False
+    task: str = ""
+
+
+@dataclass
+class Written:
+    """What an export wrote.
+
+    Attributes:
+        out: the file or folder.
+        episodes: how many.
+        frames: in all.
+        images: encoded pictures, read back and counted.
+        notes: what a user should know.
+    """
+
+    out: Path
+    episodes: int
+    frames: int
+    images: int = 0
+    notes: list[str] = field(default_factory=list)
