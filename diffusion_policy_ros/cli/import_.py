@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from diffusion_policy_ros.cli.checkpoints import add_import
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     parser = subparsers.add_parser(
         "import",
-        help="make a dataset of another project's demonstrations",
+        help="make a dataset of another project's demonstrations, or take over its policy",
         description=__doc__,
     )
     actions = parser.add_subparsers(title="formats", metavar="FORMAT", required=True)
@@ -37,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action.add_argument("--out", metavar="DATASET", required=True, help="the dataset's folder")
         _OPTIONS.get(name, _foreign_options)(action)
         action.set_defaults(run=run, format=name)
+    add_import(actions)
 
 
 def _robomimic_options(action: argparse.ArgumentParser) -> None:

@@ -95,12 +95,14 @@ def resnet_name(theirs: str, kind: str) -> str | None:
         theirs: such as `layer2.0.downsample.1.bias` or `5.0.downsample.1.bias`.
         kind: a key of RESNETS.
     """
+    if theirs.endswith("num_batches_tracked"):
+        return None
     name = re.sub(r"^([4-7])\.(?=\d)", lambda m: f"layer{int(m[1]) - 3}.", theirs)
     name = re.sub(r"^conv1\.", "0.", re.sub(r"^bn1\.", "1.", name))
     if re.match(r"[01]\.", name):
         return name
     found = re.match(r"layer([1-4])\.(\d+)\.(.+)", name)
-    if found is None or name.endswith("num_batches_tracked"):
+    if found is None:
         return None
     index = 4 + sum(RESNETS[kind][1][: int(found[1]) - 1]) + int(found[2])
     rest = re.sub(r"^bn", "norm", found[3]).replace("downsample.", "around.")

@@ -9,13 +9,13 @@ import torch
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError, UserErrors
-from diffusion_policy_ros.policy.denoisers import Condition
-from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, Draws
-from diffusion_policy_ros.policy.interop.official import (
+from diffusion_policy_ros.interop.official import (
     FINAL_GROUPS,
     transformer_name,
     unet1d_name,
 )
+from diffusion_policy_ros.policy.denoisers import Condition
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, Draws
 from diffusion_policy_ros.policy.recipe import Recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"

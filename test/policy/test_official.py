@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.policy.interop.official import build_transformer, build_unet1d
+from diffusion_policy_ros.interop.official import build_transformer, build_unet1d
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NETWORKS = sorted(GOLDEN.glob("official_unet1d_*.npz")) + sorted(

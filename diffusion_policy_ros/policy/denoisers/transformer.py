@@ -2,7 +2,7 @@
 
 Actions are the decoder's tokens; the diffusion step and each observed frame are tokens of the
 condition, which the actions attend to. Number for number the network of the reference
-implementation (its names are mapped in `policy/interop/official.py`).
+implementation (its names are mapped in `interop/official.py`).
 """
 
 from __future__ import annotations

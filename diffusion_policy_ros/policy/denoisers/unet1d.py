@@ -1,7 +1,7 @@
 """Conditional 1-D U-Net of Chi et al. 2023 (https://arxiv.org/abs/2303.04137), with FiLM.
 
 Number for number the network of the reference implementation (its names are mapped in
-`policy/interop/official.py`), arranged so that what is the same for every block is computed once.
+`interop/official.py`), arranged so that what is the same for every block is computed once.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ TRANSFORMER_DEFAULTS: dict[str, Any] = {
 FINAL_GROUPS = 8  # the reference's last block leaves n_groups at its own default
 
 Names = Sequence[tuple[str, str]]
+Arguments = dict[str, Any]
 
 # Applied in order; the reference's names -> ours.
 _UNET1D_NAMES: Names = (
@@ -171,15 +172,8 @@ def build_unet1d(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) ->
     Raises:
         UserError: for unknown or impossible arguments, or weights that do not fit.
     """
-    full = _arguments("ConditionalUnet1D", config, UNET1D_DEFAULTS)
-    settings = UNet1DSettings(
-        down_dims=tuple(full["down_dims"]),
-        kernel_size=full["kernel_size"],
-        n_groups=full["n_groups"],
-        final_n_groups=FINAL_GROUPS,
-        diffusion_step_embed_dim=full["diffusion_step_embed_dim"],
-        cond_predict_scale=full["cond_predict_scale"],
-    )
+    full = arguments("ConditionalUnet1D", config, UNET1D_DEFAULTS)
+    settings = unet1d_settings(full)
     _refuse("ConditionalUnet1D", [*settings.problems()])
     local, told = full["local_cond_dim"] or 0, full["global_cond_dim"] or 0
     sizes = Sizes(full["input_dim"], global_cond=told, local_cond=local)
@@ -190,6 +184,18 @@ def build_unet1d(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) ->
     net = OfficialUNet1D(UNet1D(sizes, settings), settings, unused)
     _load(net, _placed(state_dict, _unet1d_place))
     return net.eval()
+
+
+def unet1d_settings(full: Arguments) -> UNet1DSettings:
+    """Our settings of ConditionalUnet1D with these arguments, see `arguments`."""
+    return UNet1DSettings(
+        down_dims=tuple(full["down_dims"]),
+        kernel_size=full["kernel_size"],
+        n_groups=full["n_groups"],
+        final_n_groups=FINAL_GROUPS,
+        diffusion_step_embed_dim=full["diffusion_step_embed_dim"],
+        cond_predict_scale=full["cond_predict_scale"],
+    )
 
 
 def unet1d_name(name: str) -> str:
@@ -208,6 +214,12 @@ def transformer_name(name: str, time_as_cond: bool = True) -> str:
     return _renamed(name, _TRANSFORMER_NAMES if time_as_cond else _ENCODER_ONLY_NAMES)
 
 
+def transformer_settings(full: Arguments) -> TransformerSettings:
+    """Our settings of TransformerForDiffusion with these arguments, see `arguments`."""
+    names = TransformerSettings.__dataclass_fields__.keys() - {"name"}
+    return TransformerSettings(**{name: full[name] for name in names})
+
+
 def build_transformer(
     config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
 ) -> OfficialTransformer:
@@ -220,9 +232,8 @@ def build_transformer(
     Raises:
         UserError: for unknown or impossible arguments, or weights that do not fit.
     """
-    full = _arguments("TransformerForDiffusion", config, TRANSFORMER_DEFAULTS)
-    names = TransformerSettings.__dataclass_fields__.keys() - {"name"}
-    settings = TransformerSettings(**{name: full[name] for name in names})
+    full = arguments("TransformerForDiffusion", config, TRANSFORMER_DEFAULTS)
+    settings = transformer_settings(full)
     _refuse("TransformerForDiffusion", [*settings.problems(), *_token_problems(full)])
     observed = full["horizon"] if full["n_obs_steps"] is None else full["n_obs_steps"]
     sizes = Sizes(full["input_dim"], full["horizon"])
@@ -254,9 +265,12 @@ def _take_mask(net: Transformer, name: str, weights: dict[str, Tensor]) -> None:
         raise UserError(what, "state_dict", "give the config that it was made with")
 
 
-def _arguments(
-    what: str, config: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> dict[str, Any]:
+def arguments(what: str, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Arguments:
+    """All arguments of a constructor: the given ones, and defaults.
+
+    Raises:
+        UserError: one is unknown, or missing.
+    """
     for key in config:
         if key not in defaults:
             raise UserError(f"unknown argument '{key}'", what, did_you_mean(key, defaults))
