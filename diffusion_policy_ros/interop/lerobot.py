@@ -329,7 +329,8 @@ def _of_processors(folder: Path) -> tuple[Normalisation, list[Path]]:
             files.append(folder / state)
             for key, tensor in _weights(folder / state).items():
                 feature, _, statistic = key.rpartition(".")
-                stats.setdefault(feature, {})[statistic] = tensor
+                if (feature == ACTION) == (needed == "unnormalizer"):
+                    stats.setdefault(feature, {})[statistic] = tensor
     return Normalisation(stats, modes, eps, False, aliases), files
 
 
