@@ -123,8 +123,8 @@ def measure(cell: Cell) -> Row:
     contract, settings = engine.policy.contract, engine.policy.recipe.policy
     policy = ClosedLoop(engine, contract, settings.n_obs_steps, Sampling.of(settings))
     with make_simulator("mini_lift", contract) as robot:
-        robot.arm.close()
-        robot.arm = Told(*ROBOTS[cell.robot])
+        robot.simulator.arm.close()
+        robot.simulator.arm = Told(*ROBOTS[cell.robot])
         seeds = range(FIRST_SEED, FIRST_SEED + cell.episodes)
         episodes = evaluate(robot, policy, seeds).episodes
     failed = [episode.seed for episode in episodes if not episode.success]

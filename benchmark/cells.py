@@ -17,7 +17,7 @@ from diffusion_policy_ros.evaluation import ClosedLoop, Result, evaluate, make_s
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.runtime.sampling import Sampling
-from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED
+from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
 
 Row = dict[str, Any]
 

@@ -69,6 +69,7 @@ class Smoothness:
     def __init__(self, contract: Contract) -> None:
         part = contract.action.of_kind("delta_position", "position")
         assert part is not None, "the simulator refuses others"
+        self._position = part.name
         self.where, self.period_ns = contract.action.slices[part.name], contract.period_ns
         self.jumps_m: list[float] = []
         self.jerks: list[float] = []
@@ -77,11 +78,9 @@ class Smoothness:
 
     def __call__(self, robot: SimulatedRobot, policy: ClosedLoop, step: Step) -> None:
         """Note a step."""
-        position = step.set_point.position
-        assert position is not None
-        if robot.arm.steps <= 1:
+        if robot.simulator.steps <= 1:
             self._path, self._chunk = [], None
-        self._path.append(position)
+        self._path.append(step.set_point[self._position])
         if len(self._path) > 3:
             third = np.diff(self._path[-4:], n=3, axis=0)[0] / (self.period_ns / 1e9) ** 3
             self.jerks.append(float(third @ third))

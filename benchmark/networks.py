@@ -29,7 +29,7 @@ from diffusion_policy_ros.evaluation import ClosedLoop, evaluate, make_simulator
 from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.sampling import Sampling
-from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED
+from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
 from diffusion_policy_ros.train.trainer import train
 
 NAME = "mini_lift_state"

@@ -1,5 +1,4 @@
-"""Demonstrations without a robot: the scripted expert in the simulator, written into rosbag2
-files.
+"""Demonstrations without a robot: a simulator's expert, written into rosbag2 files.
 
 The bags are what the recorder would have written of `sim_robot` led by the expert: the same
 messages by the same stamps through the same writer, only faster than real time. One bag an
@@ -20,24 +19,18 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data import bags
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
-from diffusion_policy_ros.sim.messages import Stamped, command_message, messages
-from diffusion_policy_ros.simulated_robot import SimulatedRobot, check_contract
+from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
+from diffusion_policy_ros.sim.stamped import IMAGE, TRAJECTORY, Stamped
+from diffusion_policy_ros.simulated_robot import SimulatedRobot
 
 START_NS = 1_000_000_000
 """Stamp of the first frame: a simulated clock, soon after its start."""
 
-ARRIVALS_US = {
-    "/eef_pose": (300, 150),
-    "/gripper/joint_states": (400, 200),
-    "/object_pose": (500, 200),
-    "/gripper_to_object": (600, 200),
-    "/eye_in_hand/image_raw": (1500, 700),
-    "/agentview/image_raw": (1800, 900),
-    "/eef_command": (6000, 1000),
-}
-"""Topic → how long after its stamp a message arrives, µs, and how much later than that it may be.
+ARRIVALS = {IMAGE: (0.03, 0.02), TRAJECTORY: (0.12, 0.02)}
+"""Type → how long after its stamp a message arrives, and how much later than that it may be, in
+periods; of all others `ARRIVAL`.
 """
+ARRIVAL = (0.008, 0.004)
 
 
 @dataclass
@@ -67,6 +60,7 @@ def record_demonstrations(
     count: int,
     first_seed: int = 0,
     *,
+    sim: str = "mini_lift",
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Recorded:
@@ -80,19 +74,20 @@ def record_demonstrations(
         out: folder for the bags, ``seed_00000`` and so on.
         count: bags wanted.
         first_seed: of the episodes; all must be below 10000, where evaluation begins.
+        sim: the simulator's name.
         jobs: processes.
         progress: called after each episode.
 
     Raises:
-        UserError: the contract is not of the simulated arm, the seeds reach evaluation's, or the
-        folder holds bags
-            of another contract.
+        UserError: the contract is not of the simulator, which may have no expert, or fail; the
+            seeds reach evaluation's; the folder holds bags of another contract. What was recorded
+            before is whole.
     """
-    check_contract(contract, expert=True)
     out = Path(out)
+    SimulatedRobot(contract, _has_images(contract), True, sim).close()
     out.mkdir(parents=True, exist_ok=True)
     recorded, seed = Recorded(), first_seed
-    with _Workers(contract, out, jobs) as workers:
+    with _Workers((contract.text, out, sim), jobs) as workers:
         while len(recorded.bags) < count:
             seeds = range(seed, seed + count - len(recorded.bags))
             seed = seeds.stop
@@ -134,15 +129,15 @@ def _check_seeds(first: int, end: int) -> None:
 class _Workers:
     """Records episodes in this process or in several, always in the seeds' order."""
 
-    def __init__(self, contract: Contract, out: Path, jobs: int) -> None:
+    def __init__(self, how: tuple[str, Path, str], jobs: int) -> None:
         self._recorder: _Recorder | None = None
         self._pool: ProcessPoolExecutor | None = None
         if jobs <= 1:
-            self._recorder = _Recorder(contract, out)
+            self._recorder = _Recorder(*how)
         else:
             # Not forked: an OpenGL context does not survive it.
             spawn = get_context("spawn")
-            self._pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, (contract.text, out))
+            self._pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, how)
 
     def record(self, seeds: Iterable[int]) -> Iterator[_Episode]:
         """Each seed's episode, as it is done."""
@@ -164,9 +159,9 @@ class _Workers:
 _worker: _Recorder | None = None
 
 
-def _begin_worker(contract_text: str, out: Path) -> None:
+def _begin_worker(contract_text: str, out: Path, sim: str) -> None:
     global _worker
-    _worker = _Recorder(Contract.from_text(contract_text), out)
+    _worker = _Recorder(contract_text, out, sim)
 
 
 def _record_in_worker(seed: int) -> _Episode:
@@ -177,10 +172,9 @@ def _record_in_worker(seed: int) -> _Episode:
 class _Recorder:
     """Records one episode after the other."""
 
-    def __init__(self, contract: Contract, out: Path) -> None:
-        self._contract, self._out = contract, out
-        cameras = any(stream.is_image for stream in contract.observations.values())
-        self._robot = SimulatedRobot(contract, cameras, expert=True)
+    def __init__(self, contract_text: str, out: Path, sim: str) -> None:
+        self._contract, self._out = Contract.from_text(contract_text), out
+        self._robot = SimulatedRobot(self._contract, _has_images(self._contract), True, sim)
 
     def close(self) -> None:
         self._robot.close()
@@ -222,13 +216,13 @@ class _Recorder:
         delays = np.random.default_rng([seed, 2])
         robot.reset(seed, time_ns)
         while True:
-            frame = messages(robot.obs, time_ns, bags.message_types)
+            frame = robot.messages(time_ns, bags.message_types)
             step = robot.advance(time_ns)
             assert step.command is not None, "the expert leads until the result"
-            names = self._contract.action_names
-            frame.append(command_message(step.command, time_ns, names, bags.message_types))
-            self._write(writer, frame, [_arrival_ns(m.topic, time_ns, delays) for m in frame])
-            frames, time_ns = frames + 1, time_ns + PERIOD_NS
+            frame.append(robot.command_message(step.command, time_ns, bags.message_types))
+            late = [self._contract.period_ns * _lateness(m.type_name, delays) for m in frame]
+            self._write(writer, frame, [time_ns + round(by) for by in late])
+            frames, time_ns = frames + 1, time_ns + self._contract.period_ns
             if step.result is not None:
                 return step.result.success, frames
 
@@ -240,6 +234,11 @@ class _Recorder:
                 writer.write(topic, arrivals_ns[i], bags.serialize(type_name, message))
 
 
-def _arrival_ns(topic: str, time_ns: int, delays: np.random.Generator) -> int:
-    least, spread = ARRIVALS_US[topic]
-    return time_ns + 1000 * least + int(1000 * spread * delays.uniform())
+def _lateness(type_name: str, delays: np.random.Generator) -> float:
+    """How late a message arrives, in periods."""
+    least, spread = ARRIVALS.get(type_name, ARRIVAL)
+    return least + spread * delays.uniform()
+
+
+def _has_images(contract: Contract) -> bool:
+    return any(stream.is_image for stream in contract.observations.values())

@@ -1,4 +1,4 @@
-"""Closed-loop episodes without ROS: a policy drives the simulated robot, step by step.
+"""Closed-loop episodes without ROS: a policy drives a simulated robot, step by step.
 
 Every part but the transport is the one that the robot runs: `runtime.policy_loop` from messages to
 chunks, with its noise, joins and holds, and the player's stream and limits from chunks to
@@ -11,23 +11,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
-from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.runtime.inference import Inference
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.runtime.tail import Chunk
-from diffusion_policy_ros.sim.arm import MAX_STEPS, PERIOD_NS
-from diffusion_policy_ros.sim.messages import messages
+from diffusion_policy_ros.sim.stamped import duck_typed
 from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step
 
-SIMULATORS: dict[str, Callable[[Contract, bool], SimulatedRobot]] = {"mini_lift": SimulatedRobot}
-"""Name → what makes the simulated robot of a contract, with cameras or without."""
 START_NS = 1_000_000_000
 """When an episode begins; a stamp of zero is none."""
 
@@ -83,7 +79,7 @@ class ClosedLoop:
             UserError: an observation makes no frame, or the network's output is not finite.
         """
         loop, now_ns = self._loop, self.now_ns
-        for topic, _, msg in messages(robot.obs, now_ns, _duck_typed):
+        for topic, _, msg in robot.messages(now_ns, duck_typed):
             if topic in self.contract.topics:
                 loop.push(topic, msg, now_ns)
         request = loop.due()
@@ -98,12 +94,8 @@ class ClosedLoop:
             cure = "use a contract that fits the simulator, and a policy that was trained"
             raise UserError(loop.last_hold, "simulator", cure)
         step = robot.advance(now_ns)
-        self.now_ns += PERIOD_NS
+        self.now_ns += self.contract.period_ns
         return step
-
-
-def _duck_typed(_: str) -> type[SimpleNamespace]:
-    return SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -132,12 +124,10 @@ def make_simulator(name: str, contract: Contract) -> SimulatedRobot:
     """The simulated robot of a name, with cameras if the contract has images.
 
     Raises:
-        UserError: unknown, or it is not the contract's robot.
+        UserError: unknown, not installed, or not the contract's robot.
     """
-    if name not in SIMULATORS:
-        raise UserError(f"no simulator '{name}'", "--sim", did_you_mean(name, SIMULATORS))
     cameras = any(stream.is_image for stream in contract.observations.values())
-    return SIMULATORS[name](contract, cameras)
+    return SimulatedRobot(contract, cameras, sim=name)
 
 
 OnStep = Callable[[SimulatedRobot, ClosedLoop, Step], None]
@@ -155,7 +145,7 @@ def run_episode(
         on_step: called after every step, for pictures.
     """
     policy.reset(robot, seed)
-    for _ in range(2 * MAX_STEPS):  # one that is never told to move must end, too
+    for _ in range(2 * robot.simulator.max_steps):  # one that is never told to move must end, too
         step = policy.step(robot)
         if on_step is not None:
             on_step(robot, policy, step)

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_policy_ros import simulated_robot
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import open_bag
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import decode, stamp_ns
 from diffusion_policy_ros.observe.history import Frame, History
+from diffusion_policy_ros.sim import lift
 from diffusion_policy_ros.sim.arm import PERIOD_NS
 from diffusion_policy_ros.sim.expert import Expert
+from diffusion_policy_ros.simulated_robot import SimulatedRobot
 
 CAMERAS, STATE = Contract.load("mini_lift"), Contract.load("mini_lift_state")
 
@@ -78,7 +79,7 @@ def test_actions_are_the_experts_clean_ones(state_bags):
     """The first action recorded is what the expert wants at the first observation, without its
     noise.
     """
-    robot = simulated_robot.SimulatedRobot(STATE, cameras=False, expert=True)
+    robot = SimulatedRobot(STATE, cameras=False, expert=True)
     robot.reset(1, 0)
     clean, executed = Expert(1).act(
         robot.obs, robot.obs["robot0_eef_pos"], robot.obs["robot0_eef_quat"]
@@ -126,7 +127,7 @@ class _Stubborn(Expert):
 
 def test_failed_episodes_are_not_kept_but_made_up_for(tmp_path, monkeypatch):
     """A failed episode leaves no bag, is named, and the next seed takes its place."""
-    monkeypatch.setattr(simulated_robot, "Expert", _Stubborn)
+    monkeypatch.setattr(lift, "Expert", _Stubborn)
     recorded = record_demonstrations(STATE, tmp_path, 2)
     assert recorded.failed == [1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["seed_00000", "seed_00002"]
@@ -151,6 +152,6 @@ def test_evaluation_seeds_are_never_demonstrated(tmp_path):
 
 
 def test_a_contract_of_another_robot_is_refused(tmp_path):
-    """The message names the topic that the simulated arm lacks."""
-    with pytest.raises(UserError, match="the simulated arm has no .* on "):
+    """The message says what the simulator cannot be."""
+    with pytest.raises(UserError, match="a field of the action names no state"):
         record_demonstrations(Contract.load("example_arm"), tmp_path, 1)

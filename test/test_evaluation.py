@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_policy_ros import evaluation
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.evaluation import (
@@ -22,7 +21,6 @@ from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 from diffusion_policy_ros.runtime.runner import Runner
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.expert import Expert
-from diffusion_policy_ros.sim.messages import messages
 
 CONTRACT = Contract.load("mini_lift_state")
 SAMPLING = Sampling(num_inference_steps=1, sampler="ddim", replan_steps=1, n_action_steps=8)
@@ -118,12 +116,14 @@ def test_a_thread_makes_the_chunks_that_the_evaluation_makes(robot, join):
         if len(policy.chunk.actions):
             evaluated[policy.chunk.stamp_ns] = policy.chunk.actions
 
-    def record(obs, time_ns, types):
-        heard.append(messages(obs, time_ns, types))
+    made = robot.messages
+
+    def record(time_ns, types):
+        heard.append(made(time_ns, types))
         return heard[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "messages", record)
+        patch.setattr(robot, "messages", record)
         run_episode(robot, flown, 10_000, note)
     now = [START_NS]
     loop = PolicyLoop(
@@ -190,7 +190,7 @@ def test_the_stream_s_limits_act_between_the_robot_s_steps():
     contract, places = Contract.from_text(LIMITED), []
 
     def note(robot, policy, step):
-        places.append(step.set_point.position)
+        places.append(step.set_point["translation"])
 
     flown = dataclasses.replace(expert(), contract=contract)
     with make_simulator("mini_lift", contract) as robot:

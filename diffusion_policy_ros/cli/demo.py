@@ -1,4 +1,4 @@
-"""`diffusion-policy demo`: record, convert, train and run, on a simulated arm, in one command."""
+"""`diffusion-policy demo`: record, convert, train and run, in a simulator, in one command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ EPISODE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo does for one kind of observation; durations as seen on two cores."""
+    """What the demo does in a simulator; durations as seen on two cores."""
 
     contract: str
     recipe: str
@@ -40,11 +40,18 @@ class Plan:
 
 
 PLANS = {
-    "cameras": Plan("mini_lift", "mini_lift", 300, "about half a minute", "about 7 minutes"),
-    "state": Plan(
+    ("mini_lift", "cameras"): Plan(
+        "mini_lift", "mini_lift", 300, "about half a minute", "about 7 minutes"
+    ),
+    ("mini_lift", "state"): Plan(
         "mini_lift_state", "mini_lift_state", 200, "about 15 seconds", "about 2 minutes"
     ),
 }
+OTHERS = {
+    "cameras": Plan("", "mini_lift", 300, "as long as it takes", "about 7 minutes"),
+    "state": Plan("", "small_state", 200, "as long as it takes", "a few minutes"),
+}
+"""Of any other simulator, whose contract has to be given."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,8 +64,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "processes over DDS and runs 20 episodes in real time. Run again, it goes on where it was",
     )
     parser.add_argument(
-        "--state", action="store_true", help="the block's pose instead of cameras: quicker"
+        "--sim",
+        default="mini_lift",
+        help="the simulator: a shipped one, or an entry point (default: %(default)s)",
     )
+    parser.add_argument(
+        "--state", action="store_true", help="things' poses instead of cameras: quicker"
+    )
+    parser.add_argument(
+        "--contract", help="the robot, a name or a file (default: the simulator's own)"
+    )
+    parser.add_argument("--recipe", help="a name or a file (default: the simulator's own)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -83,23 +99,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run every stage; print and write the figures."""
     begun = time.monotonic()
-    plan = PLANS["state" if args.state else "cameras"]
-    out = args.out / ("state" if args.state else "cameras")
+    kind = "state" if args.state else "cameras"
+    out = args.out / ("" if args.sim == "mini_lift" else args.sim.replace("/", "_")) / kind
+    plan = _plan(args, kind)
     _check_parts()
     _check(args, plan)
-    _record(plan, out, args.demonstrations or plan.demonstrations)
+    _record(plan, out, args.demonstrations or plan.demonstrations, args.sim)
     _convert(plan, out)
     checkpoint = _train(plan, out, args.settings)
     chosen = {"engine": args.engine, "dtype": args.dtype}
-    drive = _drive(out, checkpoint, args.episodes, chosen)
+    drive = _drive(plan, args.sim, out, checkpoint, args.episodes, chosen)
     figures = {
         **drive.figures(),
         "seconds_total": round(time.monotonic() - begun, 1),
         "checkpoint": str(checkpoint),
     }
-    _finish(out, figures, drive)
+    _finish(args.sim, out, figures, drive)
     write_json(args.json, figures)
     return 0
+
+
+def _plan(args: argparse.Namespace, kind: str) -> Plan:
+    """What to do; the contract and the recipe that are given, or those of the simulator.
+
+    Raises:
+        UserError: there is no such simulator, or none is shipped for it.
+    """
+    from diffusion_policy_ros.sim.simulator import default_contract, found
+
+    found(args.sim)
+    plan = PLANS.get((args.sim, kind)) or OTHERS[kind]
+    contract = args.contract or plan.contract or default_contract(args.sim, kind == "cameras")
+    return replace(plan, contract=contract, recipe=args.recipe or plan.recipe)
 
 
 def _check(args: argparse.Namespace, plan: Plan) -> None:
@@ -130,17 +161,16 @@ def _try_engine(plan: Plan, recipe: Recipe, args: argparse.Namespace) -> None:
 
 def _check_parts() -> None:
     """Fail now rather than after ten minutes of training."""
-    for module, extra in (("mujoco", "sim"), ("rclpy", "ros")):
-        if importlib.util.find_spec(module) is None:
-            cure = f"pip install -e '.[{extra}]', or run `make demo`"
-            raise UserError(f"the demo needs {module}", "demo", cure)
+    if importlib.util.find_spec("rclpy") is None:
+        cure = "pip install -e '.[ros]', or run `make demo`"
+        raise UserError("the demo needs rclpy", "demo", cure)
 
 
 def _say(stage: int, what: str, how_long: str) -> None:
     print(f"[{stage}/5] {what} ({how_long})", flush=True)
 
 
-def _record(plan: Plan, out: Path, count: int) -> None:
+def _record(plan: Plan, out: Path, count: int, sim: str) -> None:
     from diffusion_policy_ros.contract import Contract
     from diffusion_policy_ros.demonstrations import Recorded, record_demonstrations
 
@@ -156,7 +186,7 @@ def _record(plan: Plan, out: Path, count: int) -> None:
 
         contract = Contract.load(plan.contract)
         jobs = os.cpu_count() or 1
-        record_demonstrations(contract, out / "bags", count, jobs=jobs, progress=show)
+        record_demonstrations(contract, out / "bags", count, sim=sim, jobs=jobs, progress=show)
 
 
 def _bar(total: int, unit: str) -> Any:
@@ -209,20 +239,29 @@ def _milliseconds(text: str | None) -> float:
     return float("nan") if text in (None, "-") else float(text or 0)
 
 
-def _drive(out: Path, checkpoint: Path, episodes: int, chosen: Mapping[str, str | None]) -> Drive:
+def _drive(
+    plan: Plan,
+    sim: str,
+    out: Path,
+    checkpoint: Path,
+    episodes: int,
+    chosen: Mapping[str, str | None],
+) -> Drive:
     _say(
         4,
-        f"driving the arm over DDS, {counted(episodes, 'unseen episode')} in real time",
+        f"driving it over DDS, {counted(episodes, 'unseen episode')} in real time",
         "about 4 seconds each",
     )
     # The demo's networks are small: a second thread costs more than it gives beside a simulator.
     node = {"checkpoint": checkpoint, "threads": 1}
     node |= {name: value for name, value in chosen.items() if value}
     arm = {
+        "sim": sim,
+        "contract": plan.contract,
         "auto_reset": True,
         "episodes": episodes,
         "first_seed": FIRST_UNSEEN_SEED,
-        "gif": out / "rollout.gif",
+        "gif": out / "rollout.gif" if _has_pictures(sim) else "",
         "gif_episodes": 3,
         "cameras": out.name == "cameras",
     }
@@ -233,6 +272,12 @@ def _drive(out: Path, checkpoint: Path, episodes: int, chosen: Mapping[str, str 
         _node("sim_robot", out, environment, arm) as robot,
     ):
         return _listen(monitor, [policy, robot], episodes)
+
+
+def _has_pictures(sim: str) -> bool:
+    from diffusion_policy_ros.sim.simulator import found
+
+    return bool(getattr(found(sim), "cameras", ()))
 
 
 @contextmanager
@@ -295,7 +340,7 @@ def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
 
 def _show(drive: Drive, episodes: int) -> None:
     last, won = drive.episodes[-1], sum(e["success"] for e in drive.episodes)
-    outcome = "lifted" if last["success"] else "not lifted"
+    outcome = "success" if last["success"] else "no success"
     print(
         f"      episode {len(drive.episodes)}/{episodes} (seed {last['seed']}): {outcome} after "
         f"{counted(last['steps'], 'step')}; {won} succeeded",
@@ -303,11 +348,11 @@ def _show(drive: Drive, episodes: int) -> None:
     )
 
 
-def _finish(out: Path, figures: dict[str, Any], drive: Drive) -> None:
+def _finish(sim: str, out: Path, figures: dict[str, Any], drive: Drive) -> None:
     from diffusion_policy_ros.report.html import Page
 
     _say(5, "writing the report", "a moment")
-    page = Page("Diffusion Policy demo: lift the block")
+    page = Page(f"Diffusion Policy demo: {sim}")
     page.facts(figures)
     page.picture(out / "rollout.gif", "Closed loop over DDS; the predicted chunk is drawn in")
     page.heading("Training")
@@ -318,7 +363,8 @@ def _finish(out: Path, figures: dict[str, Any], drive: Drive) -> None:
     page.heading("The policy node's last diagnostics")
     page.facts(drive.policy)
     page.heading("Go on")
-    page.code(f"diffusion-policy eval {figures['checkpoint']} --episodes 100")
+    chosen = "" if sim == "mini_lift" else f" --sim {sim}"
+    page.code(f"diffusion-policy eval {figures['checkpoint']}{chosen} --episodes 100")
     page.code(f"policy_node --ros-args -p checkpoint:={figures['checkpoint']}")
     page.save(out / "report.html")
     episodes = counted(figures["episodes"], "episode")

@@ -1,15 +1,15 @@
-"""The simulated arm as a ROS 2 robot: `sim_robot --ros-args -p auto_reset:=true`.
+"""A simulator as a ROS 2 robot: `sim_robot --ros-args -p sim:=mini_lift -p auto_reset:=true`.
 
-Publishes cameras, poses and joint states at 20 Hz and plays the policy's chunks. Its clock is the
-system's, somebody's `/clock`, or its own, which it then publishes (`publish_clock`), faster or
+Publishes what the simulator observes, at its own rate, and plays the policy's chunks. Its clock is
+the system's, somebody's `/clock`, or its own, which it then publishes (`publish_clock`), faster or
 slower than real time.
 
-Topics: those of `sim.messages.TOPICS`, `/eef_command` where the expert leads, `~/episode` with one
-line of JSON an episode. Service `~/reset` begins the episode of parameter `seed`. Between two
-episodes it is silent for a quarter of a second: the arm jumps, and no window may span that.
+Topics: the simulator's, its command's where the expert leads, `~/episode` with one line of JSON
+an episode. Service `~/reset` begins the episode of parameter `seed`. Between two episodes it is
+silent for five frames: the robot jumps, and no window may span that.
 
 With `follow:=/action_player` it is told what to do by an action player, as a robot's controller
-is. A reset moves the arm by hand: call the player's `~/hand_over` before it, `~/resume` after it.
+is. A reset moves the robot by hand: call the player's `~/hand_over` before it, `~/resume` after.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from geometry_msgs.msg import PoseStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -28,7 +26,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock as ClockMessage
-from std_msgs.msg import Float64MultiArray, String
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -39,32 +37,26 @@ from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class
 from diffusion_policy_ros.ros.parameters import check_overrides, declare
 from diffusion_policy_ros.ros.processes import run
-from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, PERIOD_NS
+from diffusion_policy_ros.ros.set_points import FollowedPlayer
 from diffusion_policy_ros.sim.grid import FrameGrid
-from diffusion_policy_ros.sim.messages import (
-    COMMAND_TOPIC,
-    TOPICS,
-    TRAJECTORY,
-    Stamped,
-    command_message,
-    messages,
-    ros_array,
-)
-from diffusion_policy_ros.simulated_robot import ArmCommand, EpisodeResult, SimulatedRobot, Step
+from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED, SetPoint, default_contract
+from diffusion_policy_ros.sim.stamped import IMAGE, TRAJECTORY, Stamped, ros_array
+from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step
 
-SILENCE_NS = 5 * PERIOD_NS
+SILENT_PERIODS = 5
 CLOCK_START_NS = 1_000_000_000  # zero means "no time yet" to ROS
 CLOCK_PARTS = (10, 5, 2, 1)
 CLOCK_HZ = 100.0
 ACKNOWLEDGED_S = 2.0
 EPISODES_KEPT = 1000  # for who subscribes late
-GIF_CAMERA, GIF_SIZE, GIF_EVERY = "overview", 240, 2
+GIF_SIZE, GIF_HZ = 240, 10.0
 
 
 @dataclass(frozen=True)
 class Settings:
     """The node's parameters that do not change; `declare_settings` has their descriptions."""
 
+    sim: str
     contract: str
     action_topic: str
     follow: str
@@ -85,12 +77,13 @@ def declare_settings(node: Node) -> Settings:
     add = functools.partial(declare, node)
     add("seed", -1, "episode that ~/reset begins; -1: the next", low=-1, high=2**31 - 1, live=True)
     return Settings(
-        contract=add("contract", "", "contract (name or file); empty: mini_lift, or _state"),
+        sim=add("sim", "mini_lift", "the simulator: a shipped one, or an entry point"),
+        contract=add("contract", "", "contract (name or file); empty: the simulator's own"),
         action_topic=add("action_topic", "policy_node/action_chunk", "chunks to play"),
         follow=add(
             "follow", "", "an action player, as /action_player: its set-points in place of chunks"
         ),
-        cameras=add("cameras", True, "render and publish the two cameras"),
+        cameras=add("cameras", True, "render and publish cameras"),
         expert=add("expert", False, "let the scripted expert lead and publish its commands"),
         publish_clock=add("publish_clock", False, "be the source of /clock"),
         speed=add("speed", 1.0, "simulated s in one real s", low=0.01, high=50.0),
@@ -106,7 +99,7 @@ def declare_settings(node: Node) -> Settings:
 
 
 class SimRobot(Node):
-    """The simulated arm's clock, topics and service; what it does is in `simulated_robot.py`.
+    """A simulator's clock, topics and service; what it does is in `simulated_robot.py`.
 
     Attributes:
         finished: done when the wanted number of episodes is over.
@@ -125,12 +118,14 @@ class SimRobot(Node):
         for name in ("results", "gif"):
             if (path := getattr(settings, name)) and Path(path).is_dir():
                 raise UserError("is a folder", f"parameter {name}: {path}", "give a file's name")
-        shipped = "mini_lift" if settings.cameras else "mini_lift_state"
-        contract = Contract.load(settings.contract or shipped)
-        self._robot = SimulatedRobot(contract, settings.cameras, settings.expert)
+        contract = Contract.load(
+            settings.contract or default_contract(settings.sim, settings.cameras)
+        )
+        how = (settings.cameras, settings.expert, settings.sim)
+        self._robot, self._period_ns = SimulatedRobot(contract, *how), contract.period_ns
         self.finished: Future[bool] = Future()
         self._episodes = 0
-        self._gif = RolloutGif(settings.gif) if settings.gif else None
+        self._gif = self._begin_gif() if settings.gif else None
         first = 0 if settings.expert else FIRST_EVALUATION_SEED
         self._next_seed: int | None = first if settings.first_seed < 0 else settings.first_seed
         self._last_ns: int | None = None
@@ -138,7 +133,7 @@ class SimRobot(Node):
         self._connect()
         self._start_clock()
         self.get_logger().info(
-            f"simulated arm, contract {contract.name}: first seed {self._next_seed}"
+            f"simulator {settings.sim}, contract {contract.name}: first seed {self._next_seed}"
         )
 
     def close(self) -> None:
@@ -148,15 +143,17 @@ class SimRobot(Node):
 
     def _warm_up(self) -> None:
         """Make what rendering needs now: it takes a second, which no frame has to spare."""
-        self._robot.arm.observe()
+        assert self._next_seed is not None
+        self._robot.simulator.reset(self._next_seed)
         if self._gif is not None:
-            self._robot.arm.render(GIF_CAMERA, GIF_SIZE, GIF_SIZE)
+            self._robot.simulator.render(*self._view)
 
     def _connect(self) -> None:
         """Make publishers, the subscription and the service."""
-        offered = {topic: name for topic, name in TOPICS.items() if self._offers(name)}
+        simulator = self._robot.simulator
+        offered = {topic: name for topic, name in simulator.topics.items() if self._offers(name)}
         if self._settings.expert:
-            offered[COMMAND_TOPIC] = TRAJECTORY
+            offered[simulator.command_topic] = TRAJECTORY
         self._outputs: dict[str, Publisher] = {
             topic: self.create_publisher(message_class(name), topic, 10)
             for topic, name in offered.items()
@@ -164,14 +161,16 @@ class SimRobot(Node):
         latched = QoSProfile(depth=EPISODES_KEPT, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._episode = self.create_publisher(String, "~/episode", latched)
         if self._settings.follow:
-            self._follow(self._settings.follow)
+            self._player = FollowedPlayer(
+                self, self._settings.follow, self._robot.contract, self._on_set_point
+            )
         else:
             topic = self._settings.action_topic
             self.create_subscription(JointTrajectory, topic, self._on_chunk, 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
     def _offers(self, type_name: str) -> bool:
-        return self._settings.cameras or type_name != "sensor_msgs/msg/Image"
+        return self._settings.cameras or type_name != IMAGE
 
     # ------------------------------------------------------------------------------------ time
 
@@ -180,8 +179,10 @@ class SimRobot(Node):
         if not self._settings.publish_clock:
             self._follow_clock()
             return
-        fine = CLOCK_HZ * PERIOD_NS / 1e9 / self._settings.speed
-        self._clock_step_ns = PERIOD_NS // next(n for n in CLOCK_PARTS if n <= fine or n == 1)
+        fine = CLOCK_HZ * self._period_ns / 1e9 / self._settings.speed
+        self._clock_step_ns = self._period_ns // next(
+            n for n in CLOCK_PARTS if n <= fine or n == 1
+        )
         self._clock_ns = CLOCK_START_NS
         self._clock_topic = self.create_publisher(ClockMessage, "/clock", 10)
         wall_s = self._clock_step_ns / 1e9 / self._settings.speed
@@ -190,12 +191,12 @@ class SimRobot(Node):
 
     def _follow_clock(self) -> None:
         if self.get_parameter("use_sim_time").value:
-            self._grid = FrameGrid(PERIOD_NS)
+            self._grid = FrameGrid(self._period_ns)
             self.create_timer(1 / CLOCK_HZ, self._on_timer)
         else:
-            self._grid = FrameGrid(PERIOD_NS, early_ns=PERIOD_NS // 2)
+            self._grid = FrameGrid(self._period_ns, early_ns=self._period_ns // 2)
             steady = Clock(clock_type=ClockType.STEADY_TIME)
-            self.create_timer(PERIOD_NS / 1e9, self._on_timer, clock=steady)
+            self.create_timer(self._period_ns / 1e9, self._on_timer, clock=steady)
 
     def _on_timer(self) -> None:
         for stamp_ns in self._grid.stamps(self.get_clock().now().nanoseconds):
@@ -203,7 +204,7 @@ class SimRobot(Node):
 
     def _on_clock(self) -> None:
         self._clock_topic.publish(ClockMessage(clock=time_msg(self._clock_ns)))
-        if self._clock_ns % PERIOD_NS == 0:
+        if (self._clock_ns - CLOCK_START_NS) % self._period_ns < self._clock_step_ns:
             self._frame(self._clock_ns)
         self._clock_ns += self._clock_step_ns
 
@@ -218,18 +219,21 @@ class SimRobot(Node):
             return
         self._last_ns = stamp_ns
         # Cameras last: when the anchor arrives, the rest is there and the frame need not wait.
-        self._publish(*reversed(messages(self._robot.obs, stamp_ns, message_class, ros_array)))
+        how = (stamp_ns, message_class, ros_array)
+        self._publish(*reversed(self._robot.messages(*how)))
         step = self._robot.advance(stamp_ns)
         if step.command is not None:
-            names = self._robot.contract.action_names
-            self._publish(command_message(step.command, stamp_ns, names, message_class, ros_array))
+            self._publish(self._robot.command_message(step.command, *how))
         self._picture(step, stamp_ns)
         if step.result is not None:
             self._over(step.result)
 
     def _begun(self, seed: int, stamp_ns: int) -> bool:
         """Begin the next episode once the silence before it has passed."""
-        if self._last_ns is not None and stamp_ns - self._last_ns < SILENCE_NS:
+        if (
+            self._last_ns is not None
+            and stamp_ns - self._last_ns < SILENT_PERIODS * self._period_ns
+        ):
             return False
         cut_short = self._robot.reset(seed, stamp_ns)
         self._next_seed = None
@@ -252,25 +256,9 @@ class SimRobot(Node):
         if reason:
             self.get_logger().warning(f"chunk not played: {reason}", throttle_duration_sec=1.0)
 
-    def _follow(self, player: str) -> None:
-        """Be told what an action player publishes, as a robot's controller is."""
-        self._gripper: float | None = None
-        self.create_subscription(Float64MultiArray, f"{player}/gripper", self._on_gripper, 10)
-        self.create_subscription(PoseStamped, f"{player}/pose", self._on_pose, 10)
-
-    def _on_gripper(self, message: Float64MultiArray) -> None:
-        self._gripper = message.data[0]
-
-    def _on_pose(self, message: PoseStamped) -> None:
-        if self._robot.seed is None:
-            return
-        position, turn = message.pose.position, message.pose.orientation
-        told = ArmCommand(
-            position=np.array([position.x, position.y, position.z]),
-            quaternion=np.array([turn.x, turn.y, turn.z, turn.w]),
-            gripper=self._gripper,
-        )
-        self._robot.follow(told)
+    def _on_set_point(self, told: SetPoint) -> None:
+        if self._robot.seed is not None:
+            self._robot.follow(told)
 
     # -------------------------------------------------------------------------------- episodes
 
@@ -304,15 +292,24 @@ class SimRobot(Node):
 
     # ------------------------------------------------------------------------------------- GIF
 
+    def _begin_gif(self) -> RolloutGif:
+        cameras = self._robot.simulator.cameras
+        if not cameras:
+            what = f"{self._settings.sim} has no pictures"
+            raise UserError(what, "parameter gif", "leave it empty")
+        self._view = (cameras[0], GIF_SIZE, GIF_SIZE)
+        self._gif_every = max(1, round(self._robot.contract.rate_hz / GIF_HZ))
+        return RolloutGif(self._settings.gif, round(1e-6 * self._gif_every * self._period_ns))
+
     def _picture(self, step: Step, stamp_ns: int) -> None:
-        """Every other step's picture of the first episodes."""
-        arm = self._robot.arm
-        if self._gif is None or arm.steps % GIF_EVERY or self._robot.waiting:
+        """Ten pictures a second of the first episodes."""
+        simulator = self._robot.simulator
+        if self._gif is None or simulator.steps % self._gif_every or self._robot.waiting:
             return
-        size = (GIF_CAMERA, GIF_SIZE, GIF_SIZE)
-        points = arm.project(self._robot.planned(stamp_ns), *size)
-        state = "success" if arm.success else step.set_point.holding
-        self._gif.add(arm.render(*size), points, f"{arm.time_ns / 1e9:4.1f} s  {state}".strip())
+        points = simulator.project(self._robot.planned(stamp_ns), *self._view)
+        state = "success" if simulator.success else step.holding
+        seconds = simulator.steps * self._period_ns / 1e9
+        self._gif.add(simulator.render(*self._view), points, f"{seconds:4.1f} s  {state}".strip())
 
     def _save_gif(self) -> None:
         gif, self._gif = self._gif, None

@@ -1,7 +1,7 @@
 """The simulated robot: reset to a seeded episode of the lift task, step at 20 Hz, observe.
 
 The task never changes: a block on a table is to be lifted. Every episode follows from its seed
-alone. Seeds below `FIRST_EVALUATION_SEED` are for training, the others for evaluation.
+alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ IMAGE_CAMERAS = {
 MAX_STEPS = 200
 LIFT_HEIGHT = 0.10
 LIFT_STEPS = 5
-FIRST_EVALUATION_SEED = 10_000
 BLOCK_RANGE = 0.10
 GRIPPER_LOW = np.array([-0.12, -0.10, 0.15])
 GRIPPER_HIGH = np.array([0.00, 0.10, 0.25])

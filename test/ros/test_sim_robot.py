@@ -262,7 +262,7 @@ def test_episodes_follow_each_other_and_end(domain, tmp_path):
     [
         ({"speed": 2.0}, "speed 2 without a clock; set publish_clock:=true"),
         ({"contract": "nowhere"}, "nowhere: no such contract"),
-        ({"contract": "example_arm"}, "the simulated arm has no"),
+        ({"contract": "example_arm"}, "a field of the action names no state"),
         ({"speed": 99.0, "publish_clock": True}, "parameter speed"),
         ({"results": "/"}, "parameter results: /: is a folder"),
     ],

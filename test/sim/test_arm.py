@@ -14,7 +14,8 @@ if find_spec("mujoco") is None:  # not importorskip: the package chooses OpenGL 
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.sim import opengl
-from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, MAX_STEPS, SimArm
+from diffusion_policy_ros.sim.arm import MAX_STEPS, SimArm
+from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
 
 IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
 can_render = pytest.mark.skipif(

@@ -9,8 +9,9 @@ from scipy.spatial.transform import Rotation
 if find_spec("mujoco") is None:  # not importorskip: the package chooses OpenGL before it imports
     pytest.skip("mujoco is missing: pip install -e '.[sim]'", allow_module_level=True)
 
-from diffusion_policy_ros.sim.arm import FIRST_EVALUATION_SEED, SimArm
+from diffusion_policy_ros.sim.arm import SimArm
 from diffusion_policy_ros.sim.expert import MAX_ROTATION, MAX_TRANSLATION, Expert
+from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
 
 
 @pytest.fixture(scope="module")
