@@ -28,6 +28,7 @@ VERBS = {
     "inspect": "inspect",
     "convert": "convert",
     "import": "import_",
+    "data": "data",
     "describe": "describe",
     "weights": "weights",
     "train": "train",

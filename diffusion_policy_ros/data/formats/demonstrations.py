@@ -119,3 +119,10 @@ class Written:
     frames: int
     images: int = 0
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def said(self) -> str:
+        """What there is, in lines."""
+        images = f", {self.images} pictures read back and counted" if self.images else ""
+        lines = [f"{self.out} holds {self.episodes} episodes, {self.frames} frames{images}"]
+        return "\n".join([*lines, *self.notes])

@@ -17,6 +17,8 @@ from diffusion_policy_ros.data.formats.demonstrations import (
     Choice,
     Column,
     Demonstration,
+    Writing,
+    Written,
 )
 from diffusion_policy_ros.data.formats.lerobot_layout import (
     OWN,
@@ -208,3 +210,10 @@ def read(path: str | Path, choice: Choice) -> LeRobot:
         UserError: it is missing, damaged or of another version; or a choice leaves nothing.
     """
     return LeRobot(path, choice)
+
+
+def write(dataset: str | Path, out: str | Path, options: Writing) -> Written:
+    """Write a dataset of ours as v3.0; see `lerobot_write.write`."""
+    from diffusion_policy_ros.data.formats import lerobot_write
+
+    return lerobot_write.write(dataset, out, options)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.data.formats.demonstrations import Column
-from diffusion_policy_ros.data.formats.naming import field_names, plain, stream_names
+from diffusion_policy_ros.data.formats.naming import action_names, observed_names, plain
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean, names_said
 from diffusion_policy_ros.policy.rotations import TO_QUATERNION
@@ -131,6 +131,7 @@ class _Finder:
         self.found: dict[str, Source] = {}
         self.problems: list[UserError] = []
         self._fields = {f"{ACTION}.{part.name}": part for part in contract.action.fields}
+        self._names, self._parts = observed_names(contract), action_names(contract)
         elements = [
             (name, place, element)
             for name, column in columns.items()
@@ -206,7 +207,7 @@ class _Finder:
 
     def _picture(self, key: str, stream: Stream) -> Source | UserError:
         pictures = [name for name, column in self.columns.items() if column.is_image]
-        fitting = [n for n in pictures if n == key] or [
+        fitting = [n for n in pictures if n in (key, f"observation.images.{key}")] or [
             n for n in pictures if plain(n) == plain(key)
         ]
         if len(fitting) == 1:
@@ -220,7 +221,7 @@ class _Finder:
     def _vector(self, key: str, stream: Stream) -> Source | UserError:
         # A bare joint's name is its position.
         joints = stream.names if stream.quantity == "joint_position" else ()
-        by_name = self._by_names(stream_names(key, stream), joints, self._observed)
+        by_name = self._by_names(self._names[key], joints, self._observed)
         if by_name is not None:
             return by_name
         vectors = {
@@ -237,7 +238,7 @@ class _Finder:
         if source := self._by_place(stream, vectors):
             return source
         names = [element for _, _, element in self._observed] or list(vectors)
-        missing = [n for n in stream_names(key, stream) if n not in names]
+        missing = [n for n in self._names[key] if n not in names]
         what = (
             f"{key} is not there: no {names_said(missing)} among {names_said(names) or 'nothing'}"
         )
@@ -279,8 +280,7 @@ class _Finder:
             return self.found[ACTION]
         if self.action_given:
             return self._of_fields()
-        parts = self.contract.action.fields
-        names = [name for part in parts for name in field_names(self.contract, part)]
+        names = [name for own in self._parts.values() for name in own]
         joints = self.contract.action_names
         by_name = self._by_names(names, joints, self._commanded)
         if by_name is not None:
@@ -314,8 +314,7 @@ class _Finder:
         for name, part in self._fields.items():
             source = self.found.get(name)
             if source is None:
-                names = field_names(self.contract, part)
-                source = self._by_names(names, (), self._commanded)
+                source = self._by_names(self._parts[part.name], (), self._commanded)
             if source is None:
                 cure = f"say where it is: --map {name}=COLUMN[0:{part.size}]"
                 self.problems.append(UserError(f"{name} is not there", "", cure))

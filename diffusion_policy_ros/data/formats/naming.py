@@ -7,6 +7,8 @@ a dataset is exported and looked for when one is imported.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from diffusion_policy_ros.contract import ActionField, Contract, Stream
 
 XYZ = ("x", "y", "z")
@@ -47,6 +49,34 @@ UNITS = {
     "binary": "-1 open, +1 closed",
 }
 """Kind of an action field → what its numbers are."""
+
+
+def observed_names(contract: Contract) -> dict[str, list[str]]:
+    """Key → one name an element of each observed vector; no name stands twice."""
+    vectors = {key: s for key, s in contract.observations.items() if not s.is_image}
+    return _apart({key: stream_names(key, stream) for key, stream in vectors.items()})
+
+
+def camera_names(contract: Contract) -> dict[str, str]:
+    """Key → LeRobot's feature of each camera."""
+    keys = [key for key, stream in contract.observations.items() if stream.is_image]
+    often = Counter(map(plain, keys))
+    return {k: f"observation.images.{plain(k) if often[plain(k)] == 1 else k}" for k in keys}
+
+
+def action_names(contract: Contract) -> dict[str, list[str]]:
+    """Field → one name an element of the action; no name stands twice."""
+    fields = contract.action.fields
+    return _apart({part.name: field_names(contract, part) for part in fields})
+
+
+def _apart(names: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same, with the key before what stands under another key, too."""
+    often = Counter(name for own in names.values() for name in own)
+    return {
+        key: [name if often[name] == 1 else f"{key}.{name}" for name in own]
+        for key, own in names.items()
+    }
 
 
 def stream_names(key: str, stream: Stream) -> list[str]:

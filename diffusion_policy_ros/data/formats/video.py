@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffusion_policy_ros.data.formats import needed
 from diffusion_policy_ros.errors import UserError
@@ -79,3 +83,52 @@ class Film:
 
 
 _AGAIN = "get the dataset again"
+
+
+CODECS: dict[str, tuple[str, dict[str, str]]] = {
+    "av1": ("libsvtav1", {"g": "2", "crf": "24", "preset": "12"}),
+    "h264": ("libx264", {"g": "2", "crf": "17", "bf": "0", "preset": "veryfast"}),
+}
+"""Name → PyAV's encoder and its settings: each second picture is whole, so that any is near."""
+
+
+def encode(file: Path, pictures: Iterable[Array], fps: int, codec: str, threads: int) -> int:
+    """Write pictures as a video, picture k at k / fps.
+
+    Args:
+        file: an mp4.
+        pictures: uint8 (height, width, 3) each, of even height and width.
+        fps: pictures a second.
+        codec: a key of `CODECS`.
+        threads: that the encoder may use.
+
+    Returns:
+        How many there are.
+    """
+    av, (name, options) = needed("av", "lerobot"), CODECS[codec]
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes its settings to stderr otherwise
+    count = 0
+    with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
+        stream = None
+        for picture in pictures:
+            if stream is None:
+                stream = container.add_stream(name, rate=fps, options=options)
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, fps)
+                stream.codec_context.thread_count = threads
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = count, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+            count += 1
+        if stream is not None:
+            container.mux(stream.encode())
+    return count
+
+
+def times_of(file: Path) -> list[float]:
+    """When the pictures of a video are shown, s, without decoding them; in order of time."""
+    av = needed("av", "lerobot")
+    with av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        packets = (packet for packet in container.demux(stream) if packet.pts is not None)
+        return sorted(float(packet.pts * stream.time_base) for packet in packets)
