@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.errors import UserError, did_you_mean, first_line
 from diffusion_policy_ros.interop.foreign import Camera, Foreign, Vector
 from diffusion_policy_ros.interop.official import (
     DUMMY,
@@ -118,22 +118,28 @@ def read_original(path: Path) -> Foreign:
             expressed here.
     """
     with TorchFile(path) as file:
-        config = _config(file, path)
-        policy, where = config["policy"], str(path)
-        kind, given = _kind(policy, where)
-        use_ema = bool(config.get("training", {}).get("use_ema"))
-        name = "ema_model" if use_ema else "model"
-        state = _state(file, name, where)
-        reading = _Reading(kind, given, state, config, where)
-        return Foreign(
-            "diffusion_policy of Chi et al. 2023" + (", EMA weights" if use_ema else ""),
-            reading.settings(),
-            tuple(reading.observations()),
-            reading.vector("action"),
-            reading.denoiser(),
-            (path,),
-            tuple(reading.remarks()),
-        )
+        try:
+            return _read(file, path)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            what = f"its configuration is not laid out as diffusion_policy's: {first_line(error)}"
+            raise UserError(what, str(path), _CURE) from None
+
+
+def _read(file: TorchFile, path: Path) -> Foreign:
+    config, where = _config(file, path), str(path)
+    kind, given = _kind(config["policy"], where)
+    use_ema = bool(config.get("training", {}).get("use_ema"))
+    state = _state(file, "ema_model" if use_ema else "model", where)
+    reading = _Reading(kind, given, state, config, where)
+    return Foreign(
+        "diffusion_policy of Chi et al. 2023" + (", EMA weights" if use_ema else ""),
+        reading.settings(),
+        tuple(reading.observations()),
+        reading.vector("action"),
+        reading.denoiser(),
+        (path,),
+        tuple(reading.remarks()),
+    )
 
 
 # --- Configuration -------------------------------------------------------------------------------
@@ -290,7 +296,7 @@ class _Reading:
             target = str(told.pop("_target_", "")).rpartition(".")[2]
             if target != name:
                 raise UserError(f"network '{target}' is unknown", self.where, f"use {name}")
-        return arguments(name, told, defaults)
+        return arguments(f"{self.where}: {name}", told, defaults)
 
     def denoiser(self) -> dict[str, Tensor]:
         """The network's weights under our names."""
