@@ -90,10 +90,11 @@ def describe_bag(bag: Bag, topics: dict[str, Topic]) -> Iterator[str]:
     yield f"bag       {bag.path}"
     yield f"holds     {messages} messages on {len(topics)} topics, {duration:.1f} s"
     contract = "the contract it was recorded with" if "contract" in bag.metadata else ""
-    noted = [f"{k}: {v}" for k, v in bag.metadata.items() if k != "contract" and len(v) < 80]
+    told = {k: v for k, v in bag.metadata.items() if k not in ("contract", "remarks")}
+    noted = [f"{k}: {v}" for k, v in told.items() if len(v) < 80]
     if contract or noted:
         yield f"noted     {', '.join([contract] * bool(contract) + noted)}"
-    yield from (f"note      {note}" for note in bag.notes)
+    yield from (f"note      {note}" for note in (*bag.notes, *bag.remarks))
     yield ""
     yield from table(TOPIC_HEADS, [topic_row(topic) for topic in topics.values()])
     remarks = [f"  {t.name}: {remark}" for t in topics.values() for remark in t.remarks()]

@@ -25,6 +25,7 @@ from diffusion_policy_ros.errors import UserError
 VERBS = {
     "doctor": "doctor",
     "contract": "contract",
+    "record": "record",
     "inspect": "inspect",
     "convert": "convert",
     "import": "import_",

@@ -112,6 +112,12 @@ class Bag:
         types = {source.topic: source.type for source in reversed(sources)}
         self.topics = {topic: (types[topic], counts[topic]) for topic in sorted(types)}
 
+    @property
+    def remarks(self) -> list[str]:
+        """What its recorder found odd, such as two nodes that commanded."""
+        said = self.metadata.get("remarks", "")
+        return [f"noted by its recorder: {said}"] if said else []
+
     def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
         """The messages of some topics, of all by default, in order of log time.
 

@@ -73,7 +73,7 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
     try:
         name_types_of(contract)
         bag = open_bag(path)
-        report.notes = list(bag.notes)
+        report.notes = [*bag.notes, *bag.remarks]
         report.success = _success(bag)
         if options.skip_failed and report.success is False:
             raise UserError("its recorder noted that the episode failed")

@@ -20,6 +20,8 @@ from diffusion_policy_ros.strict_yaml import Problem
 NAME_IT = "name its .msg file as definition: in the contract"
 BASE, NAME, ARRAY = 1, 2, 3
 """Kinds of fields, as rosbags numbers them; 4 are sequences."""
+NO_SCHEMA = Schema("", "", "")
+"""Of messages that do not come from a bag."""
 _NAMED: dict[str, str] = {}
 """Type → its definition, of types that nobody else defines."""
 
@@ -75,6 +77,11 @@ def name_types_of(contract: Contract) -> None:
             except (OSError, UnicodeDecodeError):
                 what = f"the definition of {stream.type} cannot be read"
                 raise UserError(what, stream.definition, "give its .msg file") from None
+
+
+def is_known(name: str) -> bool:
+    """Whether a type's definition is known, without a bag that has it."""
+    return name in _known(name).fielddefs
 
 
 def message_types(name: str) -> Callable[..., Any]:
@@ -135,11 +142,12 @@ def maker(type_name: str, definition: Schema) -> Callable[[memoryview], Serializ
             what = f"{len(raw)} bytes are no {type_name} ({error})"
             raise UserError(what, "", "the bag is damaged") from None
 
-    kind = StampedMessage if _is_stamped(type_name, definition) else SerializedMessage
+    kind = StampedMessage if is_stamped(type_name, definition) else SerializedMessage
     return functools.partial(kind, decode)
 
 
-def _is_stamped(type_name: str, definition: Schema) -> bool:
+def is_stamped(type_name: str, definition: Schema = NO_SCHEMA) -> bool:
+    """Whether a type's messages begin with a header."""
     if definition.encoding == "ros2msg" and definition.text:
         lines = (line.partition("#")[0].split() for line in definition.text.splitlines())
         first = next((words for words in lines if words and "=" not in "".join(words)), [""])

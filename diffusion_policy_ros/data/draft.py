@@ -51,7 +51,9 @@ def draft(bag: Path, topics: dict[str, Topic]) -> str:
     left_out: list[str] = []
     late = _of_another_clock(topics)
     for topic in topics.values():
-        found, why = ({}, "by its name a command") if _is_command(topic) else _streams(topic, late)
+        found, why = (
+            ({}, "by its name a command") if is_command(topic.name) else _streams(topic, late)
+        )
         left_out += [] if found else [f"{topic.name} ({topic.type}): {why}"]
         for key, stream in found.items():
             streams[_unused(key, streams)] = stream
@@ -206,7 +208,7 @@ def _action(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> Ite
     yield from (f"    - {_flow(stream)}" for stream in record)
     yield from _advice([field["kind"] for field in fields])
     for topic in topics.values():
-        if _is_command(topic) and not record:
+        if is_command(topic.name) and not record:
             yield f"  # or recorded commands, see example_arm.yaml: {topic.name} ({topic.type})"
 
 
@@ -236,7 +238,7 @@ def _derived(streams: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def _commanded(topics: dict[str, Topic], fields: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The recorded streams of commands that need no state; their fields are added."""
     for topic in topics.values():
-        if not _is_command(topic) or topic.first is None:
+        if not is_command(topic.name) or topic.first is None:
             continue
         base, name = {"topic": topic.name, "type": topic.type}, _slug(topic.name)
         if topic.type in ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"):
@@ -277,8 +279,9 @@ def _rate(rate_hz: float) -> float:
     return round(max(0.1, whole / max(1, math.ceil(whole / FASTEST_HZ))), 3)
 
 
-def _is_command(topic: Topic) -> bool:
-    return any(word in topic.name.lower() for word in COMMAND_WORDS)
+def is_command(topic: str) -> bool:
+    """Whether a topic is commands by its name."""
+    return any(word in topic.lower() for word in COMMAND_WORDS)
 
 
 def _aside(stream: dict[str, Any], topic: Topic) -> str:

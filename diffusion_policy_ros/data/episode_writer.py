@@ -18,6 +18,8 @@ from diffusion_policy_ros.observe.serialized import StampedMessage
 
 GAP = 1.5
 """Median intervals without a message that count as a gap."""
+SILENT_S = 1.0
+"""A stream that ends this much before the others do has died."""
 WAITING_BYTES = 512 << 20
 """What may wait for the disk; beyond it messages are lost, counted and named."""
 
@@ -53,10 +55,12 @@ class TopicReport:
 
     Attributes:
         times_ns: of its messages: their stamps, or when they arrived where these are zero or none.
+        last_ns: when the last one arrived.
         unreadable: messages without the header that their type begins with; recorded as they came.
     """
 
     times_ns: list[int] = field(default_factory=list)
+    last_ns: int = 0
     unreadable: int = 0
 
     @property
@@ -70,6 +74,11 @@ class TopicReport:
         """Intervals of more than one and a half median ones, s."""
         intervals = np.diff(self.times_ns) / 1e9
         return [float(x) for x in intervals if x > GAP * np.median(intervals)]
+
+    def silent_s(self, end_ns: int) -> float:
+        """How long it has said nothing, s; 0 where that is usual for it."""
+        silent_s, rate = (end_ns - self.last_ns) / 1e9, self.rate_hz
+        return silent_s if rate > 1.0 and silent_s > max(SILENT_S, 5 / rate) else 0.0
 
     def __str__(self) -> str:
         damaged = f"{self.unreadable} UNREADABLE" if self.unreadable else ""
@@ -97,9 +106,18 @@ class EpisodeReport:
     lost: int
     fault: str
 
+    @property
+    def died(self) -> dict[str, float]:
+        """Topic → how long before the end of the others its last message came, s."""
+        end_ns = max((report.last_ns for report in self.topics.values()), default=0)
+        found = {topic: report.silent_s(end_ns) for topic, report in self.topics.items()}
+        return {topic: silent_s for topic, silent_s in found.items() if silent_s}
+
     def __str__(self) -> str:
         """One line."""
-        parts = [f"{topic}: {report}" for topic, report in self.topics.items()]
+        died = self.died
+        silent = {t: f", then SILENT for the last {s:.1f} s" for t, s in died.items()}
+        parts = [f"{t}: {report}{silent.get(t, '')}" for t, report in self.topics.items()]
         parts += [f"{self.lost} messages LOST: the disk does not keep up"] if self.lost else []
         parts += [f"ended early: {self.fault}"] if self.fault else []
         return f"{self.path}: " + "; ".join(parts)
@@ -120,10 +138,11 @@ class EpisodeWriter:
 
     Attributes:
         path: the bag's folder.
+        topics: what it takes.
     """
 
     def __init__(self, bag: BagWriter, stamped: Collection[str]) -> None:
-        self.path = bag.path
+        self.path, self.topics = bag.path, frozenset(bag.topics)
         self._bag, self._stamped = bag, frozenset(stamped)
         self._topics = {topic: TopicReport() for topic in bag.topics}
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
@@ -189,6 +208,7 @@ class EpisodeWriter:
             self._fault = _reason(error)
 
     def _note(self, report: TopicReport, entry: _Entry) -> None:
+        report.last_ns = max(report.last_ns, entry.log_ns)
         if entry.topic not in self._stamped:
             report.times_ns.append(entry.log_ns)
             return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from diffusion_policy_ros.data.definitions import name_type
-from diffusion_policy_ros.ros.message_types import message_class
+from diffusion_policy_ros.ros.message_types import is_installed, message_class
 
 BASES = {
     "boolean": "bool",
@@ -21,12 +21,8 @@ _ARRAY = re.compile(r"(.+)\[(\d+)\]")
 
 
 def name_installed(types: Iterable[str]) -> None:
-    """Let bags be written and read of installed types.
-
-    Raises:
-        UserError: one is not installed.
-    """
-    for name in types:
+    """Let bags be written and read of installed types; what is not installed has to be known."""
+    for name in filter(is_installed, types):
         name_type(name, definition(name))
 
 

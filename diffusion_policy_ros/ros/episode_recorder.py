@@ -1,8 +1,10 @@
 """Records demonstrations: `episode_recorder --ros-args -p contract:=my_arm.yaml -p out:=bags`.
 
 Services `~/start`, `~/stop` (keep) and `~/discard`, all `std_srvs/Trigger`; one rosbag2 (MCAP) an
-episode, with the contract's text in it. The messages are written as they came, never decoded.
-A recording that is interrupted keeps what came until then. A run of the policy is recorded with
+episode, with the contract's text in it; `/diagnostics` say how every topic is. The messages are
+written as they came, never decoded. A recording that is interrupted keeps what came until then.
+Before there is a contract, `all:=true` records all that is published, or `topics:=['/a', '/b']`
+these; `diffusion-policy record` is all of it in a terminal. A run of the policy is recorded with
 `commands:=false` and `extra_topics:=['/policy_node/action_chunk', '/diagnostics']`.
 """
 
@@ -11,31 +13,30 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.subscription import Subscription
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.contract.messages import TF_STATIC
-from diffusion_policy_ros.data.episode_writer import EpisodeWriter, new_episode
+from diffusion_policy_ros.data.definitions import name_types_of
+from diffusion_policy_ros.data.draft import is_command
+from diffusion_policy_ros.data.episode_writer import EpisodeReport, EpisodeWriter, new_episode
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.definitions import name_installed
-from diffusion_policy_ros.ros.message_types import message_class
+from diffusion_policy_ros.ros.diagnostics import message
+from diffusion_policy_ros.ros.message_types import has_header
 from diffusion_policy_ros.ros.parameters import check_overrides, declare, declare_described
 from diffusion_policy_ros.ros.processes import run
-from diffusion_policy_ros.ros.qos import publishers, subscription_qos
+from diffusion_policy_ros.ros.recorded_topics import RecordedTopics, alone_of, wanted_of
 
-DEPTH = 100  # messages kept until they are read: a slow disk must not cost any
 ATTEND_S = 0.5
 DISCOVERY_S = 2.0  # what has just been started may not have been heard of yet
 
@@ -47,6 +48,8 @@ class Settings:
     contract: str
     out: str
     commands: bool
+    all: bool
+    topics: tuple[str, ...]
     extra_topics: tuple[str, ...]
 
 
@@ -57,52 +60,70 @@ def declare_settings(node: Node) -> Settings:
         UserError: one was set to another type.
     """
     declare(node, "success", True, "noted with an episode when it is kept", live=True)
-    about = ParameterDescriptor(description="topics to record beside the contract's: [/a, /b]")
-    declare_described(node, "extra_topics", Parameter.Type.STRING_ARRAY, about)
+
+    def listed(name: str, description: str) -> tuple[str, ...]:
+        about = ParameterDescriptor(description=description)
+        declare_described(node, name, Parameter.Type.STRING_ARRAY, about)
+        return tuple(filter(None, node.get_parameter_or(name).value or ()))
+
     return Settings(
         contract=declare(node, "contract", "", "contract of the robot: a file or a shipped name"),
         out=declare(node, "out", "bags", "folder for the episodes"),
         commands=declare(node, "commands", True, "false: a run of the policy, nobody commands"),
-        extra_topics=tuple(filter(None, node.get_parameter_or("extra_topics").value or ())),
+        all=declare(node, "all", False, "record all that is published, with or without contract"),
+        topics=listed("topics", "topics to record where there is no contract yet: [/a, /b]"),
+        extra_topics=listed("extra_topics", "topics to record beside the contract's: [/a, /b]"),
     )
 
 
 class EpisodeRecorder(Node):
-    """Subscribes to what the contract names and writes it, one bag an episode.
+    """Subscribes to what the contract names, or to what is there; writes one bag an episode.
+
+    Args:
+        options: of the node.
 
     Raises:
-        UserError: no contract, or one with mistakes; a message type is not installed.
+        UserError: nothing to record was named, or a contract with mistakes; a message type is
+            neither installed nor known.
     """
 
-    def __init__(self) -> None:
-        super().__init__("episode_recorder")
+    def __init__(self, **options: Any) -> None:
+        super().__init__("episode_recorder", **options)
         self.finished: Future[bool] = Future()
-        settings = declare_settings(self)
+        self._settings = declare_settings(self)
         check_overrides(self)
-        self._out = Path(settings.out)
-        if not settings.contract:
-            raise UserError(
-                "no contract", self.get_name(), "give -p contract:=FILE or a shipped name"
-            )
-        self._contract = Contract.load(settings.contract)
-        self._types: dict[str, str | None] = dict.fromkeys(settings.extra_topics)
-        self._wanted = dict(self._contract.recorded_topics)
-        if not settings.commands:
-            self._wanted = {s.topic: s.type for s in self._contract.observations.values()}
-        self._types |= self._wanted
+        self._contract = self._load()
+        needed = dict.fromkeys(self._settings.topics, "")
+        if self._contract is not None:
+            needed |= wanted_of(self._contract, self._settings.commands)
         self._recording: EpisodeWriter | None = None
-        self._failed = ""
-        self._inputs: dict[str, tuple[Subscription, QoSProfile]] = {}
-        self._latched: dict[str, deque[bytes]] = {}
+        self._begun_s, self._built_s, self._failed = 0.0, time.monotonic(), ""
+        self._crowds: dict[str, str] = {}
+        self._ends = dict.fromkeys(("success", "failure", "discarded"), 0)
+        self.topics = RecordedTopics(
+            self, needed, self._settings.extra_topics, self._settings.all, self._take
+        )
         for verb in (self.start, self.stop, self.discard):
             self.create_service(
                 Trigger, f"~/{verb.__name__}", functools.partial(_answer, self, verb)
             )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(ATTEND_S, self._attend, clock=steady)
-        self._attend()
-        where = self._out.resolve()
-        self.get_logger().info(f"recorder of {self._contract.name} into {where}: call ~/start")
+        of = self._contract.name if self._contract is not None else "whatever is there"
+        where = Path(self._settings.out).resolve()
+        self.get_logger().info(f"recorder of {of} into {where}: call ~/start")
+
+    def _load(self) -> Contract | None:
+        settings = self._settings
+        if settings.contract:
+            contract = Contract.load(settings.contract)
+            name_types_of(contract)
+            return contract
+        if settings.all or settings.topics:
+            return None
+        cure = "give -p contract:=FILE or a shipped name; before there is one, -p all:=true"
+        raise UserError("no contract", self.get_name(), cure)
 
     # -------------------------------------------------------------------------------- services
 
@@ -110,51 +131,69 @@ class EpisodeRecorder(Node):
         """Begin an episode.
 
         Raises:
-            UserError: one is being recorded, or a contracted topic is not published rightly.
+            UserError: one is being recorded, or a needed topic is not published rightly.
         """
         if self._recording is not None:
             cure = "stop or discard it first"
             raise UserError("an episode is being recorded", str(self._recording.path), cure)
-        deadline = time.monotonic() + DISCOVERY_S
-        while (silent := self._silent()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if silent:
-            raise UserError("; ".join(silent), "not recording", "start the robot's drivers")
-        self._attend()
-        self._failed = ""
-        topics = {topic: name for topic, name in self._types.items() if name is not None}
+        if missing := self._until_there():
+            raise UserError("; ".join(missing), "not recording", "start the robot's drivers")
+        self._failed, self._crowds = "", {}
+        topics = dict(self.topics.types)
         name_installed(topics.values())
-        bag = new_episode(self._out, topics, {"contract": self._contract.text})
-        self._skip_queued()
+        noted = {"contract": self._contract.text} if self._contract is not None else {}
+        bag = new_episode(Path(self._settings.out), topics, noted)
+        self.topics.skip_queued()
         self._clock_ns = time.time_ns() - time.monotonic_ns()  # a stepped clock must not reorder
-        self._recording = EpisodeWriter(bag, [t for t, n in topics.items() if _is_stamped(n)])
-        for topic, kept in self._latched.items():
-            for data in kept:
-                self._recording.put(topic, self._now_ns(), data)
-        absent = ", ".join(topic for topic, name in self._types.items() if name is None)
+        self._recording = EpisodeWriter(bag, [t for t, n in topics.items() if has_header(n)])
+        self._begun_s = time.monotonic()
+        for topic, data in self.topics.latched:
+            self._recording.put(topic, self._now_ns(), data)
+        absent = ", ".join(self.topics.absent)
+        unread = "".join(f"; without {t} ({why})" for t, why in self.topics.unreadable.items())
         without = f" without {absent}: nobody publishes it yet" if absent else ""
-        return f"recording {bag.path}{without}"
+        return f"recording {bag.path}{without}{unread}"
 
     def stop(self) -> str:
         """End the episode and keep it; says what came on each topic."""
-        success = str(bool(self.get_parameter("success").value)).lower()
-        report = self._ended().keep({"success": success})
-        silent = [topic for topic, came in report.topics.items() if not came.times_ns]
-        if report.fault or report.lost or silent:
-            raise UserError(f"kept, but not whole: {report}", "episode", "look before you use it")
-        return f"kept {report}"
+        success = bool(self.get_parameter("success").value)
+        report, remarks = self._keep({"success": str(success).lower()})
+        self._ends["success" if success else "failure"] += 1
+        said = "; ".join([str(report), *remarks])
+        if report.fault or report.lost or remarks or self._dead(report):
+            raise UserError(f"kept, but not whole: {said}", "episode", "look before you use it")
+        return f"kept {said}"
 
     def discard(self) -> str:
         """End the episode and remove it."""
         recording = self._ended()
         recording.discard()
+        self._ends["discarded"] += 1
         return f"discarded {recording.path}"
 
     def close(self) -> None:
         """End and keep what is being recorded."""
         if self._recording is not None:
-            report = self._ended().keep()
-            self.get_logger().warning(f"interrupted; kept {report}")
+            report, remarks = self._keep({})
+            self.get_logger().warning("; ".join([f"interrupted; kept {report}", *remarks]))
+
+    def _keep(self, metadata: dict[str, str]) -> tuple[EpisodeReport, list[str]]:
+        """The bag, finished, and what is odd about who published what."""
+        recording = self._ended()
+        remarks = [f"{topic}: {who}" for topic, who in self._crowds.items()]
+        late = ", ".join(topic for topic in self.topics.types if topic not in recording.topics)
+        remarks += [f"not recorded, for it came later: {late}"] if late else []
+        noted = {"remarks": "; ".join(remarks)} if remarks else {}
+        return recording.keep(metadata | noted), remarks
+
+    def _dead(self, report: EpisodeReport) -> list[str]:
+        """Topics that should have gone on, or on which nothing came though they were asked for."""
+        asked = {*self.topics.needed, *self._settings.extra_topics}
+        nothing = [t for t, came in report.topics.items() if t in asked and not came.times_ns]
+        if self._contract is None:
+            return nothing + [topic for topic in report.died if not is_command(topic)]
+        observed = self._contract.topics
+        return nothing + [topic for topic in report.died if topic in observed]
 
     def _ended(self) -> EpisodeWriter:
         recording, self._recording = self._recording, None
@@ -166,64 +205,54 @@ class EpisodeRecorder(Node):
 
     # ---------------------------------------------------------------------------------- topics
 
-    def _silent(self) -> list[str]:
-        """What is wrong with the publishers of the contract's topics."""
-        found = []
-        for topic, wanted in self._wanted.items():
-            types = {info.topic_type for info in publishers(self, topic)}
-            if not types and topic != TF_STATIC:  # a tree may only move
-                found.append(f"nobody publishes {topic} ({wanted})")
-            elif types and wanted not in types:
-                found.append(f"{topic} is {', '.join(sorted(types))}, the contract says {wanted}")
-        return found
+    def _until_there(self) -> list[str]:
+        """Wait until all that is needed is published; what is missing in the end."""
+        now_s = time.monotonic()
+        heard_s = self._built_s + DISCOVERY_S if self._settings.all else now_s
+        deadline_s = now_s + DISCOVERY_S
+        while True:
+            self.topics.attend()
+            missing, now_s = self.topics.missing(), time.monotonic()
+            if now_s > deadline_s or not (missing or now_s < heard_s):
+                return missing
+            time.sleep(0.02)
 
     def _attend(self) -> None:
-        """Subscribe to what has appeared, and anew where more is offered than was asked for."""
-        for topic, name in list(self._types.items()):
-            offers = publishers(self, topic)
-            name = name or (offers[0].topic_type if offers else None)
-            if name is not None and (offers or topic not in self._inputs):
-                self._types[topic] = name
-                self._subscribe(topic, name)
+        self.topics.attend()
         if self._recording is not None and self._recording.fault:
-            self._failed = f"kept what came before: {self._ended().keep()}"
+            report, _ = self._keep({})
+            self._failed = f"kept what came before: {report}"
             self.get_logger().error(f"the episode failed: {self._failed}")
-
-    def _subscribe(self, topic: str, type_name: str) -> None:
-        qos = subscription_qos(self, topic, DEPTH)
-        if topic in self._inputs:
-            subscription, before = self._inputs[topic]
-            if (qos.reliability, qos.durability) == (before.reliability, before.durability):
-                return
-            self.destroy_subscription(subscription)
-        if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-            self._latched[topic] = deque(maxlen=DEPTH)  # published once, wanted in every episode
-        take = functools.partial(self._take, topic)
-        made = self.create_subscription(message_class(type_name), topic, take, qos, raw=True)
-        self._inputs[topic] = (made, qos)
+        if self._recording is not None:
+            alone = alone_of(self._contract) if self._contract is not None else None
+            for topic, who in self.topics.crowds(alone).items():
+                if topic not in self._crowds:
+                    self.get_logger().warning(f"{topic}: {who}")
+                self._crowds[topic] = who
+        self._report()
 
     def _take(self, topic: str, data: bytes) -> None:
-        if self._recording is not None:
+        if self._recording is not None and topic in self._recording.topics:
             self._recording.put(topic, self._now_ns(), data)
-        if topic in self._latched:
-            self._latched[topic].append(data)
-
-    def _skip_queued(self) -> None:
-        """Pass over what came while this waited: it would be noted with the present time."""
-        for topic, (subscription, _) in self._inputs.items():
-            for _ in range(DEPTH):
-                with subscription.handle:
-                    taken = subscription.handle.take_message(subscription.msg_type, True)
-                if taken is None:
-                    break
-                self._take(topic, taken[0])
 
     def _now_ns(self) -> int:
         return time.monotonic_ns() + self._clock_ns
 
-
-def _is_stamped(type_name: str) -> bool:
-    return "header" in message_class(type_name).get_fields_and_field_types()
+    def _report(self) -> None:
+        """Say on /diagnostics how the episode and every topic is."""
+        recording = self._recording
+        values: dict[str, object] = {f"kept as {end}": n for end, n in self._ends.items()}
+        values["discarded"] = values.pop("kept as discarded")
+        if recording is not None:
+            values["recorded_s"] = f"{time.monotonic() - self._begun_s:.1f}"
+        problems = self.topics.problems() | self._crowds
+        values |= self.topics.figures(problems)
+        text = self._failed or (f"recording {recording.path}" if recording else "idle")
+        level = DiagnosticStatus.WARN if problems or self._failed else DiagnosticStatus.OK
+        of = self._contract.name if self._contract is not None else ""
+        now = self.get_clock().now().to_msg()
+        name = f"{self.get_fully_qualified_name()}: recorder"
+        self._diagnostics.publish(message(name, of, level, text, values, now))
 
 
 def _answer(node: Node, verb: Any, _: Trigger.Request, response: Trigger.Response) -> Any:

@@ -10,9 +10,11 @@ from typing import Any
 
 from rclpy.serialization import deserialize_message
 
+from diffusion_policy_ros.data.definitions import NAME_IT, NO_SCHEMA, is_known, is_stamped, maker
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe import cdr
 from diffusion_policy_ros.observe.serialized import SerializedMessage, StampedMessage
+from diffusion_policy_ros.ros.stand_in import stand_in
 
 
 @cache
@@ -31,6 +33,35 @@ def message_class(name: str) -> Any:
         ) from None
 
 
+def is_installed(name: str) -> bool:
+    """Whether ROS has the class of a message type here."""
+    try:
+        return message_class(name) is not None
+    except UserError:
+        return False
+
+
+def serialized_class(name: str) -> Any:
+    """The class of a message type for subscriptions and publishers of serialized messages.
+
+    Raises:
+        UserError: no such type is installed, and its definition is not known either.
+    """
+    try:
+        return message_class(name)
+    except UserError as error:
+        if is_known(name):
+            return stand_in(name)
+        raise UserError(error.what, name, f"{error.cure}, or {NAME_IT}") from None
+
+
+def has_header(name: str) -> bool:
+    """Whether a type's messages begin with a ``std_msgs/Header``."""
+    if is_installed(name):
+        return "header" in message_class(name).get_fields_and_field_types()
+    return is_stamped(name)
+
+
 @cache
 def reader(name: str) -> Callable[[memoryview], SerializedMessage]:
     """What makes a message of its bytes, which are decoded by what decodes those of a bag.
@@ -38,8 +69,11 @@ def reader(name: str) -> Callable[[memoryview], SerializedMessage]:
     Where a pose comes 500 times a second, only those that frames use are decoded at all.
 
     Raises:
-        UserError: no such type is installed.
+        UserError: no such type is installed, and its definition is not known either.
     """
+    if not is_installed(name):
+        serialized_class(name)
+        return maker(name, NO_SCHEMA)
     kind, quick = message_class(name), cdr.DECODERS.get(name)
     names = kind.get_fields_and_field_types()
 

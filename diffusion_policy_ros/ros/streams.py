@@ -16,7 +16,8 @@ except ImportError:  # ROS 2 Humble
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.contract.messages import TF_STATIC
-from diffusion_policy_ros.ros.message_types import message_class, reader
+from diffusion_policy_ros.data.definitions import name_types_of
+from diffusion_policy_ros.ros.message_types import reader, serialized_class
 from diffusion_policy_ros.ros.qos import crowd, matches, publishers, subscription_qos
 
 IMAGES, VECTORS = 10, 200
@@ -36,7 +37,7 @@ class Streams:
         group: of the subscriptions; the node's own where not given.
 
     Raises:
-        UserError: a message type is not installed.
+        UserError: a message type is neither installed nor known by its definition.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Streams:
         on_message: Callable[[str, Any], None],
         group: CallbackGroup | None = None,
     ) -> None:
+        name_types_of(contract)
         self._node, self._on_message, self._group = node, on_message, group
         self._streams = contract.topics
         self._types = {topic: streams[0].type for topic, streams in contract.topics.items()}
@@ -131,7 +133,7 @@ class Streams:
 
     def _subscribe(self, topic: str) -> None:
         self._subscriptions[topic] = self._node.create_subscription(
-            message_class(self._types[topic]),
+            serialized_class(self._types[topic]),
             topic,
             lambda data: self._deliver(topic, data),
             subscription_qos(*self._qos(topic)),

@@ -7,14 +7,19 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from live import live  # noqa: E402
+from live import LATCHED, live  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
-from diffusion_policy_ros.data.bags import BagWriter, open_bag  # noqa: E402
+from diffusion_policy_ros.data.bags import (  # noqa: E402
+    BagWriter,
+    message_types,
+    open_bag,
+    serialize,
+)
 from diffusion_policy_ros.data.definitions import problems  # noqa: E402
 from diffusion_policy_ros.observe.codecs import decode  # noqa: E402
 from diffusion_policy_ros.ros.definitions import definition, name_installed  # noqa: E402
-from diffusion_policy_ros.ros.message_types import message_class  # noqa: E402
+from diffusion_policy_ros.ros.message_types import message_class, serialized_class  # noqa: E402
 from diffusion_policy_ros.ros.streams import Streams  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -146,6 +151,83 @@ def test_live_and_recorded_messages_of_twenty_types_are_the_same(tmp_path, conte
         assert live.shape == stream.shape and np.abs(live).max() > 0, key
     assert decode(CONTRACT.observations["turn"], recorded["/turn"]) == pytest.approx(
         [0.6, 0, 0, 0.8]
+    )
+
+
+ARM = "toy_msgs/msg/ArmState"
+TF = "tf2_msgs/msg/TFMessage"
+OF_ITS_OWN = """
+name: own
+rate_hz: 20
+anchor: position
+observations:
+  position: {topic: /arm, type: toy_msgs/msg/ArmState, field: 'pose[0:3]', definition: FILE}
+  width: {topic: /arm, type: toy_msgs/msg/ArmState, field: 'widths[1]', shape: [1]}
+  tool: {tf: {parent: base, child: tool}}
+action:
+  fields: [{name: way, kind: delta_position, state: position}]
+  record: next_state
+"""
+DEFINITION = """std_msgs/Header header
+float64[6] pose
+float64[2] widths
+"""
+
+
+def test_types_that_are_not_installed_are_heard_and_recorded_the_same(tmp_path, context):
+    """A robot's own, whose definition the contract names, and tf's, which the wheels lack."""
+    (tmp_path / "ArmState.msg").write_text(DEFINITION)
+    text = OF_ITS_OWN.replace("FILE", str(tmp_path / "ArmState.msg"))
+    contract, came = Contract.from_text(text), {}
+    node = rclpy.create_node("own", context=context)
+    executor = rclpy.executors.SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    try:
+        streams = Streams(node, contract, lambda topic, msg: came.setdefault(topic, msg))
+        sent = {"/arm": (ARM, own_arm()), "/tf": (TF, own_tf(0.1)), "/tf_static": (TF, own_tf(0))}
+        publishers = {
+            topic: node.create_publisher(serialized_class(kind), topic, LATCHED)
+            for topic, (kind, _) in sent.items()
+        }
+        deadline = time.monotonic() + 30
+        while len(came) < 3 and time.monotonic() < deadline:
+            for topic, publisher in publishers.items():
+                publisher.publish(serialize(*sent[topic]))
+            executor.spin_once(timeout_sec=0.05)
+        streams.destroy()
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+    assert came.keys() == {"/arm", "/tf", "/tf_static"}
+    with BagWriter(tmp_path / "bag", contract.recorded_topics) as writer:
+        for topic, msg in came.items():
+            writer.write(topic, 1, bytes(msg._raw))
+    recorded = {topic: msg for topic, _, msg in open_bag(tmp_path / "bag").messages()}
+    for key in ("position", "width"):
+        stream = contract.observations[key]
+        live, again = decode(stream, came["/arm"]), decode(stream, recorded["/arm"])
+        assert live.tolist() == again.tolist() == {"position": [0, 1, 2], "width": [2]}[key]
+    for messages in (came, recorded):
+        (found,) = messages["/tf"].transforms
+        assert (found.child_frame_id, found.transform.translation.x) == ("tool", 0.1)
+
+
+def own_arm():
+    """One message."""
+    stamp = message_types("builtin_interfaces/msg/Time")(sec=5, nanosec=0)
+    header = message_types("std_msgs/msg/Header")(stamp=stamp, frame_id="base")
+    return message_types(ARM)(header=header, pose=np.arange(6.0), widths=np.array([1.0, 2.0]))
+
+
+def own_tf(x):
+    """One edge."""
+    header = own_arm().header
+    vector = message_types("geometry_msgs/msg/Vector3")(x=x, y=0.0, z=0.0)
+    turn = message_types("geometry_msgs/msg/Quaternion")(x=0.0, y=0.0, z=0.0, w=1.0)
+    inner = message_types("geometry_msgs/msg/Transform")(translation=vector, rotation=turn)
+    kind = message_types("geometry_msgs/msg/TransformStamped")
+    return message_types(TF)(
+        transforms=[kind(header=header, child_frame_id="tool", transform=inner)]
     )
 
 
