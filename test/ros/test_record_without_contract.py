@@ -101,7 +101,9 @@ def record(domain, robot, between=lambda: None):
     )
     robot.go(30)
     between()
-    return began.message, domain.call("/episode_recorder/stop")
+    stopped = domain.call("/episode_recorder/stop")
+    robot.silent = set()
+    return began.message, stopped
 
 
 def test_all_that_is_there_becomes_a_draft_that_passes_and_a_dataset(domain, robot, tmp_path):
@@ -141,8 +143,7 @@ def test_a_camera_that_dies_and_a_second_commander_are_no_success(domain, robot,
 
     def dies(*topics):
         robot.silent = set(topics)
-        robot.go(30)
-        robot.silent = set()
+        robot.go(40)
 
     _, said = record(domain, robot, lambda: dies("/camera/image_raw", "/arm/cmd_vel"))
     assert not said.success and said.message.count("SILENT for the last") == 2
