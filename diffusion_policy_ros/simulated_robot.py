@@ -228,6 +228,12 @@ class SimulatedRobot:
         to_come = chunk.actions[max(chunk.index(time_ns + jitter_ns) + 1, 0) :]
         return [*goals(self.contract, goal, to_come)]
 
+    def leads(self, actions: Vector) -> list[SetPoint]:
+        """Where actions (n, Da) lead from where the robot is, one more than there are actions."""
+        fields = self.contract.commanded
+        here = {p.name: self._measured[p.state] for p in fields if p.state in self._measured}
+        return [*goals(self.contract, here, actions)]
+
     def close(self) -> None:
         """Free what rendering took."""
         self.simulator.close()

@@ -118,6 +118,8 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, Any
     from diffusion_policy_ros.engine import build_engine
     from diffusion_policy_ros.policy.checkpoint import find_checkpoint, load_policy
     from diffusion_policy_ros.runtime.sampling import Sampling
+    from diffusion_policy_ros.sim.simulator import SeveralWays
+    from diffusion_policy_ros.ways import Ways
 
     policy, where = load_policy(checkpoint), find_checkpoint(checkpoint)
     settings = policy.recipe.policy
@@ -143,9 +145,12 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, Any
             bar.set_postfix_str(f"{won} succeeded")
             bar.update()
 
-        result = evaluation.evaluate(robot, closed_loop, seeds, show)
+        several = robot.simulator if isinstance(robot.simulator, SeveralWays) else None
+        ways = Ways(several.ways) if several else None
+        result = evaluation.evaluate(robot, closed_loop, seeds, show, ways)
     summary = {
         **result.summary(),
+        **(ways.summary() if ways else {}),
         "checkpoint": str(where),
         **_setting(engine, sampling),
         "first_seed": args.seed,
@@ -176,7 +181,19 @@ def _told(summary: dict[str, Any]) -> str:
         f"({summary['success_rate']:.1%}), {summary['mean_steps']:.1f} steps on average\n"
         f"{summary['ms_per_chunk']:.1f} ms a chunk ({summary['engine']} {summary['dtype']} on "
         f"{summary['device']}, {summary['sampler']}, K={summary['num_inference_steps']}), "
-        f"{latency}, {summary['chunk_join']}"
+        f"{latency}, {summary['chunk_join']}{_told_of_ways(summary)}"
+    )
+
+
+def _told_of_ways(summary: dict[str, Any]) -> str:
+    """A line of a task that can be done in several ways; nothing of others."""
+    if "ways" not in summary:
+        return ""
+    taken = ", ".join(f"{way} {count}" for way, count in summary["ways"].items())
+    return (
+        f"\nways: {taken} (entropy {summary['entropy_bits']:.2f} bit), "
+        f"{counted(summary['collisions'], 'collision')}, "
+        f"{counted(summary['changes_of_mind'], 'change')} of mind"
     )
 
 

@@ -65,10 +65,11 @@ class SimArm:
 
     Args:
         render: whether observations have images.
+        scene: what else stands in it, as XML.
     """
 
-    def __init__(self, render: bool = True) -> None:
-        self._model = build_model()
+    def __init__(self, render: bool = True, scene: str = "") -> None:
+        self._model = build_model(scene)
         self._data = mujoco.MjData(self._model)
         self._images = render
         self._cameras = Cameras(self._model, self._data) if render else None
@@ -95,10 +96,19 @@ class SimArm:
         x, y = rng.uniform(-BLOCK_RANGE, BLOCK_RANGE, 2)
         yaw = rng.uniform(-np.pi, np.pi)
         gripper = rng.uniform(GRIPPER_LOW, GRIPPER_HIGH)
+        self.place(gripper, np.array([x, y, BLOCK_HALF]), yaw)
+        return self.observe() if observe else {}
+
+    def place(self, gripper: np.ndarray, block: np.ndarray, yaw: float = 0.0) -> None:
+        """Begin an episode with the open gripper and the block at these places (3,), m.
+
+        Args:
+            gripper: of the tool, upright.
+            block: of its middle.
+            yaw: of the block, rad.
+        """
         mujoco.mj_resetData(self._model, self._data)
-        self._place(
-            "block", np.array([x, y, BLOCK_HALF]), [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
-        )
+        self._place("block", block, [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)])
         self._place("hand", gripper, [1, 0, 0, 0])
         self._data.qpos[self._fingers] = FINGER_OPEN
         self._data.ctrl[:] = FINGER_OPEN
@@ -106,7 +116,11 @@ class SimArm:
         mujoco.mj_forward(self._model, self._data)
         self._steps = self._lifted_steps = 0
         self._success = False
-        return self.observe() if observe else {}
+
+    def touches(self, geom: str) -> bool:
+        """Whether something touches a part of the scene now."""
+        touching = self._data.contact.geom[: self._data.ncon]
+        return bool((touching == self._model.geom(geom).id).any())
 
     def step(
         self, position: np.ndarray, quaternion: np.ndarray, gripper: float

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.sim import simulator
 from diffusion_policy_ros.sim.arm import MAX_STEPS, RATE_HZ, SimArm
 from diffusion_policy_ros.sim.expert import OPEN, Expert
 from diffusion_policy_ros.sim.messages import BASE_FRAME, COMMAND_TOPIC, TOPICS, messages
@@ -35,11 +36,12 @@ class Lift:
     topics, command_topic, base_frame = TOPICS, COMMAND_TOPIC, BASE_FRAME
     cameras = (OVERVIEW, "agentview", "robot0_eye_in_hand")
     max_steps = MAX_STEPS
+    scene = ""
 
     def __init__(self, contract: Contract, cameras: bool = True) -> None:
         self._kinds = check_action(contract, self.name)
         self._fields = {part.role: part.name for part in contract.action.fields}
-        self.arm = SimArm(render=cameras)
+        self.arm = SimArm(render=cameras, scene=self.scene)
 
     def reset(self, seed: int) -> Observation:
         """The task's episode of a seed."""
@@ -60,7 +62,7 @@ class Lift:
         """Poses, fingers and pictures."""
         return messages(observation, stamp_ns, types, arrays)
 
-    def expert(self, seed: int) -> _Led:
+    def expert(self, seed: int) -> simulator.Expert | None:
         """The scripted expert of the episode."""
         if self._kinds != EXPERT_KINDS:
             what = f"the expert does not give {', '.join(self._kinds)}"

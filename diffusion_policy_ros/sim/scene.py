@@ -146,9 +146,13 @@ XML = f"""
 """
 
 
-def build_model() -> mujoco.MjModel:
-    """The compiled scene."""
-    return mujoco.MjModel.from_xml_string(XML)
+def build_model(more: str = "") -> mujoco.MjModel:
+    """The compiled scene.
+
+    Args:
+        more: what else stands in the world, as XML.
+    """
+    return mujoco.MjModel.from_xml_string(XML.replace("</worldbody>", f"{more}</worldbody>"))
 
 
 def arm_links(wrist: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

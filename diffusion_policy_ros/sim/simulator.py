@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,27 @@ class Simulator(Protocol):
         """Free what it took."""
 
 
+@runtime_checkable
+class SeveralWays(Protocol):
+    """What a simulator has beside, whose task can be done in clearly different ways.
+
+    Attributes:
+        ways: their names.
+        way: the one that the episode took; empty until it is clear.
+        collisions: how often it ran into something.
+    """
+
+    ways: Sequence[str]
+
+    @property
+    def way(self) -> str: ...  # noqa: D102
+    @property
+    def collisions(self) -> int: ...  # noqa: D102
+
+    def way_of(self, told: Sequence[SetPoint]) -> str:
+        """The way that set-points lead; empty where that is not clear."""
+
+
 Make = Callable[[Contract, bool], Simulator]
 
 
@@ -134,6 +155,7 @@ SIMULATORS: dict[str, Entry] = {
     "mini_lift": Entry(
         "diffusion_policy_ros.sim.lift:Lift", "sim", "mini_lift", "mini_lift_state"
     ),
+    "mini_bypass": Entry("diffusion_policy_ros.sim.bypass:Bypass", "sim", "", "mini_bypass"),
 }
 """Name → what is shipped; users' own are entry points of the group `ENTRY_POINTS`."""
 
