@@ -127,6 +127,9 @@ def plain(name: str) -> str:
     low = name.lower()
     for prefix in ("observation.images.", "observation.image.", "observation.", "images."):
         low = low.removeprefix(prefix)
+    for suffix in ("_quat", "_orientation", "_rot_axis_angle"):
+        if low.endswith(suffix):
+            return low.removesuffix(suffix) + "_rot"
     for suffix in (".pos", ".position", "_pos", "_position", "_image", "_rgb", ".image", ".rgb"):
         low = low.removesuffix(suffix)
     return low

@@ -27,11 +27,14 @@ class Film:
         file: the video.
         times_s: in it, rising.
         said: what lacks a picture, as a user knows it.
+        tolerance_s: how far a picture may be from a time; half of what is between two where it is
+            None.
     """
 
     file: Path
     times_s: Sequence[float]
     said: str
+    tolerance_s: float | None = TOLERANCE_S
 
     def __iter__(self) -> Iterator[Array]:
         """Pictures, uint8 (height, width, 3).
@@ -55,19 +58,20 @@ class Film:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         base, wanted, nearest = float(stream.time_base), 0, float("inf")
+        near = self.tolerance_s or 0.501 / float(stream.average_rate or 30)
         container.seek(int(max(self.times_s[0] - 1e-6, 0) / base), stream=stream)
         for frame in container.decode(stream):
             if frame.pts is None:
                 continue
             time_s = frame.pts * base
-            while wanted < len(self.times_s) and time_s > self.times_s[wanted] + TOLERANCE_S:
+            while wanted < len(self.times_s) and time_s > self.times_s[wanted] + near:
                 self._lack(
                     wanted, min(nearest, time_s, key=lambda t: abs(t - self.times_s[wanted]))
                 )
             if wanted == len(self.times_s):
                 return
             nearest = time_s
-            if abs(time_s - self.times_s[wanted]) < TOLERANCE_S:
+            if abs(time_s - self.times_s[wanted]) < near:
                 yield frame
                 wanted += 1
         if wanted < len(self.times_s):
