@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import select
 import shutil
@@ -14,8 +13,7 @@ import tty
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from diffusion_policy_ros.cli.contract import table
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.cli.contract import need_ros, table
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.ros.recording import Recording
@@ -63,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no ROS, or a contract with mistakes.
     """
-    if importlib.util.find_spec("rclpy") is None:
-        cure = "source /opt/ros/<release>/setup.bash, or pip install -e '.[ros]' (x86-64)"
-        raise UserError("there is no rclpy", "record", cure)
+    need_ros("record")
     from diffusion_policy_ros.ros.processes import raise_on_stop_signal
     from diffusion_policy_ros.ros.recording import Recording
 
