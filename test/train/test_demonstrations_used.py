@@ -38,7 +38,7 @@ def rewrite(folder, change):
 def test_a_held_out_demonstration_is_held_out_whole(make_dataset, tmp_path, changed, seed):
     """Ten recordings cut into four segments each: none is on both sides."""
     folder = make_dataset(tmp_path / "segments", frames=(3,) * 40)
-    rewrite(folder, lambda n, e: dataclasses.replace(e, bag=f"bag{n // 4}", hash=f"h{n // 4}"))
+    rewrite(folder, lambda n, e: dataclasses.replace(e, source=f"bag{n // 4}", hash=f"h{n // 4}"))
     data = open_data(folder, changed(validation_fraction=0.2, seed=seed))
     trained, held = ({e.hash for e in w.episodes} for w in (data.training, data.validation))
     assert (len(trained), len(held)) == (8, 2)
