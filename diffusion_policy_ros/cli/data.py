@@ -1,67 +1,223 @@
-"""`diffusion-policy data`: what is done with datasets."""
+"""`diffusion-policy data`: look at a dataset's episodes, choose among them, and put them in order.
+
+Nothing is lost before `compact`: what is dropped stays where it is, and every edit can be undone.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion_policy_ros.cli.export import add_export
+from diffusion_policy_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusion_policy_ros.data.compaction import Written
+    from diffusion_policy_ros.data.index import Episode
+
+HEADS = ("no.", "source", "frames", "success", "task", "tags", "split", "weight", "")
+WHERE = "such as 'success=true, tag=clean, task=pick*, source=a*, frames>=50'"
+SUCCESS = {"true": True, "false": False, "unknown": None}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb, with one action for each thing that is done."""
-    parser = subparsers.add_parser("data", help="take a dataset elsewhere", description=__doc__)
+    """Add the verb, with one action for each thing to do."""
+    parser = subparsers.add_parser(
+        "data", help="show, choose, tag, split and merge episodes", description=__doc__
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _add_export(actions)
+    _add_looking(actions)
+    _add_edits(actions)
+    _add_rewriting(actions)
+    add_export(actions)
 
 
-def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from diffusion_policy_ros.data.formats import FORMATS
-
-    export = actions.add_parser(
-        "export",
-        help="write a dataset in another project's format",
-        description="Write a dataset in another project's format; nothing is left of a failure.",
-    )
-    writable = {name: what for name, what in FORMATS.items() if name != "zarr"}
-    export.add_argument(
-        "format", metavar="FORMAT", choices=list(writable), help=", ".join(writable)
-    )
-    export.add_argument("dataset", metavar="DATASET", help="the dataset's folder")
-    export.add_argument("--out", metavar="PATH", required=True, help="what to make")
-    add_writing(export)
-    export.set_defaults(run=run)
-
-
-def add_writing(parser: argparse.ArgumentParser) -> None:
-    """Add what says how a dataset is exported."""
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--video", choices=("av1", "h264"), default="", help="lerobot: pictures as video"
-    )
-    how.add_argument(
-        "--images",
-        dest="video",
-        action="store_const",
-        const="",
-        help="lerobot: pictures one by one, which loses nothing (the default)",
-    )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument(
-        "--stamps", action="store_true", help="lerobot: keep the frames' true times as a feature"
-    )
-    parser.add_argument(
-        "--task", default="", metavar="TEXT", help="what was done, of episodes that do not say so"
+def _add_looking(actions: Any) -> None:
+    listed = _add(actions, "list", _list, "one line an episode")
+    listed.add_argument("--dropped", action="store_true", help="those that are dropped, too")
+    show = _add(actions, "show", _show, "write one HTML page: pictures, plots, what looks odd")
+    show.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DATASET.html)")
+    show.add_argument(
+        "--most", type=int, default=50, metavar="N", help="at most so many are drawn (default 50)"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Export, and say what was written.
+def _add_edits(actions: Any) -> None:
+    tag = _add(actions, "tag", _tag, "say something of episodes: tags, task, success, weight")
+    tag.add_argument("tags", nargs="*", metavar="TAG", help="a word to choose them by")
+    tag.add_argument("--remove", action="store_true", help="take these tags away")
+    tag.add_argument("--task", metavar="TEXT", help="what was done")
+    tag.add_argument("--success", choices=tuple(SUCCESS), help="whether it succeeded")
+    tag.add_argument("--weight", type=float, metavar="W", help="how often it is drawn; 1 is usual")
+    _add(actions, "drop", _drop, "leave episodes out, until they are kept again")
+    _add(actions, "keep", _keep, "take dropped episodes back")
+    split = _add(actions, "split", _split, "say what episodes are for")
+    split.add_argument("name", metavar="SPLIT", help="held_out, train, or a name of your own")
+    split.add_argument("--share", type=float, metavar="S", help="a share of the recordings only")
+    split.add_argument("--seed", type=int, default=0, help="which of them (default 0)")
+    undo = actions.add_parser("undo", help="take the last edit back")
+    undo.add_argument("dataset", metavar="DATASET", type=Path)
+    undo.set_defaults(run=_undo)
 
-    Raises:
-        UserError: it cannot be said in that format; nothing is left.
-    """
-    from diffusion_policy_ros.data.formats import format_of
-    from diffusion_policy_ros.data.formats.demonstrations import Writing
 
-    options = Writing(args.video, args.jobs, args.stamps, args.task)
-    written = format_of(args.format).write(args.dataset, args.out, options)
-    print(written.said)
+def _add_rewriting(actions: Any) -> None:
+    compact = actions.add_parser(
+        "compact", help="remove for good what is dropped or trimmed; old or new, never half"
+    )
+    compact.add_argument("dataset", metavar="DATASET", type=Path)
+    compact.set_defaults(run=_compact)
+    merge = actions.add_parser("merge", help="several datasets of one meaning as one")
+    merge.add_argument("dataset", metavar="DATASET", type=Path, nargs="+")
+    merge.add_argument("--out", type=Path, required=True, metavar="DATASET", help="the new one")
+    merge.add_argument("--where", default="", metavar="CONDITIONS", help=f"only these, {WHERE}")
+    merge.set_defaults(run=_merge)
+    for one in (compact, merge):
+        one.add_argument(
+            "--images",
+            choices=("auto", "raw", "jpeg", "png"),
+            help="how raw pictures are kept from now on (default: as they are)",
+        )
+
+
+def _add(actions: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+    """An action on some of a dataset's episodes."""
+    action = actions.add_parser(name, help=text)
+    action.add_argument("dataset", metavar="DATASET", type=Path)
+    action.add_argument("--where", default="", metavar="CONDITIONS", help=f"only these, {WHERE}")
+    action.add_argument(
+        "--episodes", type=int, nargs="+", default=[], metavar="N", help="only these numbers"
+    )
+    action.set_defaults(run=run)
+    return action
+
+
+def _list(args: argparse.Namespace) -> int:
+    from diffusion_policy_ros.cli.contract import table
+    from diffusion_policy_ros.data.edits import chosen
+    from diffusion_policy_ros.data.index import Index
+
+    numbers = chosen(args.dataset, args.where, args.episodes, None if args.dropped else False)
+    episodes = Index.load(args.dataset).episodes
+    print("\n".join(table(HEADS, [row(n, episodes[n]) for n in numbers])))
+    print(f"{len(numbers)} episodes, {sum(episodes[n].frames for n in numbers)} frames")
     return 0
+
+
+def row(number: int, episode: Episode) -> tuple[str, ...]:
+    """An episode's line."""
+    return (
+        str(number),
+        episode.source,
+        str(episode.frames),
+        {True: "yes", False: "no", None: "?"}[episode.success],
+        episode.task,
+        " ".join(episode.tags),
+        episode.split,
+        f"{episode.weight:g}",
+        "dropped" if episode.dropped else "",
+    )
+
+
+def _show(args: argparse.Namespace) -> int:
+    from diffusion_policy_ros.data.edits import chosen
+    from diffusion_policy_ros.report.data_page import write_data_page
+
+    out = args.out or Path(f"{args.dataset.absolute()}.html")
+    numbers = chosen(args.dataset, args.where, args.episodes)
+    found = write_data_page(out, args.dataset, numbers, args.most)
+    print("\n".join(found) or "nothing looks odd")
+    print(f"page      {out}")
+    return 0
+
+
+def _edited(
+    args: argparse.Namespace,
+    change: Callable[[Episode], Episode],
+    said: str,
+    dropped: bool = False,
+) -> int:
+    from diffusion_policy_ros.data.edits import chosen, edit
+
+    numbers = chosen(args.dataset, args.where, args.episodes, dropped)
+    count = edit(args.dataset, said, numbers, change)
+    print(f"{said}: {count} of {len(numbers)} episodes changed")
+    return 0
+
+
+def _tag(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from diffusion_policy_ros.data.edits import checked_tags
+
+    tags = checked_tags(args.tags)
+    given = {"task": args.task, "weight": args.weight}
+    values = {name: value for name, value in given.items() if value is not None}
+    values |= {} if args.success is None else {"success": SUCCESS[args.success]}
+    if not tags and not values:
+        cure = "give a tag, --task, --success or --weight"
+        raise UserError("nothing to say of them", "data tag", cure)
+    if args.weight is not None and not 0 <= args.weight <= 1e6:
+        raise UserError(f"{args.weight}", "--weight", "use 0 or more; 1 is usual")
+
+    def change(episode: Episode) -> Episode:
+        kept = tuple(tag for tag in episode.tags if tag not in tags)
+        return replace(episode, tags=kept if args.remove else (*kept, *tags), **values)
+
+    words = [*tags, *(f"{name} {value}" for name, value in values.items())]
+    return _edited(args, change, f"{'untag' if args.remove else 'tag'} {', '.join(words)}")
+
+
+def _drop(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    if not args.where and not args.episodes:
+        raise UserError("all of them would be dropped", "data drop", "give --where or --episodes")
+    return _edited(args, lambda episode: replace(episode, dropped=True), "drop")
+
+
+def _keep(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    return _edited(args, lambda episode: replace(episode, dropped=False), "keep", dropped=True)
+
+
+def _split(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from diffusion_policy_ros.data.edits import chosen, share_of
+
+    if args.share is not None:
+        if not 0 < args.share < 1:
+            raise UserError(f"{args.share}", "--share", "use a number between 0 and 1")
+        numbers = chosen(args.dataset, args.where, args.episodes)
+        args.episodes = share_of(args.dataset, numbers, args.share, args.seed)
+    return _edited(args, lambda episode: replace(episode, split=args.name), f"split {args.name}")
+
+
+def _undo(args: argparse.Namespace) -> int:
+    from diffusion_policy_ros.data.edits import undo
+
+    print(f"undone: {undo(args.dataset)}")
+    return 0
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from diffusion_policy_ros.data.compaction import compact
+
+    print("\n".join(_told(args.dataset, compact(args.dataset, args.images))))
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from diffusion_policy_ros.data.compaction import merge
+
+    written = merge(args.dataset, args.out, args.where, args.images)
+    print("\n".join(_told(args.out, written)))
+    return 0
+
+
+def _told(folder: Path, written: Written) -> Iterator[str]:
+    yield f"{folder} holds {written.episodes} episodes, {written.frames} frames"
+    yield f"{written.bytes / 1e6:.1f} MB; before {written.bytes_before / 1e6:.1f} MB"

@@ -41,6 +41,7 @@ class Dataset:
         contract: the robot that it was recorded on.
         episodes: its episodes, without those that were dropped.
         origin: for each of them, which of the folders it is in.
+        lines: for each of them, its number in that folder's index.
 
     Raises:
         UserError: it is missing, incomplete or damaged, or they are not of one meaning.
@@ -52,6 +53,7 @@ class Dataset:
         self.path = self.paths[0]
         self.episodes: list[Episode] = []
         self.origin: list[int] = []
+        self.lines: list[int] = []
         self._first: list[int] = []
         files, parts, rows = Files(), [], 0
         for number, folder in enumerate(self.paths):
@@ -63,7 +65,9 @@ class Dataset:
             for name, count in index.shards.items():
                 parts.append(open_shard(folder / SHARDS / name, contract, count, files))
                 offset[name], rows = rows, rows + count
-            kept = [episode for episode in index.episodes if not episode.dropped]
+            lines = [n for n, episode in enumerate(index.episodes) if not episode.dropped]
+            kept = [index.episodes[n] for n in lines]
+            self.lines += lines
             self.episodes += kept
             self._first += [offset[episode.shard] + episode.start for episode in kept]
             self.origin += [number] * len(kept)

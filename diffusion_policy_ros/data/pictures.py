@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -92,11 +93,22 @@ class Files:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return path.open("rb", buffering=0)
+    with _still_there(path):
+        return path.open("rb", buffering=0)
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Array:
-    return np.asarray(np.memmap(path, dtype, "r", offset, shape))
+    with _still_there(path):
+        return np.asarray(np.memmap(path, dtype, "r", offset, shape))
+
+
+@contextmanager
+def _still_there(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        cure = "open it again"
+        raise UserError("is gone: the dataset was compacted", str(path), cure) from None
 
 
 class RawPictures:

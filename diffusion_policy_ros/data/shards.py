@@ -163,17 +163,19 @@ class ShardWriter:
     Args:
         folder: made if it is missing.
         contract: says which keys there are.
-        images: how pictures are kept.
+        images: how pictures are kept; or for each camera "raw", "jpeg" or "png".
     """
 
-    def __init__(self, folder: Path, contract: Contract, images: Images = "auto") -> None:
+    def __init__(
+        self, folder: Path, contract: Contract, images: Images | Mapping[str, str] = "auto"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._writers: dict[str, NpyWriter | EncodedWriter] = {}
         for key, column in columns(contract).items():
             stream = contract.observations.get(key)
             if stream is None or not stream.is_image:
                 self._writers[key] = NpyWriter(folder / f"{key}.npy", column)
-            elif (how := storage(stream, images)) == "raw":
+            elif (how := _how(stream, images)) == "raw":
                 self._writers[key] = RawWriter(folder, key, column, stream)
             else:
                 self._writers[key] = EncodedWriter(folder, key, how)
@@ -197,6 +199,10 @@ class ShardWriter:
         """Finish the files."""
         for writer in self._writers.values():
             writer.close()
+
+
+def _how(stream: Stream, images: Images | Mapping[str, str]) -> str:
+    return storage(stream, images) if isinstance(images, str) else images[stream.name]
 
 
 Part = NDArray[Any] | RawPictures | EncodedPictures

@@ -188,10 +188,15 @@ def index_of(out: Path, contract: Contract) -> Index:
             raise UserError(
                 what, str(out), "choose another folder with --out, or the dataset's contract"
             )
+    remove_leftovers(out, index)
+    return index
+
+
+def remove_leftovers(out: Path, index: Index) -> None:
+    """Remove shards that an interruption, or a compaction, left behind."""
     for shard in (out / SHARDS).iterdir():
         if shard.name not in index.shards:
             shutil.rmtree(shard)
-    return index
 
 
 def with_reports(index: Index, reports: list[BagReport]) -> Index:
@@ -369,7 +374,7 @@ class Adding:
         if self._shard is None:
             return
         self._shard.close()
-        name = _name_of(found.hash for found in self._in_shard)
+        name = name_of(found.hash for found in self._in_shard)
         for found in self._in_shard:
             found.shard, found.shard_rows = name, self._shard.rows
         (self._building / "next").rename(self._building / name)
@@ -423,5 +428,6 @@ def fingerprint_of(arrays: Mapping[str, Array | Iterable[Array | bytes]]) -> str
     return digest.hexdigest()
 
 
-def _name_of(hashes: Iterable[str]) -> str:
+def name_of(hashes: Iterable[str]) -> str:
+    """A shard's, of what is in it."""
     return hashlib.blake2b("".join(hashes).encode(), digest_size=6).hexdigest()

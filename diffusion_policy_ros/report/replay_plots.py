@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.replay.figures import SHARE, errors
 from diffusion_policy_ros.replay.recording import Replayed
+from diffusion_policy_ros.report.plot import empty_figure, png
 
 DONE, POLICY = "#222222", ("#0072b2", "#d55e00")
 STYLES = {"policy": "#0072b2", "repeating": "#999999", "new against old": "#d55e00"}
@@ -18,24 +18,6 @@ MAX_COMPONENTS = 16
 PICTURES = 6
 LEAST_MS = 10.0
 """How far an axis of ages reaches at least: noise of microseconds is not worth a look."""
-
-
-def _figure(width: float, height: float) -> Any:
-    """An empty figure, or None."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=100)
-    return out.getvalue()
 
 
 def by_step(tables: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any]) -> bytes | None:
@@ -48,7 +30,7 @@ def by_step(tables: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any]) -
     names = [name for name in found["units"] if any(name in table for table in tables.values())]
     columns = 4 if len(names) == 4 else min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = _figure(10, 2.4 * rows)
+    figure = empty_figure(10, 2.4 * rows)
     if figure is None:
         return None
     for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
@@ -64,7 +46,7 @@ def by_step(tables: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any]) -
     for axes in figure.axes[len(names) :]:
         axes.set_axis_off()
     figure.axes[0].legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _line(axes: Any, rows: Mapping[str, Any] | None, label: str, shaded: bool) -> None:
@@ -79,7 +61,7 @@ def _line(axes: Any, rows: Mapping[str, Any] | None, label: str, shaded: bool) -
 def actions(one: Replayed, contract: Contract, executed: int) -> bytes | None:
     """Each component over time: what was done, and every chunk."""
     names = contract.action_names[:MAX_COMPONENTS]
-    figure = _figure(9, 0.6 + 1.1 * len(names))
+    figure = empty_figure(9, 0.6 + 1.1 * len(names))
     if figure is None:
         return None
     seconds = (np.array(one.times_ns) - one.times_ns[0]) / 1e9
@@ -95,7 +77,7 @@ def actions(one: Replayed, contract: Contract, executed: int) -> bytes | None:
         axes.grid(alpha=0.3)
         axes.set_xlim(0, max(seconds[-1], 1e-3))
     figure.axes[-1].set_xlabel("s", fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _chunk_lines(one: Replayed, seconds: Any, parity: int) -> tuple[Any, Any, Any]:
@@ -117,7 +99,7 @@ def pictures(replayed: Sequence[Replayed], contract: Contract, executed: int) ->
     """What the camera showed where the error is largest; None without a camera."""
     ranked = sorted(_ranked(replayed, contract, executed), key=lambda entry: -entry[0])
     chosen = _apart(ranked)
-    figure = _figure(9, 2.2) if chosen else None
+    figure = empty_figure(9, 2.2) if chosen else None
     if figure is None:
         return None
     row = figure.subplots(1, PICTURES, squeeze=False)[0]
@@ -128,7 +110,7 @@ def pictures(replayed: Sequence[Replayed], contract: Contract, executed: int) ->
         axes.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray")
         seconds = (one.times_ns[frame] - one.times_ns[0]) / 1e9
         axes.set_title(f"{one.name[:18]}\n{seconds:.2f} s: {error:.3g}", fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def _ranked(
@@ -160,7 +142,7 @@ def _apart(ranked: Sequence[tuple[float, Replayed, int]]) -> list[tuple[float, R
 
 def ages(one: Replayed) -> bytes | None:
     """Age of every stream, and the time between frames, over a recording."""
-    figure = _figure(9, 3.6)
+    figure = empty_figure(9, 3.6)
     if figure is None:
         return None
     seconds = (np.array(one.times_ns) - one.times_ns[0]) / 1e9
@@ -177,4 +159,4 @@ def ages(one: Replayed) -> bytes | None:
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
         axes.set_ylim(0, max(1.15 * axes.get_ylim()[1], LEAST_MS))
-    return _png(figure)
+    return png(figure)

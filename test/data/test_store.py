@@ -34,6 +34,12 @@ def as_file(pixels, how="jpeg"):
     return buffer.getvalue()
 
 
+def contents(folder):
+    """Every file below a folder: name → bytes."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def pictures(frames, seed=0):
     """A smooth picture that changes: jpeg keeps it nearly."""
     shift = np.random.default_rng(seed).uniform(0, 40, frames)
