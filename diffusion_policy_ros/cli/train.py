@@ -13,7 +13,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "train", help="train a policy on a dataset", description=__doc__
     )
-    parser.add_argument("--dataset", metavar="DIR", type=Path, required=True, help="a dataset")
+    parser.add_argument(
+        "--dataset", metavar="DIR", type=Path, help="a dataset (default: the recipe's data)"
+    )
     parser.add_argument(
         "--config", metavar="RECIPE", help="a YAML file, or a shipped recipe's name"
     )

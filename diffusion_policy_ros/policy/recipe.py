@@ -212,7 +212,7 @@ class TrainingSettings:
         min_snr_gamma: bound of the signal-to-noise ratio with min_snr.
         pad_after: actions of a window beyond its episode's end, at most; any where not given.
         include_failed: learn from episodes, too, that the recorder marked as failed.
-        validation_fraction: share of demonstrations held out.
+        validation_fraction: share of demonstrations held out; the dataset may say which instead.
         val_every: updates between validations; 0 for only the last.
         val_windows: windows that a validation looks at, at most.
         checkpoint_every: updates between checkpoints; 0 for only the last.
@@ -221,6 +221,8 @@ class TrainingSettings:
         batch_shares: parts of each batch that are computed side by side on a CPU. Two shares with
             a thread each are faster than one with two threads, and do not collapse where something
             else is running.
+        readers: threads that read batches ahead, each one; batches and their order are the same
+            for any number.
         threads: of each share's computation on a CPU; 0 divides torch's own choice among them.
         device: "auto" is the GPU when there is one.
         gradient_accumulation: parts of each batch that are computed one after another, for less
@@ -262,6 +264,7 @@ class TrainingSettings:
     keep_checkpoints: int = _within(3, 0, 10**6)
     log_every: int = _within(20, 1, 10**9)
     batch_shares: int = _within(1, 1, 64)
+    readers: int = _within(2, 1, 256)
     threads: int = _within(0, 0, 1024)
     device: str = "auto"
     gradient_accumulation: int = _within(1, 1, 65536)
@@ -284,16 +287,33 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class DataSettings:
+    """A dataset to learn from.
+
+    Attributes:
+        path: its folder.
+        weight: how often each of its windows is drawn, beside those of the others.
+        where: which episodes, such as "success=true, tag=clean"; all where not given.
+    """
+
+    path: str
+    weight: float = _within(1.0, 0.0, 1e6)
+    where: str = ""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A policy and its training.
 
     Attributes:
         name: what the recipe is called in logs and cards.
+        data: the datasets, of one meaning; none where `train --dataset` names it.
         policy: what the policy is.
         training: how it is trained.
     """
 
     name: str = "recipe"
+    data: tuple[DataSettings, ...] = ()
     policy: PolicySettings = PolicySettings()
     training: TrainingSettings = TrainingSettings()
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import TrainingSettings
@@ -40,11 +39,13 @@ def introduction(
     if where == "cpu":
         where += f", {settings.batch_shares} x {torch.get_num_threads()} threads"
     where += f", in {processes} processes" if processes > 1 else ""
-    yield f"dataset   {training.dataset.path}, contract {policy.contract.name}"
+    paths = ", ".join(map(str, training.dataset.paths))
+    yield f"dataset   {paths}, contract {policy.contract.name}"
     count = len(training.episodes)
     episodes = f"{count} episode{'' if count == 1 else 's'}"
-    failed = f"; {data.failed} that failed left out" if data.failed else ""
-    yield f"          {episodes}, {len(training)} windows; {held} held out{failed}"
+    out_of = f"; {data.left_out} not chosen" if data.left_out else ""
+    out_of += f"; {data.failed} that failed left out" if data.failed else ""
+    yield f"          {episodes}, {len(training)} windows; {held} held out{out_of}"
     yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"
     for key, camera in policy.encoder.image_encoders.items():
         yield f"sees      {key}: {camera.view.text}: {out / f'view_{key}.png'}"
@@ -73,13 +74,11 @@ def farewell(
     yield f"run       policy_node --ros-args -p checkpoint:={checkpoint}"
 
 
-def interruption(out: Path, recipe: Path, training: WindowDataset, update: int) -> Iterator[str]:
+def interruption(out: Path, recipe: Path, dataset: Path | None, update: int) -> Iterator[str]:
     """The command that goes on with a run that was stopped."""
+    named = "" if dataset is None else f"--dataset {dataset} "
     yield f"stopped at update {update}; go on with"
-    yield (
-        f"  diffusion-policy train --dataset {training.dataset.path} --config {recipe} "
-        f"--out {out} --resume"
-    )
+    yield f"  diffusion-policy train {named}--config {recipe} --out {out} --resume"
 
 
 def _count(module: nn.Module) -> int:

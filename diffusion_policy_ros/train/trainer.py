@@ -57,6 +57,7 @@ FREE_ON_RESUME = (
     "keep_checkpoints",
     "log_every",
     "batch_shares",
+    "readers",
     "threads",
     "device",
     "gradient_accumulation",
@@ -68,7 +69,7 @@ FREE_ON_RESUME = (
 
 
 def train(
-    dataset_path: str | Path,
+    dataset_path: str | Path | None,
     recipe: Recipe,
     out: str | Path,
     resume: bool = False,
@@ -80,7 +81,7 @@ def train(
     """Train a policy; started by torchrun, together with the other processes.
 
     Args:
-        dataset_path: a dataset, as `diffusion-policy convert` writes it.
+        dataset_path: a dataset, as `diffusion-policy convert` writes it; none for the recipe's.
         recipe: what to train, and how.
         out: the run's directory; all processes must see the same.
         resume: go on with the run that is there, exactly as if it had not been interrupted.
@@ -116,7 +117,8 @@ def train(
         checkpoint = learner.best_checkpoint(out)
         lines = farewell(out, checkpoint, learner.policy, learner.update, learner.seconds)
     else:
-        lines = interruption(out, out / RECIPE, data.training, learner.update)
+        named = None if dataset_path is None else data.training.dataset.path
+        lines = interruption(out, out / RECIPE, named, learner.update)
     for line in lines if group.first else ():
         say(line)
     if not learner.finished and stop_after is None:
