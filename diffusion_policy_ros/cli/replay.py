@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
 PAGE, FIGURES = "replay.html", "replay.json"
 EXIT_DIFFERENT = 1
-ROLES = {
-    "held out": "held out of the training",
-    "trained": "trained on, where errors are small whatever was learned",
-    "unknown": "unknown to the checkpoint",
-}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,6 +40,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--episodes", type=int, default=10, metavar="N", help="at most so many (default 10)"
+    )
+    parser.add_argument(
+        "--all-roles",
+        action="store_true",
+        help="recordings that were trained on, too, where others are held out",
     )
     parser.add_argument(
         "--every", type=int, metavar="N", help="frames between chunks (default: the policy's)"
@@ -132,23 +132,26 @@ def _replay(args: argparse.Namespace, policy: Policy) -> tuple[list[Replayed], P
         windows = WindowDataset(args.recording, steps, steps)
         check_contract(policy.contract, windows.contract, str(args.recording))
         role = [roles.get(episode.hash, "unknown") for episode in windows.episodes]
-        held_out = [number for number, one in enumerate(role) if one == "held out"]
         with tqdm(unit="chunk", disable=quiet) as bar:
             return [
                 replace(replay_episode(windows, n, policy, args.every, bar.update), role=role[n])
-                for n in (held_out or range(len(role)))[: args.episodes]
+                for n in _wanted(role, args)
             ], policy
     with tqdm(unit="chunk", disable=quiet) as bar:
-        bags = expand([args.recording])[: args.episodes]
+        bags = expand([args.recording])
+        role = [roles.get(fingerprint(bag), "unknown") if roles else "unknown" for bag in bags]
         found = [
-            replace(
-                replay_bag(bag, policy, args.every, bar.update),
-                role=roles.get(fingerprint(bag), "unknown"),
-            )
-            for bag in bags
+            replace(replay_bag(bags[n], policy, args.every, bar.update), role=role[n])
+            for n in _wanted(role, args)
         ]
     runs = [one.live for one in found if one.live is not None]
     return found, policy.as_recorded(runs[-1].how(0)) if runs else policy
+
+
+def _wanted(roles: Sequence[str], args: argparse.Namespace) -> Sequence[int]:
+    """Numbers of the recordings to replay: those held out, where there are any."""
+    held_out = [] if args.all_roles else [n for n, role in enumerate(roles) if role == "held out"]
+    return (held_out or range(len(roles)))[: args.episodes]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -165,6 +168,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _told(found: dict[str, Any], replayed: list[Replayed]) -> list[str]:
     """What is worth a line each."""
+    from diffusion_policy_ros.replay.recording import roles_said
     from diffusion_policy_ros.replay.summary import overall
 
     frames, steps = found["frames"], found["executed_steps"]
@@ -172,9 +176,7 @@ def _told(found: dict[str, Any], replayed: list[Replayed]) -> list[str]:
         f"{found['chunks']} chunks after {frames['made']} frames of {len(replayed)} recordings; "
         f"{sum(frames['refused'].values())} frames refused, {frames['gaps']} gaps"
     ]
-    count = Counter(one.role for one in replayed)
-    told = ", ".join(f"{count[role]} {ROLES[role]}" for role in ROLES if count[role])
-    lines.append(f"recordings: {told}")
+    lines.append(f"recordings: {roles_said(one.role for one in replayed)}")
     repeated = overall(found["error_of_repeating"], steps)
     for name, value in overall(found["error"], steps).items():
         than = f", repeating the last action {repeated[name]:.4g}" if name in repeated else ""

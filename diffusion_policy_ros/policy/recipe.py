@@ -307,15 +307,15 @@ class Recipe:
 
     Attributes:
         name: what the recipe is called in logs and cards.
-        data: the datasets, of one meaning; none where `train --dataset` names it.
         policy: what the policy is.
         training: how it is trained.
+        data: the datasets, of one meaning; none where `train --dataset` names it.
     """
 
     name: str = "recipe"
-    data: tuple[DataSettings, ...] = ()
     policy: PolicySettings = PolicySettings()
     training: TrainingSettings = TrainingSettings()
+    data: tuple[DataSettings, ...] = ()
 
     @classmethod
     def from_text(

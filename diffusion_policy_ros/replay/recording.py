@@ -8,7 +8,7 @@ are those that `History` gave when it was converted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,18 @@ from diffusion_policy_ros.runtime.provenance import Provenance
 from diffusion_policy_ros.runtime.tail import Chunk
 
 Actions = NDArray[np.float64]
+
+ROLES = {
+    "held out": "held out of the training",
+    "trained": "trained on, where errors are small whatever was learned",
+    "unknown": "unknown to the checkpoint",
+}
+
+
+def roles_said(roles: Iterable[str]) -> str:
+    """How many recordings are of each role, in words."""
+    count = Counter(roles)
+    return ", ".join(f"{count[role]} {ROLES[role]}" for role in ROLES if count[role])
 
 
 @dataclass

@@ -8,14 +8,14 @@ from typing import Any
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.replay.figures import PATH
-from diffusion_policy_ros.replay.recording import Replayed
+from diffusion_policy_ros.replay.recording import Replayed, roles_said
 from diffusion_policy_ros.replay.summary import overall
 from diffusion_policy_ros.report import replay_plots
 from diffusion_policy_ros.report.html import Page
 from diffusion_policy_ros.report.limits import limit_lines
 
-SHOWN = 3
-"""Recordings whose actions are drawn."""
+SHOWN, LISTED = 3, 50
+"""Recordings whose actions are drawn, and that are listed."""
 
 
 def write_page(
@@ -48,6 +48,7 @@ def _introduce(page: Page, replayed: Sequence[Replayed], found: Mapping[str, Any
     frames, names = found["frames"], ", ".join(found["recordings"])
     page.facts(
         {
+            "of them": roles_said(one.role for one in replayed),
             "recordings": names if len(names) < 300 else f"{len(replayed)}: {names[:250]}...",
             "frames": f"{frames['made']}, {sum(frames['refused'].values())} refused, "
             f"{frames['gaps']} gaps, {frames['resets']} resets",
@@ -58,6 +59,13 @@ def _introduce(page: Page, replayed: Sequence[Replayed], found: Mapping[str, Any
             f"{found['chunk_join']}, seed {found['seed']}, {found['engine']}",
         }
     )
+    if any(one.role == "trained" for one in replayed):
+        page.paragraph(
+            "Of recordings that were trained on errors say little: they are small whatever was "
+            "learned. Judge by those held out."
+        )
+    rows = [(one.name, one.role, len(one.chunks)) for one in replayed[:LISTED]]
+    page.table(("recording", "in the training", "chunks"), rows)
     for note in sorted({note for one in replayed for note in one.notes}):
         page.paragraph(f"Note: {note}.")
 

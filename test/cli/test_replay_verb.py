@@ -10,6 +10,7 @@ import pytest
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import Options, convert
+from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
@@ -166,3 +167,30 @@ def test_a_network_that_is_not_finite_is_named(made, tmp_path, capsys):
     broken = str(save_checkpoint(tmp_path / "broken", policy))
     assert main(["replay", broken, str(made / "bags"), "--out", str(tmp_path / "out")]) == 2
     assert "the network's output is not finite after the frame stamped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recording", ["bags", "dataset"])
+def test_recordings_that_were_held_out_are_replayed_by_default(made, tmp_path, recording):
+    """Bags are known by their content; page and figures say what each was to the training."""
+    hashes = [e.hash for e in Dataset(made / "dataset").episodes]
+    policy = DiffusionPolicy(Recipe.from_text(TINY), CONTRACT)
+    roles = dict(zip(hashes, ("trained", "held out"), strict=True))
+    save_checkpoint(tmp_path / "policy", policy, episodes=roles)
+    for name in ("bags", "dataset"):
+        (tmp_path / name).symlink_to(made / name)
+    _, found = replay(tmp_path, tmp_path / "out", recording=recording, episodes=5)
+    assert found["roles"] == ["held out"]
+    page = (tmp_path / "out" / "replay.html").read_text()
+    assert "1 held out of the training" in page and "Judge by those" not in page
+    where = tmp_path / "all"
+    _, found = replay(tmp_path, where, "--all-roles", recording=recording, episodes=5)
+    assert found["roles"] == ["trained", "held out"]
+    page = (where / "replay.html").read_text()
+    assert "<td>trained</td>" in page and "Judge by those held out" in page
+
+
+def test_what_a_checkpoint_does_not_know_is_said_to_be_unknown(made, tmp_path):
+    """As of those that were saved without their episodes."""
+    _, found = replay(made, tmp_path)
+    assert found["roles"] == ["unknown"]
+    assert "1 unknown to the checkpoint" in (tmp_path / "replay.html").read_text()
