@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +62,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "where they are small, else as jpeg of quality 95 (auto, the default); all raw; all that "
         "are not compressed as jpeg, or as png, which loses nothing",
     )
+    parser.add_argument(
+        "--format",
+        choices=("dataset", "lerobot", "robomimic", "aloha"),
+        default="dataset",
+        help="what to make: a dataset of this package (the default), or another project's; then "
+        "--out must not exist, and the options are those of diffusion-policy data export",
+    )
+    parser.add_argument(
+        "--video", choices=("av1", "h264"), default="", help="lerobot: pictures as video"
+    )
+    parser.add_argument("--stamps", action="store_true", help="lerobot: keep true times, too")
+    parser.add_argument("--task", default="", metavar="TEXT", help="lerobot: what was done")
     parser.set_defaults(run=run)
 
 
@@ -68,6 +83,34 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: nothing could be converted; the dataset is as it was.
     """
+    if args.format != "dataset":
+        return _elsewhere(args)
+    print("\n".join(summary(_convert(args, Path(args.out), args.images))))
+    return 0
+
+
+def _elsewhere(args: argparse.Namespace) -> int:
+    """Convert into a dataset that is gone afterwards, and export that."""
+    from diffusion_policy_ros.data.formats import format_of
+    from diffusion_policy_ros.data.formats.demonstrations import Writing, refuse_existing
+
+    out = Path(args.out)
+    refuse_existing(out)
+    between = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.dataset"
+    # What came compressed stays as it came; nothing else is to lose anything on the way.
+    images = "png" if args.images == "auto" and not args.video else args.images
+    try:
+        _convert(args, between, images)
+        options = Writing(args.video, args.jobs, args.stamps, args.task)
+        written = format_of(args.format).write(between, out, options)
+    finally:
+        shutil.rmtree(between, ignore_errors=True)
+    print(written.said)
+    return 0
+
+
+def _convert(args: argparse.Namespace, out: Path, images: str) -> Report:
+    """Convert, and say what became of each bag."""
     from diffusion_policy_ros.data.convert import Options, convert
 
     options = Options(
@@ -77,13 +120,11 @@ def run(args: argparse.Namespace) -> int:
         max_gap_frames=args.max_gap_frames,
         split_topic=args.split_topic,
         split_times=tuple(args.split_times),
-        images=args.images,
+        images=images,  # type: ignore[arg-type]  # argparse has checked it
     )
     contract = find_contract(args.contract, args.bags)
     with Printer() as printer:
-        report = convert(args.bags, contract, args.out, args.jobs, printer, options)
-    print("\n".join(summary(report)))
-    return 0
+        return convert(args.bags, contract, out, args.jobs, printer, options)
 
 
 def find_contract(name: str | None, bags: list[str]) -> Contract:

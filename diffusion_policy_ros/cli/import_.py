@@ -135,10 +135,10 @@ def _foreign(args: argparse.Namespace) -> Report:
         cure = "check the draft above, save it, and give it with --contract"
         raise UserError("no contract was given", args.path, cure)
     matching = match(contract, foreign.columns, args.map, bool(foreign.contract))
-    matched = Matched(foreign, contract, matching, args.every)
+    matched = Matched(foreign, contract, matching, args.every, args.images)
     print("\n".join(described(matched, foreign.columns)), flush=True)
     with Printer() as printer:
-        return import_demonstrations(matched, args.out, printer, args.images)
+        return import_demonstrations(matched, args.out, printer)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

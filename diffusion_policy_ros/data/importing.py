@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffusion_policy_ros.data.formats.matched import Matched
-from diffusion_policy_ros.data.pictures import Images
 from diffusion_policy_ros.data.store import Progress, Report, adding
 from diffusion_policy_ros.errors import UserError
 
 
 def import_demonstrations(
-    source: Matched,
-    out: str | Path,
-    progress: Progress | None = None,
-    images: Images = "auto",
+    source: Matched, out: str | Path, progress: Progress | None = None
 ) -> Report:
     """Make a dataset of demonstrations, or add those that it does not have yet.
 
@@ -22,12 +18,11 @@ def import_demonstrations(
         source: in the contract's keys.
         out: the dataset's folder; made if it is missing.
         progress: told of each demonstration when it is done.
-        images: how pictures are kept that do not come as bytes of a file.
 
     Raises:
         UserError: nothing could be imported, or the dataset is another robot's. It is as it was.
     """
-    with adding(out, source.contract, images) as new:
+    with adding(out, source.contract, source.images) as new:
         for done, name in enumerate(source.names, 1):
             try:
                 report = new.add(source.read(name))

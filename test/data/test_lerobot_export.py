@@ -10,11 +10,14 @@ pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -e '.[lerobot]
 pytest.importorskip("av", reason="needs av: pip install -e '.[lerobot]'")
 
 import av  # noqa: E402
+import made_bags  # noqa: E402
 import pyarrow.parquet as parquet  # noqa: E402
+from made_bags import make_bag  # noqa: E402
 from made_lerobot import INTEROP  # noqa: E402
 
 from diffusion_policy_ros.cli.main import main  # noqa: E402
 from diffusion_policy_ros.contract import Contract  # noqa: E402
+from diffusion_policy_ros.data.convert import convert  # noqa: E402
 from diffusion_policy_ros.data.dataset import Dataset, WindowDataset  # noqa: E402
 from diffusion_policy_ros.data.pictures import encoded  # noqa: E402
 from diffusion_policy_ros.data.store import Recording, adding  # noqa: E402
@@ -333,7 +336,7 @@ def test_nothing_is_overwritten(dataset, exported, capsys):
     before = (exported / "meta/info.json").read_bytes()
     words = ["data", "export", "lerobot", str(dataset), "--out", str(exported)]
     assert main(words) == 2
-    assert "exists already; choose another folder" in capsys.readouterr().err
+    assert "exists already; choose another path" in capsys.readouterr().err
     assert (exported / "meta/info.json").read_bytes() == before
 
 
@@ -359,3 +362,21 @@ def test_what_was_not_written_is_noticed(dataset, tmp_path, monkeypatch, capsys)
     assert main([*words, "--video", "h264"]) == 2
     assert "lacks pictures of episode" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bag_becomes_lerobots_in_one_command(tmp_path, capsys):
+    """Converted and exported; the dataset in between is gone, and what is read is the same."""
+    bag = make_bag(tmp_path / "bag", seed=3, metadata={"contract": made_bags.TEXT})
+    words = ["convert", str(bag), "--format", "lerobot", "--out", str(tmp_path / "out")]
+    assert main([*words, "--task", "push"]) == 0
+    assert "out holds 1 episodes, 12 frames, 12 pictures read back" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"bag", "out"}
+    theirs = back(tmp_path / "out", tmp_path / "back")
+    convert([bag], made_bags.CONTRACT, tmp_path / "ours")
+    a, b = Dataset(tmp_path / "ours").episode(0), theirs.episode(0)
+    for key in ("camera", "position", "orientation", "action"):
+        np.testing.assert_array_equal(a[key], b[key])
+    assert theirs.episodes[0].task == "push"
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "exists already" in capsys.readouterr().err

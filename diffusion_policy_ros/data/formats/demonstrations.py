@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
 
@@ -126,3 +127,15 @@ class Written:
         images = f", {self.images} pictures read back and counted" if self.images else ""
         lines = [f"{self.out} holds {self.episodes} episodes, {self.frames} frames{images}"]
         return "\n".join([*lines, *self.notes])
+
+
+def refuse_existing(out: Path) -> None:
+    """Never write over anything.
+
+    Raises:
+        UserError: there is something, or no folder for it.
+    """
+    if out.exists():
+        raise UserError("exists already", str(out), "choose another path with --out")
+    if not out.parent.is_dir():
+        raise UserError("is not there", str(out.parent), "make the folder first")

@@ -19,7 +19,7 @@ Statistics = dict[str, Any]
 """min, max, mean, std, count and q01 … q99 → nested lists."""
 NAMES = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)
 _SAMPLED_SIDE = 150
-"""Pixels along a picture's shorter side that are counted, about."""
+"""Pixels along a picture's longer side that are counted, about."""
 
 
 def sampled_frames(frames: int) -> set[int]:
@@ -42,7 +42,7 @@ class Pixels:
 
     def add(self, picture: Array) -> None:
         """Count some of a picture's pixels, uint8 (H, W, 3)."""
-        step = max(1, min(picture.shape[:2]) // _SAMPLED_SIDE)
+        step = max(1, max(picture.shape[:2]) // _SAMPLED_SIDE)
         some = picture[::step, ::step]
         for channel in range(3):
             values = some[..., channel].reshape(-1)

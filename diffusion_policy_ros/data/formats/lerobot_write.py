@@ -6,7 +6,6 @@ whole, and there are the same parts for any number of processes.
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import shutil
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.formats import needed
-from diffusion_policy_ros.data.formats.demonstrations import Writing, Written
+from diffusion_policy_ros.data.formats.demonstrations import Writing, Written, refuse_existing
 from diffusion_policy_ros.data.formats.lerobot_meta import (
     CHUNK_FILES,
     DATA,
@@ -39,6 +37,7 @@ from diffusion_policy_ros.data.formats.lerobot_meta import (
     write_meta,
 )
 from diffusion_policy_ros.data.formats.lerobot_statistics import Pixels, sampled_frames
+from diffusion_policy_ros.data.formats.matched import shape_of
 from diffusion_policy_ros.data.formats.matching import SUCCESS
 from diffusion_policy_ros.data.formats.naming import camera_names, observed_names
 from diffusion_policy_ros.data.formats.png import png
@@ -89,8 +88,7 @@ def _checked(contract: Contract, out: Path, options: Writing) -> int:
         near = max(1, fps)
         what = f"LeRobot's fps is a whole number, the dataset's rate is {contract.rate_hz:g} Hz"
         raise UserError(what, "", f"convert the bags with rate_hz: {near}, and export that")
-    if out.exists():
-        raise UserError("exists already", str(out), "choose another folder with --out")
+    refuse_existing(out)
     films = [key for key in cameras(contract) if options.video and is_video(contract, key)]
     for key, stream in ((key, contract.observations[key]) for key in films):
         if stream.shape[0] % 2 or stream.shape[1] % 2:
@@ -246,7 +244,7 @@ def _stored(
     rows, sampled = dataset.rows[key], sampled_frames(stretch.frames)
     for frame in range(stretch.frames):
         kept = rows.kept(stretch.row + frame)
-        is_file = isinstance(kept, bytes) and _is_rgb(kept)
+        is_file = isinstance(kept, bytes) and bool(shape_of(kept))
         if not is_file or frame in sampled:
             picture = _coloured(rows.take(np.array([stretch.row + frame]))[0])
             if frame in sampled:
@@ -254,11 +252,6 @@ def _stored(
         data = kept if is_file else png(picture)
         kind = "jpg" if data[:2] == b"\xff\xd8" else "png"
         yield {"bytes": data, "path": f"frame-{frame:06d}.{kind}"}
-
-
-def _is_rgb(data: bytes) -> bool:
-    with Image.open(io.BytesIO(data)) as found:
-        return bool(found.mode == "RGB")
 
 
 def _coloured(picture: Array) -> Array:

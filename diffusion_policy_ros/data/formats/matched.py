@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.data.actions import as_fields, next_state_actions
 from diffusion_policy_ros.data.formats.demonstrations import Demonstration, Foreign
 from diffusion_policy_ros.data.formats.matching import Matching, Source
+from diffusion_policy_ros.data.pictures import Images, storage
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.data.store import Recording
 from diffusion_policy_ros.errors import UserError
@@ -32,6 +34,7 @@ class Matched:
         contract: the robot.
         matching: where everything comes from.
         every: which frames are taken: each so-manieth.
+        images: how pictures are kept that do not come as bytes of a file.
 
     Raises:
         UserError: the rate is not the contract's, or thinning would lose what deltas tell.
@@ -41,6 +44,7 @@ class Matched:
     contract: Contract
     matching: Matching
     every: int = 1
+    images: Images = "auto"
 
     def __post_init__(self) -> None:
         rate, wanted = self.foreign.rate_hz, self.contract.rate_hz
@@ -99,7 +103,8 @@ class Matched:
         for key in (key for key, stream in streams.items() if stream.is_image):
             column = self.matching.observations[key].columns[0]
             pictures = islice(found.images[column], 0, frames * self.every, self.every)
-            arrays[key] = map(partial(_fitted, streams[key]), pictures)
+            keeps = storage(streams[key], self.images) != "raw"
+            arrays[key] = map(partial(_fitted, streams[key], keeps), pictures)
         return Recording(f"{self.where}/{name}", arrays, found.success, found.task)
 
     def _vector(self, stream: Stream, source: Source, found: Demonstration) -> Array:
@@ -125,21 +130,37 @@ class Matched:
         return np.arange(frames, dtype=np.int64) * self.contract.period_ns
 
 
-def _fitted(stream: Stream, picture: Array | bytes) -> Array | bytes:
+def _fitted(stream: Stream, keeps: bool, picture: Array | bytes) -> Array | bytes:
     """A picture as the contract wants it; one of its own size is left as it is.
+
+    Args:
+        stream: the camera.
+        keeps: whether the dataset keeps bytes, so that these need not be decoded.
+        picture: a picture, or a jpeg's or png's bytes.
 
     Raises:
         UserError: it cannot be read, or fitted.
     """
     try:
+        if isinstance(picture, bytes) and keeps and shape_of(picture) == stream.shape:
+            return picture
         image = restored(stream, picture) if isinstance(picture, bytes) else picture
         if image.shape == stream.shape:
-            return picture
+            return image
         if image.shape[:2] == stream.shape[:2] != stream.source_size and stream.shape[2] == 1:
             return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[..., None]
         return fitted(stream, image)
     except UserError as error:
         raise UserError(f"{stream.name}: {error.what}", "", error.cure) from None
+
+
+def shape_of(data: bytes) -> tuple[int, ...]:
+    """(height, width, 3) of a picture in colours, by its head alone; nothing of any other."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as found:
+            return (found.height, found.width, 3) if found.mode == "RGB" else ()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ()
 
 
 def _stacked(source: Source, found: Demonstration) -> Array:

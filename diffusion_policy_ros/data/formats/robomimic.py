@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.formats import needed
+from diffusion_policy_ros.data.formats.demonstrations import Writing, Written, refuse_existing
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.data.store import Adding, BagReport, Progress, Recording, Report, adding
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
@@ -185,7 +188,7 @@ class _Source:
         unit = controller.get("output_max")
         if is_delta is True and kinds & set(DELTA) and isinstance(unit, list):
             # The controller's range is what one unit of a delta action is, m and rad.
-            scale = self._action_scale()[: len(unit)].tolist()
+            scale = self.action_scale()[: len(unit)].tolist()
             if len(scale) == len(unit) and not _close(scale, unit):
                 what = f"one unit of an action is {unit}, the contract's scale says {scale}"
                 yield UserError(what, where, "write it as action.record's scale")
@@ -198,9 +201,11 @@ class _Source:
             return {}  # a note, not a need
         return settings if isinstance(settings, dict) else {}
 
-    def _action_scale(self) -> NDArray[np.float64]:
-        streams = self.contract.action.commands
-        return np.concatenate([_scale(s) for s in streams] or [np.ones(self.contract.action_dim)])
+    def action_scale(self) -> NDArray[np.float64]:
+        """What one unit of each element of an action is; ones where that cannot be said."""
+        size = self.contract.action_dim
+        found = [_scale(stream) for stream in self.contract.action.commands]
+        return np.concatenate(found) if sum(map(len, found)) == size else np.ones(size)
 
     def read(self, name: str) -> tuple[dict[str, Array], bool | None]:
         """A demonstration's arrays, and whether it solved the task.
@@ -217,7 +222,7 @@ class _Source:
             raw = np.asarray(demo["actions"], dtype=np.float64)
             rewards = np.asarray(demo["rewards"]) if "rewards" in demo else None
         with np.errstate(over="ignore"):  # becomes infinite, which is rejected
-            arrays[ACTION] = (raw * self._action_scale()).astype(np.float32)
+            arrays[ACTION] = (raw * self.action_scale()).astype(np.float32)
         arrays[STAMP] = np.arange(len(raw), dtype=np.int64) * self.contract.period_ns
         success = None if rewards is None else bool((rewards > 0).any())
         return arrays, success
@@ -275,3 +280,52 @@ def _close(scale: Sequence[float], unit: Sequence[Any]) -> bool:
     """Whether they are the same numbers; what is no number contradicts nothing."""
     pairs = zip(scale, unit, strict=True)
     return all(not isinstance(b, int | float) or abs(a - b) < 1e-9 for a, b in pairs)
+
+
+def write(path: str | Path, out: str | Path, options: Writing) -> Written:
+    """Write a dataset as a file of robomimic, in the units that its contract's `scale` is of.
+
+    Raises:
+        UserError: there is something at ``out``. Nothing is left there.
+    """
+    h5py, dataset, out = needed("h5py", "robomimic"), Dataset(path), Path(out)
+    refuse_existing(out)
+    building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    source, frames = _Source(out, dataset.contract, {}), 0
+    try:
+        with h5py.File(building, "w") as file:
+            data = file.create_group("data")
+            for number, episode in enumerate(dataset.episodes):
+                group = data.create_group(f"demo_{number}")
+                _write_demo(group, source, dataset.episode(number), episode.success)
+                frames += episode.frames
+            data.attrs["total"] = frames
+            data.attrs["env_args"] = json.dumps(_env_args(dataset.contract))
+        building.rename(out)
+    finally:
+        building.unlink(missing_ok=True)
+    return Written(out, len(dataset.episodes), frames)
+
+
+def _write_demo(
+    group: Any, source: _Source, arrays: Mapping[str, Array], success: bool | None
+) -> None:
+    frames = len(arrays[ACTION])
+    group.attrs["num_samples"] = frames
+    group["actions"] = arrays[ACTION] / source.action_scale()
+    last = np.arange(frames) == frames - 1
+    group["dones"] = last.astype(np.int64)
+    # Without a word of anybody a demonstration counts as what it was made to be.
+    group["rewards"] = last * float(success is not False)
+    for key, stream in source.contract.observations.items():
+        values = arrays[key] if stream.is_image else arrays[key] / _scale(stream)
+        group[f"obs/{key}"] = values
+
+
+def _env_args(contract: Contract) -> dict[str, Any]:
+    """What robomimic notes of the world that it was recorded in, as far as a contract says it."""
+    kinds = {part.kind for part in contract.action.fields}
+    settings: dict[str, Any] = {"control_freq": contract.rate_hz}
+    if kinds & {*DELTA, *ABSOLUTE}:
+        settings["controller_configs"] = {"control_delta": bool(kinds & set(DELTA))}
+    return {"env_name": contract.name, "type": 1, "env_kwargs": settings}

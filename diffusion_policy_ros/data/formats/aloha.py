@@ -1,0 +1,215 @@
+"""ACT's and ALOHA's files: ``episode_N.hdf5`` in a folder, one an episode.
+
+    observations/qpos           (n, D), where the joints are; qvel and effort likewise
+    observations/images/NAME    uint8 (n, H, W, 3), or rows of jpeg bytes with attribute compress
+    action                      (n, D)
+    attribute sim               whether it was simulated
+
+Needs h5py: ``pip install 'diffusion_policy_ros[robomimic]'``.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.dataset import Dataset
+from diffusion_policy_ros.data.formats import needed
+from diffusion_policy_ros.data.formats.demonstrations import (
+    Choice,
+    Column,
+    Demonstration,
+    Writing,
+    Written,
+    refuse_existing,
+)
+from diffusion_policy_ros.data.formats.naming import plain
+from diffusion_policy_ros.data.shards import ACTION
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import Array
+
+OBSERVATIONS, IMAGES = "observations", "observations/images"
+VECTORS = {"joint_position": "qpos", "joint_velocity": "qvel", "joint_effort": "effort"}
+"""Quantity → the array that all observations of it become, one after another."""
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+_AGAIN = "get the file again"
+
+
+class Folder:
+    """A folder of episodes that is open for reading; see `Foreign`.
+
+    Args:
+        path: the folder.
+        choice: which episodes.
+
+    Raises:
+        UserError: it holds none, or they cannot be read.
+    """
+
+    rate_hz = None
+    contract = ""
+
+    def __init__(self, path: str | Path, choice: Choice) -> None:
+        self.where = str(path)
+        needed("h5py", "robomimic")
+        if choice.tasks:
+            raise UserError("its files say no task", self.where, "leave --task out")
+        found = {}
+        for file in Path(path).glob("episode_*.hdf5"):
+            if number := re.fullmatch(r"episode_(\d+)", file.stem):
+                found[int(number[1])] = file
+        if not found:
+            what = "holds no episode_0.hdf5"
+            raise UserError(what, self.where, "give the folder of ACT's or ALOHA's episodes")
+        lost = [n for n in choice.episodes if n not in found]
+        if lost:
+            raise UserError(f"has no episode {lost[0]}", self.where, f"it has {len(found)}")
+        chosen = sorted(n for n in found if not choice.episodes or n in choice.episodes)
+        self._files = {f"episode_{n}": found[n] for n in chosen}
+        self.names = list(self._files)
+        with _opened(self._files[self.names[0]]) as file:
+            self.columns = dict(_columns(file))
+
+    def read(self, name: str, columns: Collection[str]) -> Demonstration:
+        """An episode; see `Foreign`."""
+        path = self._files[name]
+        vectors: dict[str, Array] = {}
+        images: dict[str, Any] = {}
+        with _opened(path) as file:
+            for column in columns:
+                if self.columns[column].is_image:
+                    images[column] = _Pictures(path, f"{IMAGES}/{column}")
+                    continue
+                place = column if column == ACTION else f"{OBSERVATIONS}/{column}"
+                values = np.asarray(file[place])
+                if values.shape[1:] != self.columns[column].shape:
+                    raise UserError(f"{column} is {values.shape[1:]}", str(path), "leave it out")
+                vectors[column] = values
+        lengths = {len(values) for values in vectors.values()}
+        if len(lengths) > 1:
+            raise UserError("its arrays are of different lengths", str(path), _AGAIN)
+        return Demonstration(vectors, images)
+
+
+class _opened:  # noqa: N801  # used as a function
+    """A file, open for reading; h5py's errors become a user's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Any:
+        try:
+            self._file = needed("h5py", "robomimic").File(self._path, "r")
+        except _DAMAGED:
+            raise UserError("is cut off, or no HDF5 file", str(self._path), _AGAIN) from None
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+        self._file.close()
+        if kind is not None and issubclass(kind, _DAMAGED):
+            what = f"is damaged ({str(error)[:80]})"
+            raise UserError(what, str(self._path), _AGAIN) from None
+
+
+def _columns(file: Any) -> Iterator[tuple[str, Column]]:
+    """Vectors by their names, cameras by theirs."""
+    for name, array in file[OBSERVATIONS].items():
+        if getattr(array, "ndim", 0) == 2:
+            yield name, Column(array.shape[1:])
+    if "images" in file[OBSERVATIONS]:
+        for name, array in file[IMAGES].items():
+            yield name, Column(array.shape[1:] if array.ndim == 4 else (), is_image=True)
+    if ACTION in file:
+        yield ACTION, Column(file[ACTION].shape[1:])
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """A camera's pictures; jpeg bytes as they are."""
+
+    path: Path
+    place: str
+
+    def __iter__(self) -> Iterator[Array | bytes]:
+        with _opened(self.path) as file:
+            array = file[self.place]
+            for row in range(len(array)):
+                # Compressed rows are padded with zeros to one length, which a decoder ignores.
+                picture = np.asarray(array[row])
+                yield picture if picture.ndim == 3 else picture.astype(np.uint8).tobytes()
+
+
+def read(path: str | Path, choice: Choice) -> Folder:
+    """Open a folder.
+
+    Raises:
+        UserError: it holds no episodes, or they cannot be read.
+    """
+    return Folder(path, choice)
+
+
+def write(path: str | Path, out: str | Path, options: Writing) -> Written:
+    """Write a dataset as a folder of episodes.
+
+    Raises:
+        UserError: it has no joints' positions, or there is something at ``out``. Nothing is left.
+    """
+    h5py, dataset, out = needed("h5py", "robomimic"), Dataset(path), Path(out)
+    refuse_existing(out)
+    groups = vectors_of(dataset.contract)
+    if "qpos" not in groups:
+        what = "has no joint positions, which these files are of"
+        cure = "export it as lerobot or robomimic"
+        raise UserError(what, str(path), cure)
+    building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        building.mkdir()
+        for number in range(len(dataset.episodes)):
+            with h5py.File(building / f"episode_{number}.hdf5", "w") as file:
+                _write_one(file, dataset.contract, dataset.episode(number), groups)
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    left = [
+        key for key in _vectors(dataset.contract) if not any(key in g for g in groups.values())
+    ]
+    notes = [f"left out, for the files have no place for it: {', '.join(left)}"] if left else []
+    frames = sum(episode.frames for episode in dataset.episodes)
+    return Written(out, len(dataset.episodes), frames, notes=notes)
+
+
+def vectors_of(contract: Contract) -> dict[str, list[str]]:
+    """Array → the observations that it is made of; a gripper's joints follow the arm's."""
+    found: dict[str, list[str]] = {}
+    for key in _vectors(contract):
+        name = VECTORS.get(contract.observations[key].quantity, "")
+        if name:
+            found.setdefault(name, []).append(key)
+    return found
+
+
+def _vectors(contract: Contract) -> list[str]:
+    return [key for key, stream in contract.observations.items() if not stream.is_image]
+
+
+def _write_one(
+    file: Any, contract: Contract, arrays: dict[str, Array], groups: dict[str, list[str]]
+) -> None:
+    file.attrs["sim"] = False
+    file.attrs["compress"] = False
+    for name, keys in groups.items():
+        file[f"{OBSERVATIONS}/{name}"] = np.concatenate([arrays[key] for key in keys], axis=1)
+    for key, stream in contract.observations.items():
+        if stream.is_image:
+            pictures = arrays[key] if stream.shape[2] == 3 else np.repeat(arrays[key], 3, axis=3)
+            chunks = (1, *pictures.shape[1:])
+            file.create_dataset(f"{IMAGES}/{plain(key)}", data=pictures, chunks=chunks)
+    file[ACTION] = arrays[ACTION]
