@@ -20,14 +20,12 @@ This is no safety-rated function: see doc/how-to/before-your-robot.md.
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_msgs.msg import Float64, String
@@ -38,14 +36,15 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros import diagnostics, player_parameters
 from diffusion_policy_ros.ros.chunk_source import ChunkSource
 from diffusion_policy_ros.ros.chunks import SECOND_NS
+from diffusion_policy_ros.ros.managed import SUCCESS, ManagedNode
 from diffusion_policy_ros.ros.parameters import check_overrides
-from diffusion_policy_ros.ros.player_link import NUMBERS, PlayerLink
+from diffusion_policy_ros.ros.player_link import PlayerLink
 from diffusion_policy_ros.ros.processes import run
 from diffusion_policy_ros.ros.qos import LATCHED
+from diffusion_policy_ros.runtime.counts import kind_of
 
 REPORT_S = 0.5
 EXIT_USER_ERROR = 2
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 LEVELS = {
     "playing": DiagnosticStatus.OK,
     "operator": DiagnosticStatus.OK,
@@ -54,7 +53,7 @@ LEVELS = {
 """State → level of the report; of all others a warning."""
 
 
-class ActionPlayer(LifecycleNode):
+class ActionPlayer(ManagedNode):
     """Lifecycle, services and parameters of a player; its parameters are in `player_parameters`.
 
     Attributes:
@@ -69,7 +68,7 @@ class ActionPlayer(LifecycleNode):
         self.finished: Future[bool] = Future()
         self.link: PlayerLink | None = None
         self._active, self._changed = False, False
-        self._failure = self._said = self._last_hold = ""
+        self._said = self._last_hold = ""
         self._settings = player_parameters.declare_all(self)
         self._armed = self._settings.armed
         player_parameters.check(self._values)
@@ -87,10 +86,6 @@ class ActionPlayer(LifecycleNode):
 
     # -------------------------------------------------------------------------------- lifecycle
 
-    def bring_up(self) -> bool:
-        """Configure and activate; whether both went well."""
-        return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
-
     def _on_contract(self) -> None:
         """The policy's contract was heard, by a player that may have waited for it."""
         if self._settings.autostart and self.link is None and not self._settings.contract:
@@ -98,11 +93,11 @@ class ActionPlayer(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the contract, connect to robot and policy."""
-        return self._attempt("configure", self._set_up)
+        return self.attempt("configure", self._set_up)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Tick; released only where it is armed, and only the first time."""
-        return self._attempt("activate", lambda: self._begin(state))
+        return self.attempt("activate", lambda: self._begin(state))
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Brake, then go quiet; activated again, it is stopped."""
@@ -128,22 +123,6 @@ class ActionPlayer(LifecycleNode):
         """Brake within the limits and be no more."""
         self._tear_down()
         self._report()
-
-    def _attempt(self, what: str, step: Callable[[], None]) -> TransitionCallbackReturn:
-        """Take a step of a transition and log why it fails: rclpy would swallow that."""
-        self._failure = ""
-        try:
-            step()
-            return SUCCESS
-        except UserError as error:
-            self._failure = str(error)
-            lines = self._failure.splitlines()
-        except Exception as error:
-            self._failure = f"{type(error).__name__}: {error}"
-            lines = [traceback.format_exc()]
-        for line in lines:
-            self.get_logger().error(f"cannot {what}: {line}")
-        return FAILURE
 
     def _set_up(self) -> None:
         contract = self._playable()
@@ -258,9 +237,9 @@ class ActionPlayer(LifecycleNode):
     def _state_now(self) -> str:
         """State and reason in one line."""
         if self.link is None:
-            return f"unconfigured: {self._failure}" if self._failure else "unconfigured"
+            return f"unconfigured: {self.failure}" if self.failure else "unconfigured"
         if not self._active:
-            return f"inactive: {self._failure}" if self._failure else "inactive"
+            return f"inactive: {self.failure}" if self.failure else "inactive"
         player = self.link.player
         return f"{player.state}: {player.why}" if player.why else player.state
 
@@ -269,7 +248,7 @@ class ActionPlayer(LifecycleNode):
         if self._changed and self.link is not None:
             self._take_parameters(self.link)
         now = self._state_now()
-        kind = NUMBERS.sub("", now)
+        kind = kind_of(now)
         if kind == self._said:
             return
         self._said = kind
@@ -285,7 +264,7 @@ class ActionPlayer(LifecycleNode):
         self._note()
         now, robot, values = self._state_now(), "", dict[str, object]()
         level = LEVELS.get(now.partition(":")[0], DiagnosticStatus.WARN)
-        if self._failure:
+        if self.failure:
             level = DiagnosticStatus.ERROR
         if self.link is not None:
             robot, values = self.link.contract.name, self._facts(self.link)
@@ -321,8 +300,7 @@ def make() -> ActionPlayer:
     """
     node = ActionPlayer()
     if not node._settings.autostart:
-        name = node.get_fully_qualified_name()
-        node.get_logger().info(f"unconfigured; ros2 lifecycle set {name} configure")
+        node.say_unconfigured()
     elif node._settings.contract and not node.bring_up():
         raise SystemExit(EXIT_USER_ERROR)
     return node

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +27,7 @@ from diffusion_policy_ros.ros.measured import Measured
 from diffusion_policy_ros.ros.outputs import Outputs
 from diffusion_policy_ros.ros.player_parameters import Settings
 from diffusion_policy_ros.ros.streams import Streams
+from diffusion_policy_ros.runtime.counts import kind_of
 from diffusion_policy_ros.runtime.player import Player
 
 BRAKING_S = 1.0
@@ -36,8 +36,6 @@ POINTS_AHEAD = 5
 """Of a trajectory."""
 AGAIN_S = 5.0
 """What stays wrong is logged again after so long."""
-NUMBERS = re.compile(r"-?[\d.]+")
-"""In a reason they count on while it stays the same."""
 
 
 class PlayerLink:
@@ -205,7 +203,7 @@ class PlayerLink:
 
     def _complain(self, text: str) -> None:
         """Log what is wrong; again only after a while."""
-        kind, now_s = NUMBERS.sub("", text), time.monotonic()
+        kind, now_s = kind_of(text), time.monotonic()
         recent = {k: t for k, t in self._complaints.items() if now_s - t < AGAIN_S}
         if kind not in recent:
             self._node.get_logger().warning(text)

@@ -13,8 +13,6 @@ import contextlib
 import gc
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
@@ -36,6 +34,7 @@ from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, choice_lines, load_policy
 from diffusion_policy_ros.ros import diagnostics, policy_parameters
+from diffusion_policy_ros.ros.managed import SUCCESS, ManagedNode
 from diffusion_policy_ros.ros.processes import (
     on_stop_signal,
     raise_on_stop_signal,
@@ -43,17 +42,16 @@ from diffusion_policy_ros.ros.processes import (
     told_of,
 )
 from diffusion_policy_ros.ros.robot_link import RobotLink
+from diffusion_policy_ros.runtime.counts import kind_of
 from diffusion_policy_ros.runtime.inference import warm_up
-from diffusion_policy_ros.runtime.policy_loop import kind_of
 
 REPORT_S = 0.5
 LOG_S = 1.0
 """At most one line of log about the same reason to hold, or about running, in so long."""
 EXIT_USER_ERROR = 2
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(ManagedNode):
     """Runs a policy on a robot; its parameters are in `policy_parameters`.
 
     Raises:
@@ -64,7 +62,7 @@ class PolicyNode(LifecycleNode):
         super().__init__("policy_node", **kwargs)
         self.link: RobotLink | None = None
         self._facts: dict[str, object] = {}
-        self._failure = self._logged = ""
+        self._logged = ""
         self._log_again_s: dict[str, float] = {}
         self._held = False
         policy_parameters.declare(self)
@@ -77,10 +75,6 @@ class PolicyNode(LifecycleNode):
         # Of the node, not of what is configured: it stays held whatever comes between.
         self.create_service(SetBool, "~/hold", self._serve_hold)
 
-    def bring_up(self) -> bool:
-        """Configure and activate; whether both went well."""
-        return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
-
     def end(self) -> None:
         """Tell the robot to hold and be no more, also in the midst of a transition."""
         with contextlib.suppress(rclpy_implementation.RCLError):
@@ -90,7 +84,7 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm up the policy, connect to the robot."""
-        result = self._attempt("configure", self._set_up)
+        result = self.attempt("configure", self._set_up)
         if result != SUCCESS:
             self._tear_down()
         return result
@@ -98,7 +92,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Wait for fresh messages and make chunks of them."""
         super().on_activate(state)
-        result = self._attempt("activate", self._link.start)
+        result = self.attempt("activate", self._link.start)
         if result != SUCCESS:
             self._link.stop()
             super().on_deactivate(state)
@@ -128,22 +122,6 @@ class PolicyNode(LifecycleNode):
         """Tell the robot to hold, and be unconfigured."""
         self._tear_down()
         return SUCCESS
-
-    def _attempt(self, what: str, step: Callable[[], None]) -> TransitionCallbackReturn:
-        """Take a step of a transition and log why it fails: rclpy would swallow that."""
-        self._failure = ""
-        try:
-            step()
-            return SUCCESS
-        except UserError as error:
-            self._failure = str(error)
-            lines = self._failure.splitlines()
-        except Exception as error:
-            self._failure = f"{type(error).__name__}: {error}"
-            lines = [traceback.format_exc()]
-        for line in lines:
-            self.get_logger().error(f"cannot {what}: {line}")
-        return FAILURE
 
     def _set_up(self) -> None:
         engine = self._load_engine()
@@ -243,7 +221,7 @@ class PolicyNode(LifecycleNode):
     def _report(self) -> None:
         """Publish the state; twice a second, and at once when holding begins or ends."""
         values, level = dict(self._facts), DiagnosticStatus.OK
-        message, robot = self._failure or "unconfigured", ""
+        message, robot = self.failure or "unconfigured", ""
         if self.link is not None:
             self.link.look_after_topics()
             self.link.look_after_the_clock()
@@ -252,8 +230,8 @@ class PolicyNode(LifecycleNode):
             self._log(message)
             values.update(diagnostics.values(loop, self.link.problems, time.monotonic_ns()))
             values.update(self.link.look_after_trace())
-        if self._failure:
-            message, level = self._failure, DiagnosticStatus.ERROR
+        if self.failure:
+            message, level = self.failure, DiagnosticStatus.ERROR
         now = self.get_clock().now().to_msg()
         name = f"{self.get_fully_qualified_name()}: policy"
         self._diagnostics.publish(diagnostics.message(name, robot, level, message, values, now))
@@ -299,8 +277,7 @@ def _run() -> int:
     executor.add_node(node)
     try:
         if not policy_parameters.value(node, "autostart"):
-            name = node.get_fully_qualified_name()
-            node.get_logger().info(f"unconfigured; ros2 lifecycle set {name} configure")
+            node.say_unconfigured()
         elif not node.bring_up():
             return EXIT_USER_ERROR
         on_stop_signal(lambda: done.set_result(None))

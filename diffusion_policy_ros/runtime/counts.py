@@ -1,7 +1,8 @@
-"""What happened since the start, for diagnostics."""
+"""What happened since the start, for diagnostics; which reasons are the same one."""
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -12,6 +13,13 @@ from diffusion_policy_ros.contract import Contract
 
 RECENT = 1000
 """Chunks whose times are kept."""
+AMOUNTS = re.compile(r"(?<![\w/.])-?[\d.]+")
+"""In a reason they count on while it stays the same; digits of a name are none."""
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the amounts in it."""
+    return AMOUNTS.sub("", reason)
 
 
 @dataclass

@@ -14,7 +14,6 @@ thread, `evaluation` and `replay` drive it step by step:
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.observe.history import GAP, Event, Frame, History, Refused
 from diffusion_policy_ros.runtime.arrivals import Arrivals, read_stamp
-from diffusion_policy_ros.runtime.counts import Counts, beyond_limits
+from diffusion_policy_ros.runtime.counts import Counts, beyond_limits, kind_of
 from diffusion_policy_ros.runtime.inference import Inference, Request, infer
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.provenance import ProvenanceLog
@@ -36,13 +35,6 @@ from diffusion_policy_ros.runtime.trace import ChunkTimes, chunk_times
 
 DELAYS = 21
 """Chunks that the delay to reckon with is the median of: few, for it follows what changes."""
-AMOUNTS = re.compile(r"(?<![\w/.])[\d.]+")
-"""In a reason they count on while it stays the same; digits of a name are none."""
-
-
-def kind_of(reason: str) -> str:
-    """It without the amounts in it."""
-    return AMOUNTS.sub("", reason)
 
 
 class PolicyLoop:
