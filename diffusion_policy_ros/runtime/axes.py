@@ -201,11 +201,12 @@ class Axis(Motion):
 
     def limit(self, start: Vector, target: Vector, count: bool = True) -> Vector:
         """Where an action may lead from a goal: into its range, and a step at most."""
-        if self._low is not None:
-            inside = np.minimum(np.maximum(target, self._low), self._high)
-            if count and (inside != target).any():
+        if self._low is not None and not self._is_inside(target):
+            target = np.minimum(np.maximum(target, self._low), self._high)
+            if count:
                 self._count("range")
-            target = inside
+        if not self._steps:
+            return target
         way = self.space.way(start, target)
         step = shortened(way, self._step)
         if step is way:

@@ -24,6 +24,7 @@ from diffusion_policy_ros.runtime.spaces import (
     length,
     shortened,
     size,
+    surely_within,
 )
 
 CONE = 0.3
@@ -74,6 +75,7 @@ class Motion:
         self._jump = self._limit(limits.jump)
         self._error = self._limit(limits.following_error)
         self._leads, self._follows = limits.lead is not None, limits.following_error is not None
+        self._steps = limits.step is not None
         self._brakes = bool(np.isfinite(self._acceleration).any())
         self._low: Any = None
         if limits.min is not None and limits.max is not None:
@@ -243,33 +245,47 @@ class Motion:
     def _may_rest_after(self, velocity: Vector, elapsed_s: float, measured: Vector | None) -> bool:
         """Whether one can still stop in time, or gets no farther outside than now."""
         braking_s = size(velocity, self._acceleration) / (2 * self._acceleration)
-        rest = self.space.move(self.value, velocity * (elapsed_s + braking_s))
-        leaves = self._low is not None and not self._is_inside(rest)
-        if leaves and exceeds(self.outside(rest), self.outside(self.value)):
+        way = velocity * (elapsed_s + braking_s)
+        return not self._leaves(way) and not self._leads_away(way, measured)
+
+    def _leaves(self, way: Vector) -> bool:
+        """Whether a way ends farther outside the range than it begins."""
+        if self._low is None:
             return False
+        end = self.space.move(self.value, way)
+        return not self._is_inside(end) and exceeds(self.outside(end), self.outside(self.value))
+
+    def _leads_away(self, way: Vector, measured: Vector | None) -> bool:
+        """Whether a way ends farther from the measured value than the lead, and than it begins."""
         if measured is None or not self._leads:
-            return True
-        behind = size(self.space.way(measured, self.value), self._lead)
-        return not exceeds(self.space.way(measured, rest), np.maximum(self._lead, behind))
+            return False
+        ahead = self.space.way(measured, self.value)
+        most = self._most(ahead)
+        if surely_within(ahead, way, most):  # quicker than to go there
+            return False
+        return exceeds(self.space.way(measured, self.space.move(self.value, way)), most)
+
+    def _most(self, ahead: Vector) -> Limit:
+        """How far a set-point may be ahead of the measured value: the lead, or what it is."""
+        if isinstance(self._lead, float):
+            return max(self._lead, length(ahead))
+        return np.maximum(self._lead, np.abs(ahead))
 
     def _within_lead(self, way: Vector, measured: Vector | None) -> Vector:
         """As much of a way as does not lead the measured value by more than the lead, or than it
         does already. The same object where that is all of it.
         """
-        if measured is None or not self._leads:
+        if measured is None or not self._leads_away(way, measured):
             return way
         ahead = self.space.way(measured, self.value)
-        if not isinstance(self._lead, float):
-            most = np.maximum(self._lead, np.abs(ahead))
-            near = np.minimum(np.maximum(ahead + way, -most), most) - ahead
-            return near if exceeds(ahead + way, most) else way
-        most = max(self._lead, length(ahead))
+        most = self._most(ahead)
+        if not isinstance(most, float):
+            return np.asarray(np.minimum(np.maximum(ahead + way, -most), most) - ahead)
         share = 1.0
         while share > SHORTEST:
-            end = self.space.move(self.value, share * way)
-            if not exceeds(self.space.way(measured, end), most):
-                return way if share == 1.0 else share * way
-            share = _share_within(ahead, share * way, most) * share * (1 - SHORTEST)
+            share *= _share_within(ahead, share * way, most) * (1 - SHORTEST)
+            if not self._leads_away(share * way, measured):
+                return share * way
         return 0.0 * way
 
     def following_error(self, measured: Vector | None) -> str:

@@ -116,5 +116,12 @@ def exceeds(vector: Vector, limit: Limit, slack: float = 1e-9) -> bool:
     return any(abs(part) > most * (1 + slack) + slack for part, most in _pairs(vector, limit))
 
 
+def surely_within(first: Vector, second: Vector, limit: Limit) -> bool:
+    """Whether two steps, one after the other, end within a limit whatever their directions."""
+    if isinstance(limit, float):
+        return length(first) + length(second) <= limit
+    return bool((np.abs(first) + np.abs(second) <= limit).all())
+
+
 def _pairs(vector: Vector, limit: Vector) -> Iterator[tuple[float, float]]:
     return zip(vector.tolist(), limit.tolist(), strict=True)
