@@ -352,9 +352,10 @@ def resolve_topics(bag: Bag, wanted: Mapping[str, str]) -> dict[str, str]:
         fitting = [
             t for t in bag.topics if t == topic or (topic[0] != "/" and t.endswith(f"/{topic}"))
         ]
-        if topic == TF_STATIC and not fitting:
+        came = any(bag.topics[t][1] for t in fitting)
+        if topic == TF_STATIC and not came:
             continue  # a tree that only moves
-        if not fitting or not any(bag.topics[t][1] for t in fitting):
+        if not came:
             what = (
                 "has no messages"
                 if fitting

@@ -26,6 +26,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract.messages import TF_STATIC
 from diffusion_policy_ros.data.definitions import name_types_of
 from diffusion_policy_ros.data.draft import is_command
 from diffusion_policy_ros.data.episode_writer import EpisodeReport, EpisodeWriter, new_episode
@@ -188,7 +189,7 @@ class EpisodeRecorder(Node):
 
     def _dead(self, report: EpisodeReport) -> list[str]:
         """Topics that should have gone on, or on which nothing came though they were asked for."""
-        asked = {*self.topics.needed, *self._settings.extra_topics}
+        asked = {*self.topics.needed, *self._settings.extra_topics} - {TF_STATIC}
         nothing = [t for t, came in report.topics.items() if t in asked and not came.times_ns]
         if self._contract is None:
             return nothing + [topic for topic in report.died if not is_command(topic)]
