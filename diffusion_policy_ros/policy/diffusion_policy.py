@@ -96,7 +96,8 @@ class DiffusionPolicy(nn.Module):
         self.temporal = None
         if settings.temporal_encoder is not None:
             width = self.encoder.frame_features
-            self.temporal = TemporalEncoder(width, settings.temporal_encoder)
+            frames = settings.n_obs_steps
+            self.temporal = TemporalEncoder(width, frames, settings.temporal_encoder)
         self.sizes = self._sizes()
         self.denoiser = DENOISERS[settings.denoiser.name](self.sizes, settings.denoiser)
         # What stands for a hidden observation; zeros would be an observation like others.

@@ -7,6 +7,7 @@ torch's channels-last already, so nothing is transposed in memory on the way to 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -306,32 +307,48 @@ class TemporalEncoderSettings:
     """How the features of a window's frames become one vector, instead of being put in a row.
 
     Attributes:
+        name: ``gru`` reads them from old to new, ``mlp`` is a perceptron of all of them.
         hidden_size: size of the vector.
-        num_layers: recurrent layers.
+        num_layers: of the recurrent unit, or hidden ones of the perceptron.
     """
 
+    name: Literal["gru", "mlp"] = "gru"
     hidden_size: int = field(default=256, metadata={"min": 1, "max": 65536})
     num_layers: int = field(default=1, metadata={"min": 1, "max": 100})
 
 
 class TemporalEncoder(nn.Module):
-    """Features of each frame -> one vector of the window, read from old to new.
+    """Features of each frame -> one vector of the window.
 
-    A gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078): its size does not
-    grow with the window, as that of the flattened frames does.
+    A gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078), read from old to
+    new: its size does not grow with the window, as that of the flattened frames does. Or a
+    perceptron of all frames in a row.
 
     Args:
         frame_features: Do, size of a frame.
+        frames: To.
         settings: see TemporalEncoderSettings.
     """
 
-    def __init__(self, frame_features: int, settings: TemporalEncoderSettings) -> None:
+    def __init__(
+        self, frame_features: int, frames: int, settings: TemporalEncoderSettings
+    ) -> None:
         super().__init__()
-        self.features = settings.hidden_size
-        self.unit = nn.GRU(frame_features, self.features, settings.num_layers, batch_first=True)
+        self.features, layers = settings.hidden_size, settings.num_layers
+        self.unit: nn.Module
+        if settings.name == "gru":
+            self.unit = nn.GRU(frame_features, self.features, layers, batch_first=True)
+            return
+        sizes = [frame_features * frames, *[self.features] * layers]
+        hidden = [
+            part
+            for given, made in itertools.pairwise(sizes)
+            for part in (nn.Linear(given, made), nn.Mish())
+        ]
+        self.unit = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], self.features))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, To, Do) -> (B, hidden_size)."""
-        states, _ = self.unit(frames)
-        newest: Tensor = states[:, -1]
-        return newest
+        found = self.unit(frames)
+        vector: Tensor = found[0][:, -1] if isinstance(found, tuple) else found
+        return vector

@@ -75,6 +75,35 @@ def diffusion_loss(
     return masked_mean(error, is_pad)
 
 
+def training_step(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    clean: Tensor,
+    generator: torch.Generator,
+    *,
+    prediction_type: str = "epsilon",
+    is_pad: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Ho et al. 2020 algorithm 1 up to the gradient: draw steps and noise, ask, compare.
+
+    Args:
+        denoise: the network, (x_t (B, H, A), t (B,)) -> prediction.
+        schedule: the noise tables.
+        clean: normalised actions, (B, H, A).
+        generator: source of noise and steps, on the CPU.
+        prediction_type: what the network predicts.
+        is_pad: (B, H), true for actions that do not count.
+
+    Returns:
+        The loss, a scalar, and the prediction, (B, H, A): with epsilon the predicted noise.
+    """
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    steps = torch.randint(schedule.num_train_timesteps, clean.shape[:1], generator=generator)
+    predicted = denoise(add_noise(schedule, clean, noise, steps), steps)
+    goal = target(prediction_type, clean, noise, schedule, steps)
+    return masked_mean((predicted - goal).square(), is_pad), predicted
+
+
 def step_weights(
     schedule: NoiseSchedule, weighting: str, prediction_type: str, gamma: float = 5.0
 ) -> Tensor:

@@ -198,19 +198,58 @@ def ddpm(
     `variance` of the added noise: "fixed_small" is the posterior's, best where x_0 is a single
     point; "fixed_large" is beta, best where x_0 is standard normal.
     """
+    sample = start
+    for step in _walk(schedule, timesteps):
+        clean = _clipped(_ask(denoise, sample, step, prediction_type)[0], clip)
+        sample = _reversed(sample, clean, step, draw, variance)
+    return sample
+
+
+def ddpm_step(
+    output: Tensor,
+    schedule: NoiseSchedule,
+    sample: Tensor,
+    timestep: int,
+    next_timestep: int | None = None,
+    *,
+    prediction_type: str = "epsilon",
+    clip: float | None = 1.0,
+    draw: DrawNoise | None = None,
+    variance: str = "fixed_small",
+) -> Tensor:
+    """A single reverse step, Ho et al. 2020 eq. 7: x_t and what is predicted of it -> x_s.
+
+    Args:
+        output: the network's prediction at `timestep`, (B, H, A).
+        schedule: the tables it was trained with.
+        sample: x_t.
+        timestep: t.
+        next_timestep: s < t; x_0 where there is none, without noise.
+        prediction_type: what the network predicts.
+        clip: bound of the predicted clean sample.
+        draw: source of noise, needed where there is a next step.
+        variance: of the added noise, see `ddpm`.
+    """
+    visited = [timestep] if next_timestep is None else [timestep, next_timestep]
+    step = next(_walk(schedule, visited))
+    clean, _ = clean_and_noise(output, sample, step.signal, step.spread, prediction_type)
+    return _reversed(sample, _clipped(clean, clip), step, draw, variance)
+
+
+def _reversed(
+    sample: Tensor, clean: Tensor, step: _Step, draw: DrawNoise | None, variance: str
+) -> Tensor:
+    """x_s of x_t and x_0."""
     if variance not in VARIANCES:
         cure = did_you_mean(variance, VARIANCES)
         raise UserError(f"unknown variance '{variance}'", "variance", cure)
-    sample = start
-    for step in _walk(schedule, timesteps):
-        clean, _ = _ask(denoise, sample, step, prediction_type)
-        from_clean = step.next_signal * step.beta / step.spread**2
-        from_sample = step.alpha**0.5 * (step.next_spread / step.spread) ** 2
-        sample = from_clean * _clipped(clean, clip) + from_sample * sample
-        if not step.is_last:
-            added = step.beta if variance == "fixed_large" else step.posterior_variance
-            sample = sample + added**0.5 * _needed(draw)(sample)
-    return sample
+    from_clean = step.next_signal * step.beta / step.spread**2
+    from_sample = step.alpha**0.5 * (step.next_spread / step.spread) ** 2
+    found: Tensor = from_clean * clean + from_sample * sample
+    if not step.is_last:
+        added = step.beta if variance == "fixed_large" else step.posterior_variance
+        found = found + added**0.5 * _needed(draw)(found)
+    return found
 
 
 def dpmpp_2m(

@@ -125,6 +125,7 @@ WAYS = [
     {},
     {"pred_action_steps_only": True},
     {"temporal_encoder": {"hidden_size": 6, "num_layers": 2}},
+    {"temporal_encoder": {"name": "mlp", "hidden_size": 6, "num_layers": 2}},
     {"conditioning": "inpainting"},
     {"denoiser": UNET, "conditioning": "local"},
     {"denoiser": UNET, "conditioning": "inpainting"},
