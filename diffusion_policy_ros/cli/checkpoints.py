@@ -1,4 +1,4 @@
-"""`diffusion-policy import checkpoint`: another project's policy as one of ours."""
+"""`diffusion-policy import checkpoint` and `export checkpoint`: policies of other projects."""
 
 from __future__ import annotations
 
@@ -27,6 +27,45 @@ def add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "say it; several keys in a row are the parts of one",
     )
     parser.set_defaults(run=run_import)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `export`; datasets are exported by `data export`."""
+    parser = subparsers.add_parser(
+        "export",
+        help="a trained policy as another project's",
+        description="Write a trained policy for another project.",
+    )
+    actions = parser.add_subparsers(title="what", metavar="WHAT", required=True)
+    checkpoint = actions.add_parser(
+        "checkpoint",
+        help="a policy's weights, statistics and configuration",
+        description="Write a policy as a folder that another project loads, with the same "
+        "actions. What that project cannot express is refused with the reason.",
+    )
+    checkpoint.add_argument("checkpoint", metavar="RUN", help="a checkpoint, or a run")
+    checkpoint.add_argument("--format", choices=("lerobot",), required=True, help="whose")
+    checkpoint.add_argument("--out", metavar="DIR", required=True, help="the new folder")
+    checkpoint.add_argument(
+        "--sampler", choices=("ddim", "ddpm"), help="how it is sampled there (the recipe's)"
+    )
+    checkpoint.add_argument(
+        "--steps", type=int, metavar="K", help="with how many steps (the recipe's)"
+    )
+    checkpoint.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Export.
+
+    Raises:
+        UserError: it cannot be expressed; nothing was written.
+    """
+    from diffusion_policy_ros.interop.lerobot_export import export_lerobot
+
+    out = export_lerobot(args.checkpoint, args.out, args.sampler, args.steps)
+    print(f"written to {out}; its README.md says what its numbers are")
+    return 0
 
 
 def run_import(args: argparse.Namespace) -> int:

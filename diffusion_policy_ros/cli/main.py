@@ -37,6 +37,7 @@ VERBS = {
     "bench": "bench",
     "latency": "latency",
     "replay": "replay",
+    "export": "checkpoints",
     "demo": "demo",
 }
 

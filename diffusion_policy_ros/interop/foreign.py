@@ -222,10 +222,13 @@ def _size(contract: Contract, key: str) -> str:
 
 def table(foreign: Foreign, contract: Contract, matches: Matches) -> Iterator[str]:
     """What is what, for people to check."""
-    for theirs in foreign.observations:
-        ours = ", ".join(f"{key} ({_size(contract, key)})" for key in matches[theirs.name])
-        yield f"  {theirs.text:40} = {ours}"
-    yield f"  {foreign.action.text:40} = {', '.join(contract.action_names)}"
+    rows = [(theirs.text, matches[theirs.name]) for theirs in foreign.observations]
+    for text, keys in [*rows, (foreign.action.text, (ACTION,))]:
+        ours = ", ".join(f"{key} ({_size(contract, key)})" for key in keys if key != ACTION)
+        said = ours or ", ".join(contract.action_names)
+        scaled = any(key == ACTION or not contract.observations[key].is_image for key in keys)
+        scaled = scaled and any(unit != 1 for key in keys for unit in _units(contract, key))
+        yield f"  {text:40} = {said}{', times their scale' if scaled else ''}"
 
 
 def build(foreign: Foreign, contract: Contract, matches: Matches, name: str) -> DiffusionPolicy:
@@ -271,15 +274,28 @@ def _with_encoders(foreign: Foreign, contract: Contract, matches: Matches) -> Po
 
 
 def _normalizers(vector: Vector, contract: Contract, keys: Sequence[str]) -> dict[str, Tensor]:
-    """Their statistics, cut into those of the contract's keys."""
+    """Their statistics in SI units, cut into those of the contract's keys."""
     state, begin = {}, 0
     for key in keys:
-        size = vector.size if key == ACTION else contract.observations[key].size
-        prefix, part = f"normalizer.keys.{module_name(key)}.", slice(begin, begin + size)
-        state[f"{prefix}center"] = vector.center[part]
-        state[f"{prefix}spread"] = vector.spread[part]
-        begin += size
+        unit = torch.tensor(_units(contract, key), dtype=torch.float64)
+        prefix, part = f"normalizer.keys.{module_name(key)}.", slice(begin, begin + len(unit))
+        state[f"{prefix}center"] = vector.center[part].double() * unit
+        state[f"{prefix}spread"] = vector.spread[part].double() * unit
+        begin += len(unit)
     return state
+
+
+def _units(contract: Contract, key: str) -> list[float]:
+    """What one unit of theirs is in SI: the contract's `scale`, as of an imported dataset."""
+    streams = contract.action.commands if key == ACTION else (contract.observations[key],)
+    size = contract.action_dim if key == ACTION else streams[0].size
+    if sum(stream.size for stream in streams) != size:  # targets that become another form
+        return [1.0] * size
+    return [
+        u
+        for s in streams
+        for u in (s.scale * s.size if len(s.scale) == 1 else s.scale) or (1.0,) * s.size
+    ]
 
 
 def _order(foreign: Foreign, contract: Contract, matches: Matches) -> Tensor:
@@ -302,19 +318,31 @@ def _reordered(foreign: Foreign, policy: DiffusionPolicy, order: Tensor) -> Mapp
     """Their network's weights, its inputs in the order of our frames."""
     if torch.equal(order, torch.arange(len(order))):
         return foreign.denoiser
-    settings, frame = policy.recipe.policy, len(order)
+    settings = policy.recipe.policy
     if settings.conditioned == "tokens":
         return _columns(foreign.denoiser, "cond_input.weight", order)
     if settings.conditioned == "global" and settings.denoiser.name == "unet1d":
-        embedded = settings.denoiser.diffusion_step_embed_dim
-        frames = [embedded + i * frame + order for i in range(settings.n_obs_steps)]
-        return _columns(
-            foreign.denoiser, "film.weight", torch.cat([torch.arange(embedded), *frames])
-        )
+        return reordered_film(foreign.denoiser, settings, order)
     names = ", ".join(o.name for o in foreign.observations)
     what = f"with {settings.conditioned} conditioning the order of observations cannot be changed"
     raise UserError(what, policy.contract.name, f"give them in this order: {names}")
 
 
-def _columns(weights: Mapping[str, Tensor], name: str, order: Tensor) -> Mapping[str, Tensor]:
+def reordered_film(
+    weights: Mapping[str, Tensor], settings: PolicySettings, order: Tensor
+) -> dict[str, Tensor]:
+    """A U-Net's weights whose frames' numbers are in another order.
+
+    Args:
+        weights: of a U-Net with a global condition.
+        settings: gives To and the size of the embedded step, which comes first.
+        order: (Do,), of each number of the new frame, where it is in the old one.
+    """
+    assert settings.denoiser.name == "unet1d"
+    embedded = settings.denoiser.diffusion_step_embed_dim
+    frames = [embedded + i * len(order) + order for i in range(settings.n_obs_steps)]
+    return _columns(weights, "film.weight", torch.cat([torch.arange(embedded), *frames]))
+
+
+def _columns(weights: Mapping[str, Tensor], name: str, order: Tensor) -> dict[str, Tensor]:
     return {k: v[:, order] if k.endswith(name) else v for k, v in weights.items()}

@@ -7,32 +7,35 @@ is known or the import ends: a step that is left out would be another policy.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.errors import UserError, did_you_mean, first_line
 from diffusion_policy_ros.interop.foreign import Camera, Foreign, Vector
-from diffusion_policy_ros.interop.official import FINAL_GROUPS, unet1d_name
+from diffusion_policy_ros.interop.lerobot_names import encoder_from_lerobot, unet_from_lerobot
+from diffusion_policy_ros.interop.lerobot_scaling import (
+    ACTION,
+    NEWER,
+    PREPROCESSOR,
+    Normalisation,
+    affine,
+    of_processors,
+    of_weights,
+    read_json,
+    read_tensors,
+)
+from diffusion_policy_ros.interop.official import FINAL_GROUPS
 from diffusion_policy_ros.policy.backbones import RESNETS
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
 from diffusion_policy_ros.policy.eyes import ImageEncoderSettings
-from diffusion_policy_ros.policy.pretrained import resnet_name
 from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.schedules import SCHEDULES
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
-STATE, ACTION = "observation.state", "action"
-EPS = 1e-8  # what LeRobot divides by where a range is nothing
-NEWER = "install a newer diffusion_policy_ros"
+STATE = "observation.state"
 
 # Later versions write these keys, too; a configuration without them means:
 LATER = {"resize_shape": None, "crop_ratio": 1.0, "use_peft": False}
@@ -54,27 +57,6 @@ WITHOUT_EFFECT = {
 }
 """What does not change the numbers that a trained policy gives."""
 
-Stats = Mapping[str, Mapping[str, Tensor]]
-"""Feature -> min, max, mean, std, q01, ... -> its values."""
-
-
-class Normalisation(NamedTuple):
-    """How a checkpoint scales its numbers.
-
-    Attributes:
-        stats: of inputs and action.
-        modes: type of a feature -> how it is scaled.
-        eps: see EPS.
-        is_old: 0.3, which adds eps to every range instead of only to none.
-        aliases: name of a feature -> what its dataset called it.
-    """
-
-    stats: Stats
-    modes: Mapping[str, str]
-    eps: float
-    is_old: bool
-    aliases: Mapping[str, str]
-
 
 def find_lerobot(path: Path) -> Path | None:
     """The folder of a LeRobot policy at `path`: itself, or of a run the newest."""
@@ -93,14 +75,23 @@ def read_lerobot(folder: Path) -> Foreign:
         UserError: it is another policy than a diffusion policy, or has something that would make
             it another one if it was left out.
     """
+    try:
+        return _read(folder)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"is not laid out as LeRobot's: {first_line(error)}"
+        raise UserError(what, str(folder / CONFIG), "copy the folder again") from None
+
+
+def _read(folder: Path) -> Foreign:
     config = _config(folder / CONFIG)
-    weights, digested = _weights(folder / WEIGHTS), [folder / CONFIG, folder / WEIGHTS]
+    settings = _settings(config, folder)
+    weights, digested = read_tensors(folder / WEIGHTS), [folder / CONFIG, folder / WEIGHTS]
     if (folder / PREPROCESSOR).is_file():
-        scaling, files = _of_processors(folder)
+        scaling, files = of_processors(folder)
         digested += files
         origin = "LeRobot, 0.4 or later"
     else:
-        scaling, origin = _of_weights(config, weights, folder), "LeRobot, 0.3"
+        scaling, origin = of_weights(config, weights, folder), "LeRobot, 0.3"
     inputs = _inputs(config, folder / CONFIG)
     separate = config["use_separate_rgb_encoder_per_camera"]
     encoders: dict[str, Mapping[str, Tensor]] = {}
@@ -112,18 +103,18 @@ def read_lerobot(folder: Path) -> Foreign:
         number = len([o for o in observations if isinstance(o, Camera)])
         prefix = f"diffusion.rgb_encoder.{number}." if separate else "diffusion.rgb_encoder."
         if prefix not in encoders:
-            encoders[prefix] = _encoder(weights, prefix, config["vision_backbone"], folder)
+            encoders[prefix] = encoder_from_lerobot(weights, prefix, config["vision_backbone"])
         observations.append(_camera(name, feature, config, scaling, encoders[prefix], folder))
     action = _vector(ACTION, config["output_features"][ACTION], scaling, folder)
     unet = {
-        unet1d_name(_official(name.removeprefix("diffusion.unet."))): tensor
+        unet_from_lerobot(name.removeprefix("diffusion.unet.")): tensor
         for name, tensor in weights.items()
         if name.startswith("diffusion.unet.")
     }
     _check_all_used(weights, [*encoders, "diffusion.unet."], folder)
     return Foreign(
         origin,
-        _settings(config, folder),
+        settings,
         tuple(observations),
         action,
         unet,
@@ -133,20 +124,8 @@ def read_lerobot(folder: Path) -> Foreign:
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("is missing", str(path), "copy the whole folder") from None
-    except (ValueError, RecursionError):
-        raise UserError("is no JSON", str(path), "copy the folder again") from None
-    if not isinstance(found, dict):
-        raise UserError("is not what LeRobot writes", str(path), "copy the folder again")
-    return found
-
-
 def _config(path: Path) -> dict[str, Any]:
-    given, where = _json(path), str(path)
+    given, where = read_json(path), str(path)
     if "input_shapes" in given:
         cure = "load and save it once with LeRobot 0.3"
         raise UserError("is a configuration of 2024", where, cure)
@@ -162,16 +141,6 @@ def _config(path: Path) -> dict[str, Any]:
     if missing := sorted(USED - full.keys()):
         raise UserError(f"no '{missing[0]}'", where, "load and save it once with its LeRobot")
     return full
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError("is missing", str(path), "copy the whole folder")
-    try:
-        return {name.replace("_orig_mod.", ""): t for name, t in load_file(path).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        what = f"cannot be read: {str(error).splitlines()[0]}"
-        raise UserError(what, str(path), "copy the file again") from None
 
 
 def _inputs(config: Mapping[str, Any], where: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -205,6 +174,7 @@ def _settings(config: Mapping[str, Any], folder: Path) -> PolicySettings:
     where = str(folder / CONFIG)
     sampler = str(config["noise_scheduler_type"]).lower()
     for value, known, key in (
+        (config["vision_backbone"], tuple(RESNETS), "vision_backbone"),
         (sampler, ("ddpm", "ddim"), "noise_scheduler_type"),
         (config["beta_schedule"], tuple(SCHEDULES), "beta_schedule"),
         (config["prediction_type"], ("epsilon", "sample"), "prediction_type"),
@@ -237,42 +207,6 @@ def _settings(config: Mapping[str, Any], folder: Path) -> PolicySettings:
     )
 
 
-# --- Networks' names -----------------------------------------------------------------------------
-
-
-def _official(name: str) -> str:
-    """LeRobot's name of a U-Net's tensor -> the original's."""
-    name = re.sub(r"(^|\.)conv([12])\.block\.", _block, name)
-    return re.sub(r"^((?:down|up)_modules\.\d+\.2)\.(weight|bias)$", r"\1.conv.\2", name)
-
-
-def _block(found: re.Match[str]) -> str:
-    return f"{found[1]}blocks.{int(found[2]) - 1}.block."
-
-
-def _encoder(
-    weights: Mapping[str, Tensor], prefix: str, backbone: str, folder: Path
-) -> dict[str, Tensor]:
-    """Weights of an image encoder under our names."""
-    if backbone not in RESNETS:
-        cure = "only " + ", ".join(RESNETS) + " can be imported"
-        raise UserError(f"vision_backbone '{backbone}'", str(folder / CONFIG), cure)
-    found = {}
-    for name, tensor in weights.items():
-        if not name.startswith(prefix):
-            continue
-        part, _, rest = name.removeprefix(prefix).partition(".")
-        if part == "backbone":
-            ours = resnet_name(rest, backbone)
-            if ours is not None:
-                found[f"backbone.{ours}"] = tensor
-        elif rest.startswith("nets."):
-            found[f"to_keypoints.{rest.removeprefix('nets.')}"] = tensor
-        elif part == "out":
-            found[f"project.{rest}"] = tensor
-    return found
-
-
 def _check_all_used(weights: Mapping[str, Tensor], known: list[str], folder: Path) -> None:
     known += ["normalize_inputs.", "normalize_targets.", "unnormalize_outputs."]
     for name in weights:
@@ -280,160 +214,8 @@ def _check_all_used(weights: Mapping[str, Tensor], known: list[str], folder: Pat
             raise UserError(f"unknown tensor '{name}'", str(folder / WEIGHTS), NEWER)
 
 
-# --- Normalisation -------------------------------------------------------------------------------
-
-
-def _ignored(config: Mapping[str, Any]) -> str:
-    return ""
-
-
-def _device(config: Mapping[str, Any]) -> str:
-    kind = config.get("float_dtype")
-    return "" if kind in (None, "float32") else f"float_dtype '{kind}'"
-
-
-def _normaliser(config: Mapping[str, Any]) -> str:
-    keys = config.get("normalize_observation_keys")
-    return "" if keys is None else "normalize_observation_keys"
-
-
-STEPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "rename_observations_processor": _ignored,
-    "to_batch_processor": _ignored,
-    "device_processor": _device,
-    "normalizer_processor": _normaliser,
-    "unnormalizer_processor": _ignored,
-}
-"""Step of a processor -> what of its configuration is not understood."""
-
-
-def _of_processors(folder: Path) -> tuple[Normalisation, list[Path]]:
-    files, stats = list[Path](), dict[str, dict[str, Tensor]]()
-    modes: dict[str, str] = {}
-    aliases: dict[str, str] = {}
-    eps = EPS
-    for name, needed in ((PREPROCESSOR, "normalizer"), (POSTPROCESSOR, "unnormalizer")):
-        steps = list(_steps(folder / name))
-        files.append(folder / name)
-        if f"{needed}_processor" not in [kind for kind, _, _ in steps]:
-            raise UserError(f"no {needed}_processor", str(folder / name), "copy the whole folder")
-        for kind, config, state in steps:
-            aliases |= {new: old for old, new in config.get("rename_map", {}).items()}
-            if not kind.endswith("normalizer_processor"):
-                continue
-            given = {str(k): str(v) for k, v in config.get("norm_map", {}).items()}
-            if modes and given != modes:
-                what = "norm_map is another one than the preprocessor's"
-                raise UserError(what, str(folder / name), "copy the whole folder")
-            modes, eps = given, float(config.get("eps", EPS))
-            files.append(folder / state)
-            for key, tensor in _weights(folder / state).items():
-                feature, _, statistic = key.rpartition(".")
-                if (feature == ACTION) == (needed == "unnormalizer"):
-                    stats.setdefault(feature, {})[statistic] = tensor
-    return Normalisation(stats, modes, eps, False, aliases), files
-
-
-def _steps(path: Path) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Each step's name, configuration and file."""
-    try:
-        steps = [
-            (s.get("registry_name", s.get("class", "")), s.get("config", {}), s.get("state_file"))
-            for s in _json(path)["steps"]
-        ]
-    except (AttributeError, KeyError, TypeError):
-        raise UserError("has no steps", str(path), "copy the folder again") from None
-    for kind, config, state in steps:
-        if kind not in STEPS:
-            what = f"the step '{kind}' is unknown, and would be another policy if left out"
-            known = "only " + ", ".join(STEPS)
-            raise UserError(what, str(path), f"{known} can be imported; {NEWER}")
-        if odd := STEPS[kind](config):
-            what = f"the step '{kind}' has {odd}, which is not known"
-            raise UserError(what, str(path), NEWER)
-        if kind.endswith("normalizer_processor") and not isinstance(state, str):
-            raise UserError(f"the step '{kind}' has no state_file", str(path), "copy it again")
-        if isinstance(state, str) and Path(state).name != state:
-            what = f"the step '{kind}' has its statistics in another folder, '{state}'"
-            raise UserError(what, str(path), "copy the folder again")
-        yield kind, config, state or ""
-
-
-def _of_weights(
-    config: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path
-) -> Normalisation:
-    """Statistics of 0.3, whose names have lost their dots."""
-    stats = {}
-    names = [("normalize_inputs", name) for name in config["input_features"]]
-    for group, name in [*names, ("unnormalize_outputs", ACTION)]:
-        prefix = f"{group}.buffer_{name.replace('.', '_')}."
-        stats[name] = {
-            key.removeprefix(prefix): tensor
-            for key, tensor in weights.items()
-            if key.startswith(prefix)
-        }
-    if not any(stats.values()):
-        what = f"there is no {PREPROCESSOR}, and there are no statistics among the weights"
-        raise UserError(what, str(folder), "copy the whole folder; without them it cannot run")
-    return Normalisation(stats, config["normalization_mapping"], EPS, True, {})
-
-
-LIMITS = {
-    "MIN_MAX": ("min", "max"),
-    "QUANTILES": ("q01", "q99"),
-    "QUANTILE10": ("q10", "q90"),
-    "MEAN_STD": ("mean", "std"),
-}
-"""Mode -> its statistics."""
-
-
-def _affine(
-    name: str, feature: Mapping[str, Any], scaling: Normalisation, folder: Path
-) -> tuple[Tensor, Tensor]:
-    """Center and spread of a feature, each (values,) or (channels,); float64.
-
-    A constant number (its range is nothing) is divided by 1e-8 there: -1, or with mean and
-    deviation 0, where it is what it was, and millions where it is not. Here it is not divided, and
-    as an action it is the constant.
-    """
-    mode = scaling.modes.get(feature["type"], "IDENTITY")
-    size = feature["shape"][0]
-    if mode == "IDENTITY":
-        return _full(size, 0.0), _full(size, 1.0)
-    if mode not in LIMITS:
-        cure = did_you_mean(mode, [*LIMITS, "IDENTITY"])
-        raise UserError(f"normalization '{mode}' is unknown", str(folder), cure)
-    first, second = (_statistic(name, key, size, scaling, folder) for key in LIMITS[mode])
-    is_action = feature["type"] == "ACTION"
-    if mode == "MEAN_STD":
-        spread = second if is_action else second + scaling.eps
-        return first, spread.where((second != 0) | (feature["type"] == "VISUAL"), 0.0 * spread)
-    reach = second - first
-    widened = reach + scaling.eps if scaling.is_old and not is_action else reach
-    still = reach == 0
-    center = (first + widened / 2).where(~still, first if is_action else first + 1)
-    return center, (widened / 2).where(~still, 0.0 * reach)
-
-
-def _full(size: int, value: float) -> Tensor:
-    return torch.full((size,), value, dtype=torch.float64)
-
-
-def _statistic(name: str, key: str, size: int, scaling: Normalisation, folder: Path) -> Tensor:
-    found = scaling.stats.get(name, {}).get(key)
-    if found is None:
-        what = f"the statistics have no '{key}' of '{name}', so LeRobot left it as it is"
-        cure = "give it the statistics of its dataset, or IDENTITY in its normalization_mapping"
-        raise UserError(what, str(folder), cure)
-    value = found.double().flatten()
-    if len(value) != size or not value.isfinite().all():
-        what = f"'{key}' of '{name}' has {len(value)} values, or is not finite; {size} are meant"
-        raise UserError(what, str(folder), "train again, or copy the folder again")
-    return value
-
-
 def _vector(name: str, feature: Mapping[str, Any], scaling: Normalisation, folder: Path) -> Vector:
-    center, spread = _affine(name, feature, scaling, folder)
+    center, spread = affine(name, feature, scaling, folder)
     return Vector(name, center.float(), spread.float(), _aliases(name, scaling))
 
 
@@ -449,7 +231,7 @@ def _camera(
     weights: Mapping[str, Tensor],
     folder: Path,
 ) -> Camera:
-    center, spread = _affine(name, feature, scaling, folder)
+    center, spread = affine(name, feature, scaling, folder)
     if not (spread > 0).all():
         what = f"a channel of '{name}' was the same in all pictures"
         raise UserError(what, str(folder), "train again with other statistics, such as ImageNet's")

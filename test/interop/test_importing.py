@@ -9,11 +9,12 @@ from test_lerobot import imported
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.interop.foreign import build, match
+from diffusion_policy_ros.interop.foreign import build, match, table
 from diffusion_policy_ros.interop.importing import draft_contract, read_foreign
 from diffusion_policy_ros.policy.checkpoint import load_policy, sha256
 
 NAME = "policy_quantiles"
+KEYS = ("state", "environment_state")
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_it_writes_a_checkpoint_whose_card_names_the_origin(
     assert "Licence: no licence file beside its files: ask who trained it" in card
     policy, _, arrays = imported(folder)
     ours = load_policy(out)
-    seen = {k: arrays[f"input/observation.{k}"][:, :1] for k in ("state", "environment_state")}
+    seen = {k: arrays[f"input/observation.{k}"][:, :1] for k in KEYS}
     noise = torch.from_numpy(arrays["sample/start"])
     assert torch.equal(ours.sample(seen, noise=noise), policy.sample(seen, noise=noise))
 
@@ -191,3 +192,28 @@ def test_numbers_in_another_order_are_the_same_policy(foreign_folder):
     )
     theirs = foreign_policy.sample({**raw, "state": state}, noise=noise, sampler="ddim", steps=5)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_contracts_scale_says_what_their_units_are(foreign_folder, tmp_path):
+    """As of an imported dataset: degrees there, radians here, observed and commanded."""
+    policy, _, arrays = imported(foreign_folder(NAME))
+    foreign = read_foreign(foreign_folder(NAME))
+    text = contract_of(foreign).text
+    text = text.replace("shape: [4]", "shape: [4], scale: [0.5, 1.0, 2.0, 0.1]")
+    text = text.replace("shape: [3]}\naction", "shape: [3], scale: [10.0]}\naction")
+    text = text.replace(f"type: {COMMAND}", f"type: {COMMAND}, scale: [0.25]")
+    contract = Contract.from_text(text)
+    said = list(table(foreign, contract, match(foreign, contract)))
+    assert all(line.endswith("times their scale") for line in said)
+    scaled = build(foreign, contract, match(foreign, contract), "scaled")
+    state, environment = (arrays[f"input/observation.{k}"][:, :1] for k in KEYS)
+    noise = torch.from_numpy(arrays["sample/start"])
+    ours = scaled.sample(
+        {
+            "state": state * np.float32([0.5, 1.0, 2.0, 0.1]),
+            "environment_state": environment * np.float32(10),
+        },
+        noise=noise,
+    )
+    theirs = policy.sample({"state": state, "environment_state": environment}, noise=noise)
+    np.testing.assert_allclose(ours, 0.25 * theirs, rtol=1e-4, atol=1e-5)
