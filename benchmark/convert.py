@@ -27,7 +27,7 @@ from rosbags.highlevel import AnyReader
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, message_types, serialize
-from diffusion_policy_ros.data.convert import convert
+from diffusion_policy_ros.data.convert import Options, convert
 from diffusion_policy_ros.data.dataset import WindowDataset
 
 RATE_HZ = 20
@@ -138,7 +138,7 @@ def measure(
     for number in range(repeats + 1):
         out = folder / f"dataset{number}"
         start = time.perf_counter()
-        report = convert([bag], contract, out)
+        report = convert([bag], contract, out, options=Options(images="raw"))
         times.append(time.perf_counter() - start)
         assert report.frames == frames, report
         if number == repeats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -166,11 +167,17 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
+_LIMITS = {
+    name: (field.metadata["min"], field.metadata.get("max", math.inf))
+    for name, field in _FIELDS.items()
+    if field.metadata
+}
+
+
 def _expect(name: str, value: Any) -> None:
-    low, high = (_FIELDS[name].metadata.get(end, 0) for end in ("min", "max"))
     fits = type(value) in _KINDS.get(name, (str,))
-    if fits and type(value) in (int, float):
-        fits = low <= value <= (high or value)
+    if fits and name in _LIMITS:
+        fits = _LIMITS[name][0] <= value <= _LIMITS[name][1]
     if fits and name == "tags":
         fits = all(type(tag) is str for tag in value)
     if not fits:
