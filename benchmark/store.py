@@ -4,9 +4,9 @@
 
 A row is one size of picture, two cameras, windows of two observed frames in batches of 64, and a
 number of readers. `bytes_share` is what the store keeps of the raw bytes with `--images auto`,
-which leaves 84x84 raw. `warm_ratio` is windows a second, from the page cache, against a plain loader of
-raw uint8 memory maps with as many readers in the same run; `cold_ratio` the same after the files'
-pages were given up before each batch. Sides take turns batch by batch; medians.
+which leaves 84x84 raw. `warm_ratio` is windows a second, from the page cache, against a plain
+loader of raw uint8 memory maps with as many readers in the same run; `cold_ratio` the same after
+the files' pages were given up before each group of batches. Medians.
 
 Pictures are smooth shades with some forty sharp-edged patches and Gaussian noise of two steps, new
 in each frame: a camera in a room. Noise decides the size of a jpeg; `noise_0` is what it would be

@@ -202,7 +202,9 @@ def _measured(
         return load_s
     if built.name != engine:
         raise UserError(f"fell back to {built.name}", f"engine {engine}")
-    own = Sampling.of(policy.recipe.policy, replan_steps=plan.replan_steps)
+    settings = policy.recipe.policy
+    task = next(iter(settings.tasks), None)  # all are as fast
+    own = Sampling.of(settings, replan_steps=plan.replan_steps, task=task)
     begin = time.perf_counter()
     warm_up(built, own)
     warm_up_s = time.perf_counter() - begin

@@ -144,7 +144,8 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Demand, list[str], float]:
     for line in choice_lines(args.checkpoint):
         print(line)
     settings = policy.recipe.policy
-    own = Sampling.of(settings, replan_steps=args.replan_steps)
+    task = next(iter(settings.tasks), None)  # all are as fast
+    own = Sampling.of(settings, replan_steps=args.replan_steps, task=task)
     K = own.num_inference_steps
     usual = {k for k in STEPS if k <= settings.num_train_timesteps}
     steps = _steps(args.steps) or {*usual, K}

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.contract import table
 from diffusion_policy_ros.cli.figures import check_least
 
 if TYPE_CHECKING:
-    import torch
-
     from diffusion_policy_ros.policy.denoisers.condition import Sizes
     from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
     from diffusion_policy_ros.policy.recipe import Recipe
@@ -179,11 +177,13 @@ def condition_text(sizes: Sizes) -> str:
     return "a part given"  # inpainting: the observations are part of the sample
 
 
-def blank(policy: DiffusionPolicy) -> dict[str, torch.Tensor]:
+def blank(policy: DiffusionPolicy) -> dict[str, Any]:
     """An observation window of a robot at zero."""
     import torch
 
-    return {key: torch.from_numpy(array)[None] for key, array in policy.frames.blank().items()}
+    window = {key: torch.from_numpy(array)[None] for key, array in policy.frames.blank().items()}
+    tasks = policy.recipe.policy.tasks
+    return window | ({"task": list(tasks[:1])} if tasks else {})
 
 
 def schedule_lines(recipe: Recipe) -> Iterator[str]:

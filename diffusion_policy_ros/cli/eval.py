@@ -51,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=0,
         help="artificial latency of every chunk, frames, fewer than it has actions (default: 0)",
     )
+    parser.add_argument("--task", metavar="TEXT", help="which of the tasks that were trained")
     parser.add_argument(
         "--chunk-join",
         default="replace",
@@ -131,6 +132,7 @@ def _evaluate(args: argparse.Namespace, checkpoint: Path) -> tuple[dict[str, Any
         sampler=args.sampler,
         replan_steps=args.replan_steps,
         chunk_join=args.chunk_join,
+        task=args.task,
     )
     engine = build_engine(policy, args.engine, args.device, args.dtype, args.threads, where)
     how = (settings.n_obs_steps, sampling, args.delay)

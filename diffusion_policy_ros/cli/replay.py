@@ -53,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--steps", type=int, help="denoising steps (default: the policy's)")
     parser.add_argument("--sampler", help="ddpm, ddim, ... (default: the policy's)")
     parser.add_argument("--chunk-join", help="as the node's parameter (default: replace)")
+    parser.add_argument("--task", metavar="TEXT", help="default: what each recording says")
     # Not auto: the same on every machine, whatever is installed there.
     parser.add_argument(
         "--engine", default="eager", help="as the node's parameter (default eager)"
@@ -107,8 +108,11 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
         "num_inference_steps": args.steps,
         "sampler": args.sampler,
         "chunk_join": args.chunk_join,
+        "task": args.task,
     }
-    sampling = Sampling.of(settings, **given)
+    # Each recording says its own task, see Policy.for_task.
+    first = next(iter(settings.tasks), None)
+    sampling = Sampling.of(settings, **{**given, "task": args.task or first})
     how = (args.engine, args.device, args.dtype, args.threads)
     engine = build_engine(loaded, *how, args.checkpoint)
     given["noise_seed"] = args.seed

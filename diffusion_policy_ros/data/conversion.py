@@ -74,7 +74,7 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
         name_types_of(contract)
         bag = open_bag(path)
         report.notes = [*bag.notes, *bag.remarks]
-        report.success = _success(bag)
+        report.success, report.task = _success(bag), bag.metadata.get("task", "").strip()
         if options.skip_failed and report.success is False:
             raise UserError("its recorder noted that the episode failed")
         read_as = cell_of(bag, contract) if options.own_cells else contract

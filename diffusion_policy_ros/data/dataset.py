@@ -24,6 +24,8 @@ from diffusion_policy_ros.data.statistics import QUANTILES, Running, of_pixels, 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
+TASK = "task"
+"""What those who see windows are told besides: the episodes' tasks, text (B,)."""
 SAMPLED_IMAGES = 512
 """Statistics of images are of this many frames, evenly spread; more would tell the same."""
 SEEN_AT_ONCE, SEEN_IN_ALL = 4096, 65536
@@ -194,7 +196,9 @@ class WindowDataset:
         observed = rows[:, : self.seen_steps]
         found = {key: self.dataset.rows[key].take(observed) for key in keys}
         found[ACTION] = self.dataset.rows[ACTION].take(rows)
-        seen = found if self._see is None else self._see(found)
+        if self._see is None:
+            return {**found, "action_is_pad": padding}
+        seen = self._see({**found, TASK: self._tasks[self.episode_of[indices]]})
         return {**seen, "action_is_pad": padding}
 
     def padding(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -208,6 +212,10 @@ class WindowDataset:
         )
         rows = np.clip(wanted, self._first[indices, None], self._last[indices, None])
         return rows, rows != wanted
+
+    @functools.cached_property
+    def _tasks(self) -> NDArray[np.object_]:
+        return np.array([episode.task for episode in self.episodes], dtype=object)
 
     @functools.cached_property
     def episode_of(self) -> NDArray[np.int64]:

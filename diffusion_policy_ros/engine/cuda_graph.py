@@ -193,7 +193,7 @@ class CudaGraphEngine:
         follow: Follow | None = None,
         **how: Any,
     ) -> Tensor:
-        keys = [key for key in self.policy.contract.observations if key in observation]
+        keys = [key for key in self.policy.frames.seen.observations if key in observation]
         given = {key: torch.as_tensor(observation[key]) for key in keys}
         shapes = tuple((key, part.shape, part.dtype) for key, part in given.items())
         kind = (shapes, noise if noise is None else noise.shape, *sorted(how.items()))

@@ -92,7 +92,8 @@ class DiffusionPolicy(nn.Module):
         self.frames = Frames(contract, settings, settings.n_obs_steps)
         seen = self.frames.seen
         self.normalizer = Normalizer(seen, settings.normalization, settings.clip)
-        self.encoder = ObservationEncoder(seen, settings.image_encoder, settings.image_encoders)
+        eyes = (settings.image_encoder, settings.image_encoders, settings.task_features)
+        self.encoder = ObservationEncoder(seen, *eyes)
         self.temporal = None
         if settings.temporal_encoder is not None:
             width = self.encoder.frame_features
@@ -178,7 +179,7 @@ class DiffusionPolicy(nn.Module):
 
     def _frames(self, observation: Arrays, steps: int, views: Tensor | None) -> Tensor:
         """Features (B, steps, Do) of each observed frame."""
-        keys = self.contract.observations
+        keys = self.frames.seen.observations
         window = {key: self._on_device(observation, key, steps) for key in keys}
         out: Tensor = self.encoder(window, self.normalizer, views)
         return out
@@ -453,7 +454,7 @@ class DiffusionPolicy(nn.Module):
     def _on_device(self, observation: Arrays, key: str, steps: int) -> Tensor:
         stream = self.frames.seen.observations[key]
         if key not in observation:
-            known = ", ".join(self.contract.observations)
+            known = ", ".join(self.frames.seen.observations)
             raise UserError(f"no '{key}'", "observation", f"give all of: {known}")
         value = torch.as_tensor(observation[key])
         expected = (steps, *stream.shape)

@@ -27,6 +27,7 @@ from diffusion_policy_ros.policy.backbones import (
     small_conv,
 )
 from diffusion_policy_ros.policy.normalizer import Normalizer, module_name
+from diffusion_policy_ros.policy.tasks import TASK
 from diffusion_policy_ros.policy.view import ViewSettings, look, look_varied, view_of
 from diffusion_policy_ros.strict_yaml import Problem
 
@@ -232,6 +233,7 @@ class ObservationEncoder(nn.Module):
         contract: says which keys there are.
         settings: of the cameras' encoders.
         exceptions: key of a camera -> settings of its own.
+        task_features: size of a task's embedding.
 
     Raises:
         UserError: cameras that share an encoder differ, or an exception is of no camera.
@@ -242,6 +244,7 @@ class ObservationEncoder(nn.Module):
         contract: Contract,
         settings: ImageEncoderSettings,
         exceptions: Mapping[str, ImageEncoderSettings] | None = None,
+        task_features: int = 0,
     ) -> None:
         super().__init__()
         own = exceptions or {}
@@ -259,9 +262,13 @@ class ObservationEncoder(nn.Module):
                 shared = shared or [(stream, ImageEncoder(stream, settings))]
                 encoder = _shared(stream, *shared[0])
             self.cameras[module_name(key)] = encoder
-        vectors = sum(s.size for s in contract.observations.values() if not s.is_image)
-        eyes = self.image_encoders.values()
-        self.frame_features = vectors + sum(eye.features for eye in eyes)
+        self.task = None
+        others = {k: s for k, s in contract.observations.items() if not s.is_image}
+        if (tasks := others.pop(TASK, None)) is not None:
+            self.task = nn.Linear(tasks.size, task_features, bias=False)  # of one number a task
+        self.frame_features = sum(stream.size for stream in others.values())
+        self.frame_features += sum(eye.features for eye in self.image_encoders.values())
+        self.frame_features += 0 if self.task is None else task_features
 
     @property
     def image_encoders(self) -> dict[str, ImageEncoder]:
@@ -285,12 +292,14 @@ class ObservationEncoder(nn.Module):
         `views` (B, cameras, numbers) are what varies of the pictures in training, see view.py.
         """
         numbers = iter([] if views is None else views.unbind(1))
-        parts = [
-            self.cameras[name](observation[key], next(numbers, None))
-            if name in self.cameras
-            else normalizer[key].normalize(observation[key])
-            for key, name in self.module_names.items()
-        ]
+        parts = []
+        for key, name in self.module_names.items():
+            if name in self.cameras:
+                parts.append(self.cameras[name](observation[key], next(numbers, None)))
+            elif self.task is not None and key == TASK:
+                parts.append(self.task(observation[key]))
+            else:
+                parts.append(normalizer[key].normalize(observation[key]))
         return torch.cat(parts, dim=-1)
 
 

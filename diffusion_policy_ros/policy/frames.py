@@ -32,6 +32,7 @@ from diffusion_policy_ros.policy.rotations import (
     matrix_to_quaternion,
     quaternion_to_matrix,
 )
+from diffusion_policy_ros.policy.tasks import TASK, one_hot, with_tasks
 
 ACTION = "action"
 STILL = np.array([0.0, 0.0, 0.0, 1.0])
@@ -57,12 +58,15 @@ class FrameSettings:
             too), or "none" of what is not told in the action's frame. Otherwise positions,
             orientations and velocities are taken for what they are, unless a `frame_id` of the
             contract says that they are told in another one.
+        tasks: the tasks that are learned, where they are several that what is observed does not
+            tell apart; a window says which is meant.
     """
 
     actions: Literal["recorded", "absolute", "delta", "relative"] = "recorded"
     action_frame: Literal["base", "tool"] | None = None
     orientation: Literal["raw", "rotation_6d"] = "raw"
     geometry: dict[str, Geometry] = dataclasses.field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
 
     @property
     def axes(self) -> str:
@@ -101,6 +105,7 @@ class Frames:
         }
         fields = tuple(_field_seen(part, settings.actions) for part in contract.action.fields)
         action = dataclasses.replace(contract.action, fields=fields)
+        streams = with_tasks(contract, streams, settings.tasks)
         self.seen = dataclasses.replace(contract, observations=streams, action=action)
 
     def _find_moved(self) -> frozenset[str]:
@@ -141,7 +146,7 @@ class Frames:
     @property
     def changes_any(self) -> bool:
         """Whether the network sees anything otherwise than the robot tells it."""
-        return bool(self.changed) or self.changes_actions
+        return bool(self.changed or self._settings.tasks) or self.changes_actions
 
     def warnings(self) -> Iterator[str]:
         """Rotations of which the network sees numbers that have two signs, or jump."""
@@ -179,12 +184,15 @@ class Frames:
 
         Args:
             window: observation key -> (B, T, ...), To frames or more; "action" (B, H, Da), where
-                there is one, begins at its first frame.
+                there is one, begins at its first frame; "task" (B,), where there are several.
 
         Raises:
             UserError: an observation is missing or of another shape, or a quaternion no rotation.
         """
         out = {**window, **{key: self._observed(key, window) for key in self.changed}}
+        out.pop(TASK, None)
+        if self._settings.tasks:
+            out[TASK] = one_hot(window, self._settings.tasks)
         if self.changes_actions and ACTION in window:
             out[ACTION] = self.actions_to_network(window[ACTION], window)
         return out

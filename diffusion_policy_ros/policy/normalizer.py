@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.policy.tasks import TASK
 
 ACTION = "action"
 ORIENTATIONS = ("quaternion", "rotation_6d")  # kinds of action fields with values in [-1, 1]
@@ -82,7 +83,8 @@ def kinds(contract: Contract, settings: NormalizationSettings) -> dict[str, list
     Raises:
         UserError: an exception is made for what the contract does not have.
     """
-    vectors = {k: stream for k, stream in contract.observations.items() if not stream.is_image}
+    streams = contract.observations.items()
+    vectors = {k: stream for k, stream in streams if not stream.is_image and k != TASK}
     _check_names("keys", settings.keys, vectors)
     _check_names("fields", settings.fields, contract.action.slices)
     found = {}

@@ -66,6 +66,7 @@ class PolicySettings(FrameSettings):
         image_encoder: of every camera.
         image_encoders: exceptions, observation key -> that camera's own.
         temporal_encoder: of the window, for the global condition; none puts frames in a row.
+        task_features: size of a task's learned embedding, in each frame's features.
     """
 
     n_obs_steps: int = _within(2, 1, 1000)
@@ -93,6 +94,7 @@ class PolicySettings(FrameSettings):
     image_encoder: ImageEncoderSettings = ImageEncoderSettings()
     image_encoders: dict[str, ImageEncoderSettings] = dataclasses.field(default_factory=dict)
     temporal_encoder: TemporalEncoderSettings | None = None
+    task_features: int = _within(16, 1, 4096)
 
     @property
     def conditioned(self) -> str:
@@ -187,6 +189,10 @@ class PolicySettings(FrameSettings):
         if self.temporal_encoder is not None and how != "global":
             what = f"{how} conditioning takes each frame by itself"
             yield Problem("temporal_encoder", what, "leave it out, or use conditioning: global")
+        if self.tasks and how == "inpainting":
+            yield Problem("tasks", "inpainting would predict the task", "use another conditioning")
+        if len(set(self.tasks)) < len(self.tasks) or "" in self.tasks:
+            yield Problem("tasks", f"{list(self.tasks)}", "name each task once")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.policy.tasks import check_task
 from diffusion_policy_ros.runtime.inference import Request, infer
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.provenance import SAMPLING, Provenance
@@ -60,6 +61,18 @@ class Policy:
             what = f"{inference.failure} after the frame stamped {time_ns / 1e9:.3f} s"
             raise UserError(what, "checkpoint", "do not run it; train again")
         return inference.chunk
+
+    def for_task(self, task: str, where: str) -> Policy:
+        """Of a recording's task, where the policy knows several and nobody gave one.
+
+        Raises:
+            UserError: it was not trained.
+        """
+        tasks = self.engine.policy.recipe.policy.tasks
+        if not tasks or "task" in self.given or (len(tasks) == 1 and not task):
+            return self
+        check_task(task, tasks, where)
+        return replace(self, sampling=replace(self.sampling, task=task))
 
     def as_recorded(self, made: Provenance | None) -> Policy:
         """With the seed and the sampling of a chunk of the node, as far as nobody gave them.

@@ -109,6 +109,7 @@ def replay_bag(
         UserError: damaged, without a topic of the contract, or without a single frame.
     """
     bag = open_bag(path)
+    policy = policy.for_task(bag.metadata.get("task", "").strip(), str(path))
     live = LiveRun.of(bag, policy.contract)
     replaying = _BagReplay(bag, policy, every, live, tick)
     try:
@@ -328,7 +329,9 @@ def replay_episode(
     """
     episode = windows.dataset.episode(number)
     frames = len(episode[STAMP])
-    found = Replayed(f"episode {number} ({windows.episodes[number].source})")
+    source = windows.episodes[number].source
+    policy = policy.for_task(windows.episodes[number].task, source)
+    found = Replayed(f"episode {number} ({source})")
     found.times_ns, found.segment = episode[STAMP].tolist(), [0] * frames
     found.states = {key: a for key, a in episode.items() if a.ndim == 2 and key != ACTION}
     found.done, found.source = episode[ACTION].astype(np.float64), "the dataset's actions"

@@ -61,6 +61,7 @@ def declare_settings(node: Node) -> Settings:
         UserError: one was set to another type.
     """
     declare(node, "success", True, "noted with an episode when it is kept", live=True)
+    declare(node, "task", "", "what is done, in words; noted when an episode begins", live=True)
 
     def listed(name: str, description: str) -> tuple[str, ...]:
         about = ParameterDescriptor(description=description)
@@ -143,6 +144,8 @@ class EpisodeRecorder(Node):
         topics = dict(self.topics.types)
         name_installed(topics.values())
         noted = {"contract": self._contract.text} if self._contract is not None else {}
+        if task := str(self.get_parameter("task").value).strip():
+            noted["task"] = task
         bag = new_episode(Path(self._settings.out), topics, noted)
         self.topics.skip_queued()
         self._clock_ns = time.time_ns() - time.monotonic_ns()  # a stepped clock must not reorder

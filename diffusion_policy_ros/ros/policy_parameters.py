@@ -85,6 +85,9 @@ LIVE = {
         "How a chunk joins the ones before it; see doc/how-chunks-join.md.",
         constraint=f"One of: {', '.join(JOINS)}",
     ),
+    "task": _Entry(
+        "", "Which of the tasks that were trained is meant. Empty: the only one, if it is one."
+    ),
     "seed": _Entry(
         -1,
         "Seed of the noise: each chunk's follows from it and the frame's time. -1 draws one.",

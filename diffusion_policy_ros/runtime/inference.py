@@ -6,7 +6,7 @@ import hashlib
 import struct
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.errors import UserError, first_line
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.policy.following import KINDS
+from diffusion_policy_ros.policy.tasks import TASK
 from diffusion_policy_ros.runtime.joining import Joiner
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.runtime.tail import Chunk
@@ -111,7 +112,9 @@ def make_chunk(
         NotFiniteError: the network's output is not finite.
     """
     joiner, join = joiner or Joiner(contract), sampling.chunk_join
-    observation = {key: array[None] for key, array in window.items()}
+    observation: dict[str, Any] = {key: array[None] for key, array in window.items()}
+    if sampling.task:
+        observation[TASK] = [sampling.task]
     seen, first = len(next(iter(window.values()))), sampling.first_action
     first = seen - 1 if first is None else first
     actions = engine.sample(

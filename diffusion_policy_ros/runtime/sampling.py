@@ -11,6 +11,7 @@ import torch
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.policy.recipe import PolicySettings
 from diffusion_policy_ros.policy.samplers import SAMPLERS
+from diffusion_policy_ros.policy.tasks import check_task
 from diffusion_policy_ros.runtime.joining import JOINS
 
 SEEDS = 2**31
@@ -31,6 +32,7 @@ class Sampling:
         first_action: which of the predicted actions belongs to the newest observed frame; where
             not given, there is one for each observed frame before it.
         chunk_join: how chunks join, of ``runtime.joining.JOINS``.
+        task: which of the tasks that were trained is meant; the only one where there is one.
     """
 
     num_inference_steps: int
@@ -40,6 +42,7 @@ class Sampling:
     guidance_scale: float = 1.0
     first_action: int | None = None
     chunk_join: str = "replace"
+    task: str = ""
 
     @classmethod
     def of(cls, settings: PolicySettings, **changes: Any) -> Sampling:
@@ -52,12 +55,14 @@ class Sampling:
         Raises:
             UserError: a value that the policy cannot be sampled with.
         """
+        changes["task"] = changes.get("task") or None
         own = cls(
             num_inference_steps=settings.num_inference_steps,
             sampler=settings.sampler,
             replan_steps=settings.frames_between_inferences,
             n_action_steps=settings.n_action_steps,
             first_action=settings.executed.start,
+            task=settings.tasks[0] if len(settings.tasks) == 1 else "",
         )
         given = {name: value for name, value in changes.items() if value is not None}
         return dataclasses.replace(own, **given).checked(settings)
@@ -82,6 +87,7 @@ class Sampling:
             cure = did_you_mean(self.chunk_join, JOINS)
             raise UserError(f"no way to join '{self.chunk_join}'", "chunk_join", cure)
         settings.check_guidance(self.guidance_scale, "guidance_scale")
+        check_task(self.task, settings.tasks)
         return self
 
 

@@ -24,6 +24,7 @@ from diffusion_policy_ros.data.selection import select
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.frames import Frames
 from diffusion_policy_ros.policy.recipe import DataSettings, Recipe, TrainingSettings
+from diffusion_policy_ros.policy.tasks import check_task
 from diffusion_policy_ros.train.distributed import Peers
 
 # Streams of random numbers that must not coincide.
@@ -219,6 +220,9 @@ def open_data(path: str | Path | None, recipe: Recipe) -> Data:
     frames = Frames(dataset.contract, policy, policy.n_obs_steps)
     chosen = _chosen(dataset, sources)
     groups = _demonstrations(dataset, chosen, settings)
+    for number in _members(groups, range(len(groups))) if policy.tasks else ():
+        episode = dataset.episodes[number]
+        check_task(episode.task, policy.tasks, f"episode {number} ({episode.source})")
     training, held = _split(dataset, groups, settings)
 
     def windows(numbers: list[int]) -> WindowDataset:

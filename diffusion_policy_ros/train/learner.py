@@ -266,7 +266,7 @@ class Learner:
         normalize = self.average.normalizer[ACTION].normalize
         device = self.average.device
         truth = normalize(torch.as_tensor(batch[ACTION]).to(device))
-        keys = self.average.contract.observations
+        keys = self.average.frames.seen.observations
         seen = {key: batch[key][:, : policy.n_obs_steps] for key in keys}
         guess = normalize(self.average.sample_seen(seen, generator=generator))[:, policy.executed]
         is_pad = torch.as_tensor(batch["action_is_pad"]).to(device)

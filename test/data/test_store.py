@@ -306,3 +306,12 @@ def test_datasets_of_one_meaning_are_read_as_one(tmp_path):
         new.add(recording(4, 3))
     with pytest.raises(UserError, match="they differ in rate_hz"):
         Dataset([tmp_path / "1", tmp_path / "3"])
+
+
+def test_what_the_recorder_said_of_an_episode_is_in_the_dataset(tmp_path):
+    """Its task and its success; nothing where nobody said."""
+    said = {"task": "pick the cube", "success": "true"}
+    bags = [make_bag(tmp_path / "a", metadata=said), make_bag(tmp_path / "b", seed=1)]
+    convert(bags, CONTRACT, tmp_path / "data")
+    found = [(e.task, e.success) for e in Dataset(tmp_path / "data").episodes]
+    assert found == [("pick the cube", True), ("", None)]

@@ -158,6 +158,7 @@ def test_discards_and_never_overwrites(domain, tmp_path):
     assert domain.call("/episode_recorder/discard").success
     assert [p.name for p in (tmp_path / "bags").iterdir()] == ["episode_0000"]
     assert domain.set("/episode_recorder", "success", False).successful
+    assert domain.set("/episode_recorder", "task", "pick the cube").successful
     poses = domain.listen(PoseStamped, "/eef_pose")
     for _ in range(2):
         start_recording(domain)
@@ -167,7 +168,8 @@ def test_discards_and_never_overwrites(domain, tmp_path):
     names = sorted(p.name for p in (tmp_path / "bags").iterdir())
     assert names == ["episode_0000", "episode_0001", "episode_0002"]
     assert not list((tmp_path / "bags" / "episode_0000").iterdir())
-    assert open_bag(tmp_path / "bags" / "episode_0001").metadata["success"] == "false"
+    noted = open_bag(tmp_path / "bags" / "episode_0001").metadata
+    assert (noted["success"], noted["task"]) == ("false", "pick the cube")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

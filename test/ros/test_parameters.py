@@ -1,5 +1,7 @@
 """Parameters as they are given: numbers, ranges, misspelt names; limits as parameters."""
 
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
@@ -10,12 +12,14 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
+from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
 from diffusion_policy_ros.ros import (  # noqa: E402
     episode_recorder,
     player_parameters,
     policy_parameters,
 )
 from diffusion_policy_ros.ros.parameters import check_overrides  # noqa: E402
+from diffusion_policy_ros.runtime.sampling import Sampling  # noqa: E402
 
 pytestmark = pytest.mark.ros
 TWO_LIMITS = JOINTS.replace("[1.0]", "[1.0, 2.0]")
@@ -127,3 +131,32 @@ def test_the_fields_limits_are_parameters(given):
     player_parameters.declare_limits(node, Contract.load("mobile_manipulator"))
     assert node.get_parameter("arm.velocity").value == 0.2
     assert node.has_parameter("arm.following_error") and not node.has_parameter("base.lead")
+
+
+def test_a_task_is_set_live_and_refused_by_name():
+    """One that was trained takes effect with the next chunk; of another the near one is said."""
+    recipe = Recipe.from_text("policy: {tasks: [pick, place]}")
+    loop = SimpleNamespace(
+        sampling=Sampling.of(recipe.policy, task="pick"),
+        engine=SimpleNamespace(policy=SimpleNamespace(recipe=recipe)),
+    )
+    policy_parameters.apply(loop, [Parameter("task", value="place")])
+    assert loop.sampling.task == "place"
+    with pytest.raises(UserError, match="no task 'pikc' was trained; did you mean 'pick'"):
+        policy_parameters.checked(loop, [Parameter("task", value="pikc")])
+    with pytest.raises(UserError, match="no task is said; give one of: pick, place"):
+        policy_parameters.checked(loop, [Parameter("task", value="")])
+
+
+def test_a_node_for_several_tasks_is_told_which_or_stays_unconfigured(given):
+    """It never guesses; for the only one it needs no word."""
+    node = given()
+    policy_parameters.declare(node)
+    with pytest.raises(UserError, match="no task is said"):
+        policy_parameters.sampling(node, Recipe.from_text("policy: {tasks: [a, b]}").policy)
+    one = Recipe.from_text("policy: {tasks: [pick]}").policy
+    assert policy_parameters.sampling(node, one).task == "pick"
+    node = given(task="b")
+    policy_parameters.declare(node)
+    both = Recipe.from_text("policy: {tasks: [a, b]}").policy
+    assert policy_parameters.sampling(node, both).task == "b"

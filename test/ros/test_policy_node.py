@@ -142,6 +142,7 @@ def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain,
         ("chunk_join", "rtc_chaep", "did you mean 'rtc_cheap'?"),
         ("guidance_scale", 2.0, "trained without guidance"),
         ("replan_steps", 9, "Max: 8"),
+        ("task", "pick", "no tasks were trained"),
         ("checkpoint", "/elsewhere", "clean up the node first"),
     ):
         result = domain.set("policy_node", name, value)
