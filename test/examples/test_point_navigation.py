@@ -73,28 +73,6 @@ def test_other_targets_train_too(example, target):
 # ----------------------------------------------------------------------------- its experiments
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--length", "16"],
-        ["--length", "64"],
-        ["--points-noise", "0.05"],
-        ["--lr", "5e-3"],
-        ["--train-steps", "200"],
-        ["--hidden", "512"],
-        ["--layers", "4"],
-        ["--dropout", "0.1"],
-        ["--network", "unet1d", "--length", "16"],
-        ["--variable-length"],
-        ["--guidance", "2"],
-    ],
-    ids=" ".join,
-)
-def test_an_experiment_learns(example, tmp_path, flags):
-    """In a moment paths are nearer to where they should be than noise is."""
-    assert quick(example, tmp_path, *flags)["miss"] < 0.9
-
-
 def test_detours_pass_the_disc_half_on_each_side(example):
     """Every line would meet it, no path does; which side is not to be seen from the ends."""
     generator = torch.Generator().manual_seed(0)
