@@ -18,8 +18,9 @@ from diffusion_policy_ros.errors import UserError
 VERSIONS = ("v3.0", "v2.1")
 OWN = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Features that every dataset has, which are not the robot's."""
-NOTE = "diffusion_policy_ros"
-"""The key of ``info.json`` where an export of ours says what it is of."""
+NOTE = "meta/diffusion_policy_ros.json"
+"""Where an export of ours says what it is of: LeRobot warns of keys of info.json that it does not
+know, and leaves files alone."""
 _AGAIN = "get the dataset again"
 
 
@@ -114,9 +115,9 @@ class Layout:
         reader = _episodes_v3 if version == "v3.0" else _episodes_v2
         episodes = sorted(reader(root, info, features), key=lambda entry: entry.number)
         _check_counts(info, episodes, where)
-        note = info.get(NOTE)
-        text = note.get("contract", "") if isinstance(note, dict) else ""
-        return cls(root, version, fps, features, tasks, episodes, str(text))
+        note = _json(root / NOTE) if (root / NOTE).is_file() else {}
+        text = str(note.get("contract", ""))
+        return cls(root, version, fps, features, tasks, episodes, text)
 
 
 def _info(root: Path) -> dict[str, Any]:
@@ -124,13 +125,17 @@ def _info(root: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "is no LeRobot dataset: it has no meta/info.json"
         raise UserError(what, str(root), "give the folder that holds meta/ and data/")
+    return _json(path)
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         raise UserError("is cut off, or no JSON", str(path), _AGAIN) from None
-    if not isinstance(info, dict):
-        raise UserError("is no info.json of LeRobot's", str(path), _AGAIN)
-    return info
+    if not isinstance(found, dict):
+        raise UserError("says nothing of a dataset", str(path), _AGAIN)
+    return found
 
 
 def _version(info: Mapping[str, Any], root: Path) -> str:

@@ -210,12 +210,13 @@ def write_meta(
         "data_path": DATA,
         "video_path": VIDEO if plan.codec and cameras(contract) else None,
         "features": features(contract, plan),
-        NOTE: {
-            "version": __version__,
-            "action": [meaning(contract, part) for part in contract.action.fields],
-            "contract": contract.text,
-        },
     }
+    note = {
+        "version": __version__,
+        "action": [meaning(contract, part) for part in contract.action.fields],
+        "contract": contract.text,
+    }
+    (plan.root / NOTE).write_text(json.dumps(note, indent=4), "utf-8")
     (meta / "info.json").write_text(json.dumps(info, indent=4), "utf-8")
     (plan.root / "README.md").write_text("\n".join(_card(contract, plan)) + "\n", "utf-8")
 
