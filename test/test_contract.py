@@ -249,7 +249,7 @@ def test_the_cell_is_not_of_the_meaning(old, new, key):
         else text
     )
     assert other.hash == contract.hash and contract.difference(other) == ""
-    assert key in contract.cell_difference(other)
+    assert key in ", ".join(contract.cell_difference(other))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_the_meaning_is_hashed(old, new, key):
     assert old in MINI_LIFT
     contract, other = (Contract.from_text(t) for t in (MINI_LIFT, MINI_LIFT.replace(old, new)))
     assert other.hash != contract.hash and key in contract.difference(other)
-    assert key not in contract.cell_difference(other)
+    assert key not in ", ".join(contract.cell_difference(other))
 
 
 def test_every_key_is_explained_in_the_example():

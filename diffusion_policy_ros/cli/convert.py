@@ -55,6 +55,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="begin an episode at these times, s from the first frame",
     )
     parser.add_argument(
+        "--split-still",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="begin an episode where the robot sets out after it stood for S seconds",
+    )
+    parser.add_argument(
         "--images",
         choices=("auto", "raw", "jpeg", "png"),
         default="auto",
@@ -120,6 +127,7 @@ def _convert(args: argparse.Namespace, out: Path, images: str) -> Report:
         max_gap_frames=args.max_gap_frames,
         split_topic=args.split_topic,
         split_times=tuple(args.split_times),
+        split_still_s=args.split_still,
         images=images,  # type: ignore[arg-type]  # argparse has checked it
     )
     contract = find_contract(args.contract, args.bags)

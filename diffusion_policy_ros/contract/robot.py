@@ -253,11 +253,11 @@ class Contract:
         """The first keys in which two meanings differ; empty when they are the same."""
         return ", ".join(differing(self.meaning, other.meaning)[:4])
 
-    def cell_difference(self, other: Contract) -> str:
-        """The first keys in which two robots of the same meaning say it differently."""
+    def cell_difference(self, other: Contract) -> list[str]:
+        """The keys in which two robots of the same meaning say it differently."""
         ours, theirs = (dataclasses.asdict(dataclasses.replace(c, text="")) for c in (self, other))
         meant = differing(self.meaning, other.meaning)
-        return ", ".join([key for key in differing(ours, theirs) if key not in meant][:4])
+        return [key for key in differing(ours, theirs) if key not in meant]
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import ActionField, Contract, Stream, slices
-from diffusion_policy_ros.contract.check import recorded
 from diffusion_policy_ros.contract.messages import TF, TF_STATIC
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
@@ -40,12 +39,8 @@ from diffusion_policy_ros.policy.rotations import (
     quaternion_to_rotation_6d,
 )
 
-POSITION_M, ROTATION_RAD, JOINT = 2e-3, 1e-2, 5e-3
-"""What counts as motion, from the pose at rest: m, rad, and rad or m of a joint."""
 FAR_RAD = 1.0
 """No arm turns as far within a frame, unless something is wrong."""
-KEPT_IDLE_FRAMES = 2
-"""Frames of rest that are kept at either end, so that starting and stopping can be learned."""
 
 
 class Commands:
@@ -55,7 +50,6 @@ class Commands:
         refused: why a frame has no action → how many.
         unstamped: topic → messages with a stamp of zero.
         counts: topic → messages.
-        elsewhere: how commands are told in another frame than the field's → how many.
 
     Raises:
         UserError: targets are to become deltas of what nothing measures.
@@ -76,13 +70,6 @@ class Commands:
         self.refused: Counter[str] = Counter()
         self.unstamped: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
-        self.elsewhere: Counter[str] = Counter()
-        self._part_of = {
-            stream.topic: part
-            for part in contract.action.of_role("position", "rotation", "twist")
-            for _, stream, _ in recorded(contract, part)
-            if part.check_frame
-        }
 
     @property
     def topics(self) -> set[str]:
@@ -102,12 +89,6 @@ class Commands:
         stamp = None if topic in self._by_receipt else stamp_ns(msg)
         self.unstamped[topic] += stamp == 0
         self.counts[topic] += 1
-        part, frame = (
-            self._part_of.get(topic),
-            getattr(getattr(msg, "header", None), "frame_id", ""),
-        )
-        if part is not None and frame and frame != part.frame:
-            self.elsewhere[f"{topic} is in '{frame}', but {part.name} in '{part.frame}'"] += 1
         self._found.setdefault((life, topic), []).append((stamp or arrival_ns, msg))
 
     def _tree(self, life: int) -> Transforms:
@@ -345,75 +326,3 @@ def far_turns(name: str, kind: str, stretches: Iterable[Array]) -> Iterator[str]
             f"{name} as axis_angle jumps by {moved[jumps].max():.2f} rad between frames in which "
             f"it hardly turns ({jumps.sum()}x): learn it with policy.actions: absolute or relative"
         )
-
-
-class Idle(NamedTuple):
-    """Frames of rest at the ends of a segment."""
-
-    start: int
-    end: int
-
-
-def idle_ends(contract: Contract, states: dict[str, Array], actions: Array) -> Idle:
-    """How many frames at either end of a segment show no motion, beyond those that are kept.
-
-    A frame is at rest when neither the arm has left its first (or last) pose nor the action asks
-    for motion. The arm's pose is what the action's parts name as their ``state``; all vectors
-    where none is named.
-
-    Args:
-        contract: the robot.
-        states: observation key → (n, size) of vectors.
-        actions: (n, Da).
-    """
-    moving = _acting(contract, actions)
-    at_start = moving | _away(contract, states, actions, 0)
-    at_end = moving | _away(contract, states, actions, -1)
-    if not at_start.any() or not at_end.any():
-        return Idle(len(actions), 0)
-    start, end = int(at_start.argmax()), int(at_end[::-1].argmax())
-    return Idle(max(0, start - KEPT_IDLE_FRAMES), max(0, end - KEPT_IDLE_FRAMES))
-
-
-def _acting(contract: Contract, actions: Array) -> NDArray[np.bool_]:
-    """Which frames' delta actions ask for motion."""
-    moving = np.zeros(len(actions), bool)
-    for part in contract.action.fields:
-        limit = {"delta_position": POSITION_M / 2, "delta_axis_angle": ROTATION_RAD / 2}.get(
-            part.kind
-        )
-        if limit:
-            moving |= np.linalg.norm(actions[:, contract.action.slices[part.name]], axis=1) > limit
-    return moving
-
-
-def _away(
-    contract: Contract, states: dict[str, Array], actions: Array, place: int
-) -> NDArray[np.bool_]:
-    """Which frames' pose or absolute action differs from that of the frame ``place``."""
-    away = np.zeros(len(actions), bool)
-    for part in contract.action.fields:
-        if not part.kind.startswith("delta"):
-            values = actions[:, contract.action.slices[part.name]]
-            limit = {"binary": 0.5, "position": POSITION_M, "joint_position": JOINT}.get(
-                part.kind, ROTATION_RAD
-            )
-            away |= np.abs(values - values[place]).max(axis=1) > limit
-    named = {part.state for part in contract.action.fields if part.state}
-    for key in named or states:
-        away |= _distance(states[key], place) > _limit(contract, key)
-    return away
-
-
-def _limit(contract: Contract, key: str) -> float:
-    quantity = contract.observations[key].quantity
-    return {"orientation": ROTATION_RAD, "position": POSITION_M}.get(quantity, JOINT)
-
-
-def _distance(values: Array, place: int) -> Array:
-    """Largest difference of a component; about the angle of quaternions, whatever their sign."""
-    reference = values[place]
-    distance = np.abs(values - reference).max(axis=1)
-    if values.shape[1] == 4:
-        distance = 2 * np.minimum(distance, np.abs(values + reference).max(axis=1))
-    return np.asarray(distance)

@@ -14,10 +14,11 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.contract.messages import TF_STATIC
 from diffusion_policy_ros.data import remarks
-from diffusion_policy_ros.data.actions import Commands, idle_ends, next_state_actions
+from diffusion_policy_ros.data.actions import Commands, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.definitions import name_types_of
+from diffusion_policy_ros.data.idle import departures, idle_ends
 from diffusion_policy_ros.data.pictures import Images, as_they_came, storage
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
 from diffusion_policy_ros.data.store import BagReport
@@ -27,6 +28,8 @@ from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 from diffusion_policy_ros.observe.receipt import ReceiptClock
 
 MIN_FRAMES = 2
+OF_THE_PLAYER = re.compile(r"\.(limits|send)\b")
+"""Keys of a contract that no recording depends on."""
 SPANS = 5
 """Spans of idle frames that are told of a bag."""
 
@@ -42,6 +45,7 @@ class Options:
             pictures repeated; the report says how many.
         split_topic: a message on it begins another episode.
         split_times: as do these times, s from a bag's first frame.
+        split_still_s: as does setting out after having stood for so long, s; 0 for never.
         own_cells: read a bag as the contract in it says, where that means the same.
         images: how pictures are kept: as they came or as jpeg where they are large, or raw, or
             as png, which loses nothing.
@@ -53,6 +57,7 @@ class Options:
     max_gap_frames: int = 0
     split_topic: str = ""
     split_times: tuple[float, ...] = ()
+    split_still_s: float = 0.0
     images: Images = "auto"
 
 
@@ -78,6 +83,7 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
         if options.skip_failed and report.success is False:
             raise UserError("its recorder noted that the episode failed")
         read_as = cell_of(bag, contract) if options.own_cells else contract
+        report.notes += filter(None, [_other_cell(bag, read_as)])
         _Conversion(bag, read_as, shard, options, report).run()
         report.status = "kept"
     except UserError as error:
@@ -94,6 +100,21 @@ def cell_of(bag: Bag, contract: Contract) -> Contract:
     text = bag.metadata.get("contract", "")
     recorded = Contract.from_text(text, f"{bag.path}: contract") if text else contract
     return recorded if recorded.hash == contract.hash else contract
+
+
+def _other_cell(bag: Bag, contract: Contract) -> str:
+    """How the contract that a bag was recorded with differs from the one that it is read by."""
+    text = bag.metadata.get("contract", "")
+    if text in ("", contract.text):
+        return ""
+    try:
+        recorded = Contract.from_text(text)
+    except UserError:
+        return ""  # of another age
+    cell = (key for key in contract.cell_difference(recorded) if not OF_THE_PLAYER.search(key))
+    differs = contract.difference(recorded) or names_said(cell)
+    told = f"it was recorded with another contract, which is not used: {differs}"
+    return told if differs else ""
 
 
 def _success(bag: Bag) -> bool | None:
@@ -169,8 +190,6 @@ class _Conversion:
         self.report.notes += self.comparison.remarks()
         zero = [topic for topic, count in self.commands.unstamped.items() if count]
         self.report.notes += [f"{t} has stamps of zero: those of receipt are taken" for t in zero]
-        cure = "turn the commands, or give the field's frame"
-        self.report.notes += [f"{told}: {cure}" for told in self.commands.elsewhere]
 
     def _read(self, topics: dict[str, str]) -> None:
         """Push every message through the frame rule; images go into the shard at once."""
@@ -261,6 +280,9 @@ class _Conversion:
         self.comparison.add({k: v[valid] for k, v in states.items()}, actions[valid])
         edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
         marks = np.searchsorted(times, np.array(self._marks, dtype=np.int64)).tolist()
+        if self.options.split_still_s:
+            still = round(self.options.split_still_s * self.contract.rate_hz)
+            marks += departures(self.contract, states, actions, max(still, MIN_FRAMES))
         for start, stop in edges.reshape(-1, 2).tolist():
             cuts = sorted({start, stop, *(mark for mark in marks if start < mark < stop)})
             for first, last in pairwise(cuts):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.contract.check import FRAMED, UNSAID
+from diffusion_policy_ros.contract.check import FRAMED, FRAMED_ROLES, UNSAID, recorded
 from diffusion_policy_ros.observe.codecs import Array
 
 FASTER = 1.1
@@ -46,14 +46,19 @@ def rate(anchor_ns: Sequence[int], contract: Contract) -> str:
 
 
 def frames(told_in: Mapping[str, str], contract: Contract) -> Iterator[str]:
-    """Poses in a frame that a field which says none does not have."""
+    """Poses and commands in another frame than their field's, where reading did not refuse them.
+
+    The field says none, or the message does not say what it measures.
+    """
     for part in contract.action.fields:
         state = contract.observations.get(part.state)
-        if state is None or part.frame != UNSAID or state.quantity not in FRAMED:
-            continue
-        told = told_in.get(state.topic, "")
-        if part.check_frame and told not in ("", UNSAID):
-            yield f"{state.topic} is told in '{told}': give {part.name} frame: {told}"
+        streams = [s for _, s, _ in recorded(contract, part) if part.role in FRAMED_ROLES]
+        streams += [state] if state is not None and state.quantity in FRAMED else []
+        for topic in dict.fromkeys(s.topic for s in streams if part.check_frame):
+            told = told_in.get(topic, "")
+            checked = any(s.frame_id for s in streams if s.topic == topic)
+            if told not in ("", UNSAID, part.frame) and not checked:
+                yield f"{topic} is told in '{told}': give {part.name} frame: {told}"
 
 
 def sampled(counts: Mapping[str, int], frames: int, contract: Contract) -> Iterator[str]:

@@ -7,12 +7,7 @@ from made_bags import CONTRACT, MS, NEXT_STATE, PERIOD, START, TEXT, trajectory
 from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.data.actions import (
-    KEPT_IDLE_FRAMES,
-    Commands,
-    idle_ends,
-    next_state_actions,
-)
+from diffusion_policy_ros.data.actions import Commands, next_state_actions
 
 TIMES = START + np.arange(4) * PERIOD
 
@@ -163,45 +158,3 @@ action:
         [0.8, 8, *turn, 0, 0, 0.3, 4, 5, 6, -1, *rows],
     ]
     assert next_state_actions(contract, states) == pytest.approx(np.array(expected), abs=1e-6)
-
-
-def still(frames):
-    """States and actions of an arm at rest."""
-    turn = np.tile(np.array([0, 0, 0, 1], np.float32), (frames, 1))
-    states = {"position": np.zeros((frames, 3), np.float32), "orientation": turn}
-    return states, np.zeros((frames, 7), np.float32)
-
-
-@given(st.integers(0, 20), st.integers(0, 20), st.sampled_from(["position", "command", "gripper"]))
-def test_idle_ends_are_what_is_beyond_the_first_and_last_motion(before, after, what):
-    """The arm moves, is told to, or its gripper changes: rest beyond the kept frames counts."""
-    states, actions = still(before + 3 + after)
-    moving = slice(before, before + 3)
-    if what == "position":
-        states["position"][moving, 0] = 0.1, 0.2, 0.3
-        states["position"][before + 3 :, 0] = 0.3
-        after += 1  # the last frame that moves is already where the arm rests
-    elif what == "command":
-        actions[moving, 0] = 0.01
-    else:
-        actions[moving, 6] = 1.0
-    idle = idle_ends(CONTRACT, states, actions)
-    if what != "gripper" or (before and after):
-        assert idle.start == max(0, before - KEPT_IDLE_FRAMES)
-        assert idle.end == max(0, after - KEPT_IDLE_FRAMES)
-
-
-def test_a_slow_start_is_motion():
-    """A drift that stays below the threshold in each frame is motion when it adds up."""
-    states, actions = still(100)
-    states["position"][:, 0] = np.arange(100) * 1e-3
-    idle = idle_ends(CONTRACT, states, actions)
-    assert idle.start <= 3
-    assert idle.end <= 3
-
-
-def test_a_quaternions_sign_is_no_motion():
-    """Quaternions q and -q are the same orientation."""
-    states, actions = still(50)
-    states["orientation"][10:] *= -1
-    assert idle_ends(CONTRACT, states, actions) == (50, 0)

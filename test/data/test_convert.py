@@ -500,3 +500,21 @@ def test_the_history_sees_log_times_as_arrivals(tmp_path):
     assert found["camera"][:, 0, 0, 0].tolist() == list(range(1, 9))
     assert found["position"][:, 0].tolist() == list(range(8))
     assert len(list(open_bag(tmp_path / "bag").messages())) == 20
+
+
+def test_a_bag_of_another_cell_is_read_as_it_is_told_and_that_is_said(tmp_path):
+    """Not of limits, which no recording depends on; of one that means something else, too."""
+    bag = make_bag(tmp_path / "bag", metadata={"contract": CONTRACT.text})
+    limited = CONTRACT.text.replace("kind: binary}", "kind: binary, send: {open: 0.1}}")
+    slower = limited.replace("resize: none", "resize: none, max_age_s: 0.3")
+    turned = CONTRACT.text.replace("kind: delta_axis_angle", "kind: axis_angle")
+    for number, (text, said) in enumerate(
+        (
+            (limited, []),
+            (slower, ["observations.camera.max_age_s"]),
+            (turned, ["action.fields.1.kind"]),
+        )
+    ):
+        report = convert([bag], Contract.from_text(text), tmp_path / f"out{number}").bags[0]
+        told = "it was recorded with another contract, which is not used: "
+        assert [n.removeprefix(told) for n in report.notes if n.startswith(told)] == said

@@ -6,6 +6,7 @@ from made_bags import PERIOD, START, joint_state, pose
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data import remarks
 from diffusion_policy_ros.data.actions import Commands
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.errors import UserError, UserErrors
@@ -142,29 +143,25 @@ def test_a_turn_of_more_than_a_radian_between_frames_is_told():
     down = np.array([[3.1, 0, 0], [-3.1, 0, 0], [3.1, 0, 0], [3.1, 0, 0], [3.1, 0, 0]])
     quick = axis_angle_to_quaternion([[0, 0, angle] for angle in (0, 0.1, 1.3, 1.4, 1.5)])
 
-    def remarks(turn, commanded):
+    def said(turn, commanded):
         comparison = Comparison(contract)
         actions = np.concatenate([np.zeros((5, 3)), commanded], axis=1)
         comparison.add({"position": np.zeros((5, 3)), "turn": turn}, actions)
         return list(comparison.remarks())
 
     none = np.zeros((5, 3))
-    assert remarks(flipping, none) == []
-    (line,) = remarks(quick, none)
+    assert said(flipping, none) == []
+    (line,) = said(quick, none)
     assert line == "turn turns by more than 1 rad between frames (1x): is that so?"
-    (line,) = remarks(flipping, down)
+    (line,) = said(flipping, down)
     assert "turn as axis_angle jumps by 6.20 rad between frames in which it hardly turns" in line
 
 
 def test_commands_that_are_told_in_another_frame_are_reported():
     """A twist of the tool's is not one of the base's, and a pose in the world none in the base."""
-    commands = Commands(arm())
-    for i, frame in enumerate(("base", "", "tool0", "tool0")):
-        msg = pose(TIMES[i], (0, 0, 0))
-        msg.header.frame_id = frame
-        commands.push("/target", msg, int(TIMES[i]), 0)
-    assert commands.elsewhere == {"/target is in 'tool0', but turn in 'base'": 2}
+    for frame in ("base", ""):
+        assert list(remarks.frames({"/target": frame}, arm())) == []
+    said = list(remarks.frames({"/target": "tool0"}, arm()))
+    assert "/target is told in 'tool0': give turn frame: tool0" in said
     unchecked = Contract.from_text(arm().text.replace("state:", "check_frame: false, state:"))
-    commands = Commands(unchecked)
-    commands.push("/target", msg, int(TIMES[0]), 0)
-    assert not commands.elsewhere
+    assert list(remarks.frames({"/target": "tool0"}, unchecked)) == []
