@@ -125,7 +125,7 @@ def draft_contract(foreign: Foreign, path: str | Path) -> str:
         [
             *lines,
             "action:",
-            "  fields:  # GAP: what the values are; absolute, deltas, of which frame",
+            "  fields:  # GAP: kinds, absolute or deltas, frames, what measures them, limits",
             f"    - {{name: action, kind: joint_position, size: {size}}}",
             "  record:  # GAP: the recorded command, or next_state",
             f"    {{topic: /command, type: trajectory_msgs/msg/JointTrajectory, shape: [{size}]}}",

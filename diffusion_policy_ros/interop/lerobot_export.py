@@ -123,6 +123,8 @@ def _obstacles(policy: DiffusionPolicy) -> Obstacles:
         yield "LeRobot predicts the whole horizon", "train with pred_action_steps_only: false"
     if settings.prediction_type not in ("epsilon", "sample"):
         yield f"LeRobot predicts no {settings.prediction_type}", "train with epsilon or sample"
+    if settings.tasks:
+        yield "LeRobot's diffusion policy is told no task", "train one of a single task"
     if policy.frames.changes_any:
         what = "its network sees poses otherwise than the robot tells them, LeRobot's does not"
         yield what, "train with policy.actions: recorded and policy.orientation: raw"

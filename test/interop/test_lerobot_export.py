@@ -186,6 +186,7 @@ def _said(foreign, contract):
         (changed(horizon=6, n_action_steps=4), "horizon 6: .* multiple of 4"),
         (changed(prediction_type="v"), "LeRobot predicts no v"),
         (changed(temporal_encoder={"hidden_size": 8}), "all frames in a row"),
+        (changed(tasks=["lift", "turn"]), "told no task"),
         (changed(pred_action_steps_only=True), "whole horizon"),
         (changed(orientation="rotation_6d"), "sees poses otherwise"),
         (changed(image_encoder={**EYES, "relu": False}), "a ReLU after them; .* relu: true"),
