@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.policy.backbones import RESNETS
 from diffusion_policy_ros.policy.checkpoint import load_exactly
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.eyes import ImageEncoderSettings
@@ -81,7 +82,8 @@ class Camera:
     @property
     def features(self) -> int:
         """How many numbers of the condition it is."""
-        return self.encoder.features
+        block, _ = RESNETS[self.encoder.name]
+        return self.encoder.features or 512 * block.expansion
 
     @property
     def text(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffusion_policy_ros.errors import UserError, first_line
@@ -28,6 +29,7 @@ from diffusion_policy_ros.interop.official import (
     unet1d_settings,
 )
 from diffusion_policy_ros.interop.original_config import (
+    ENCODER,
     RESOLVE,
     TRANSFORMER,
     UNET,
@@ -37,8 +39,9 @@ from diffusion_policy_ros.interop.original_config import (
     scheduler_settings,
 )
 from diffusion_policy_ros.interop.torch_file import StoredTensor, TorchFile
+from diffusion_policy_ros.policy.backbones import RESNETS
 from diffusion_policy_ros.policy.eyes import ImageEncoderSettings
-from diffusion_policy_ros.policy.pretrained import resnet_name
+from diffusion_policy_ros.policy.pretrained import IMAGENET_MEAN, IMAGENET_STD, resnet_name
 from diffusion_policy_ros.policy.recipe import PolicySettings
 
 
@@ -190,11 +193,28 @@ class _Reading:
         if not self.kind.has_cameras:
             yield self.vector("obs")
             return
-        for name, told in self.given["shape_meta"]["obs"].items():
-            kind, shape = told.get("type", "low_dim"), told["shape"]
+        pooled = "obs_encoder" in self.given
+        told = {n: (t.get("type", "low_dim"), t["shape"]) for n, t in self._observed().items()}
+        for name, (kind, _) in told.items():
             if kind not in ("rgb", "low_dim"):
                 raise UserError(f"'{name}' is of type {kind}", self.where, "only rgb and low_dim")
-            yield self._camera(name, shape) if kind == "rgb" else self.vector(name)
+        # MultiImageObsEncoder sorts its keys, pictures first; robomimic's encoder does not.
+        names = sorted(told, key=lambda name: (told[name][0] != "rgb", name)) if pooled else told
+        shared: dict[str, Mapping[str, Tensor]] = {}
+        for name in names:
+            kind, shape = told[name]
+            if kind == "low_dim":
+                yield self.vector(name)
+            else:
+                yield (
+                    self._pooled_camera(name, shape, shared)
+                    if pooled
+                    else self._camera(name, shape)
+                )
+
+    def _observed(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.given["shape_meta"]["obs"]
+        return found
 
     def vector(self, name: str) -> Vector:
         """Its scale and offset, as they are: normalised = value * scale + offset."""
@@ -230,6 +250,64 @@ class _Reading:
             relu=True,
         )
         return Camera(name, (height, width, channels), settings, weights)
+
+    def _pooled_camera(
+        self, name: str, shape: list[int], shared: dict[str, Mapping[str, Tensor]]
+    ) -> Camera:
+        """Of MultiImageObsEncoder: a ResNet whose maps' means are the features."""
+        told = self._pooled_settings(shape)
+        scale, offset = self._scaling(name)
+        norm = (IMAGENET_MEAN, IMAGENET_STD) if told["imagenet_norm"] else ((0.0,), (1.0,))
+        # ImageNet's are applied to what the normaliser has taken to -1..1 already.
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in norm)
+        owner, backbone = "rgb" if told["share_rgb_model"] else name, told["rgb_model"]["name"]
+        if owner not in shared:
+            shared[owner] = self._resnet(f"obs_encoder.key_model_map.{owner}.", backbone)
+        weights = shared[owner]
+        frozen = any(key.endswith("running_mean") for key in weights)
+        settings = ImageEncoderSettings(
+            name=backbone,
+            norm="frozen" if frozen else "group",
+            crop=tuple(told["crop_shape"]) if told["crop_shape"] else 1.0,
+            mean=tuple(((mean - offset) / scale).tolist()),
+            std=tuple((std / scale).tolist()),
+            pool="mean",
+            features=0,
+        )
+        channels, height, width = shape
+        return Camera(name, (height, width, channels), settings, weights)
+
+    def _pooled_settings(self, shape: list[int]) -> dict[str, Any]:
+        """All arguments of its encoder."""
+        given = dict(self.given["obs_encoder"])
+        target, where = str(given.pop("_target_", "")), f"{self.where}: obs_encoder"
+        if target.rpartition(".")[2] != "MultiImageObsEncoder":
+            raise UserError(f"'{target}' is unknown", where, "only MultiImageObsEncoder")
+        told = arguments(where, given, ENCODER)
+        model = told["rgb_model"]
+        if not str(model.get("_target_", "")).endswith("get_resnet"):
+            raise UserError(f"rgb_model is '{model.get('_target_')}'", where, "only get_resnet")
+        if model.get("name") not in RESNETS:
+            raise UserError(
+                f"rgb_model '{model.get('name')}'", where, f"only {', '.join(RESNETS)}"
+            )
+        if told["resize_shape"] and list(told["resize_shape"]) != list(shape[1:]):
+            what = (
+                "pictures are resized, which torchvision did differently from version to version"
+            )
+            raise UserError(what, where, "train with pictures of that size and no resize_shape")
+        if told["crop_shape"] and not told["random_crop"]:
+            what = "crop_shape without random_crop, of which some versions did nothing"
+            raise UserError(what, where, "train with random_crop: true")
+        return told
+
+    def _resnet(self, prefix: str, kind: str) -> dict[str, Tensor]:
+        """A ResNet's weights under our names."""
+        named = {resnet_name(n, kind): (n, t) for n, t in self._below(prefix).items()}
+        left = named.pop(None, ("num_batches_tracked",))[0]
+        if not left.endswith("num_batches_tracked"):
+            raise UserError(f"unknown tensor '{prefix}{left}'", self.where, "only a plain ResNet")
+        return {f"backbone.{ours}": tensor for ours, (_, tensor) in named.items()}
 
     def _encoder(self, prefix: str, camera: str) -> dict[str, Tensor]:
         """Of robomimic's VisualCore: ResNet 18, spatial softmax, linear."""

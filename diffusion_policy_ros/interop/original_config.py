@@ -72,14 +72,29 @@ POLICIES = {
     "DiffusionUnetHybridImagePolicy": Kind(
         {**IMAGE, **UNET, "obs_as_global_cond": True}, is_unet=True, has_cameras=True
     ),
+    "DiffusionUnetImagePolicy": Kind(
+        {"shape_meta": None, "obs_encoder": None, **UNET, "obs_as_global_cond": True},
+        is_unet=True,
+        has_cameras=True,
+    ),
     "DiffusionTransformerHybridImagePolicy": Kind(
         {**IMAGE, **TRANSFORMER, "obs_as_cond": True}, is_unet=False, has_cameras=True
     ),
 }
+# Of MultiImageObsEncoder, the encoder of DiffusionUnetImagePolicy.
+ENCODER = {
+    "shape_meta": None,
+    "rgb_model": None,
+    "resize_shape": None,
+    "crop_shape": None,
+    "random_crop": True,
+    "use_group_norm": False,
+    "share_rgb_model": False,
+    "imagenet_norm": False,
+}
 REFUSED = {
     "DiffusionUnetTimmPolicy": "its encoder is timm's CLIP and it observes poses relative to the "
     "episode's start, which no stream of a contract tells",
-    "DiffusionUnetImagePolicy": "its encoder pools and normalises pictures in its own way",
     "DiffusionUnetVideoPolicy": "its encoder is of videos",
 }
 """Class -> why it cannot be imported."""

@@ -13,11 +13,18 @@ from made_ckpt import Reduced, checkpoint, configured
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.interop.foreign import build, match
 from diffusion_policy_ros.interop.importing import read_foreign
-from diffusion_policy_ros.interop.official import build_transformer, transformer_name
+from diffusion_policy_ros.interop.official import (
+    build_transformer,
+    transformer_name,
+    unet1d_name,
+)
 from diffusion_policy_ros.interop.original import UNET as UNET_ARGUMENTS, plain
 from diffusion_policy_ros.interop.torch_file import TorchFile
+from diffusion_policy_ros.policy.backbones import NORMS, resnet
 from diffusion_policy_ros.policy.denoisers import Sizes
 from diffusion_policy_ros.policy.denoisers.transformer import Transformer, TransformerSettings
+from diffusion_policy_ros.policy.denoisers.unet1d import UNet1D, UNet1DSettings
+from diffusion_policy_ros.policy.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOWDIM = sorted(path.stem for path in GOLDEN.glob("official_policy_*.npz"))
@@ -201,6 +208,129 @@ def test_the_weights_are_those_that_the_configuration_says(lowdim):
     for name, tensor in averaged.denoiser.items():
         assert torch.equal(trained.denoiser[name], tensor + 1)
     assert "EMA" in averaged.origin and "EMA" not in trained.origin
+
+
+def torchvision_name(name):
+    """Our name of a ResNet 18's tensor -> torchvision's."""
+    index, _, rest = name.partition(".")
+    if int(index) < 2:
+        return f"{('conv1', 'bn1')[int(index)]}.{rest}"
+    stage, number = divmod(int(index) - 4, 2)
+    rest = rest.replace("norm", "bn").replace("around.", "downsample.")
+    return f"layer{stage + 1}.{number}.{rest}"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_image_policy_with_pooled_encoders(tmp_path, monkeypatch, shared):
+    """Pictures first, keys sorted; -1..1, the centre's crop, then ImageNet's; means of the maps.
+
+    Against these steps by hand: no numbers of the original's own were at hand.
+    """
+    draw = torch.Generator().manual_seed(0)
+    eye = resnet("resnet18", 3, NORMS["frozen" if shared else "group"]).eval()
+    names = ["rgb"] if shared else ["top", "hand"]
+    state = {
+        f"obs_encoder.key_model_map.{n}.{torchvision_name(k)}": t
+        for n in names
+        for k, t in eye.state_dict().items()
+    }
+    state |= {f"model.{k}": v for k, v in _unet_state(1024 + 5, draw).items()}
+    for key, size in (("zz", 3), ("arm", 2), ("top", 1), ("hand", 1), ("action", 4)):
+        scale = 2.0 if key in ("top", "hand") else 1.5
+        state[f"normalizer.params_dict.{key}.scale"] = torch.full((size,), scale)
+        state[f"normalizer.params_dict.{key}.offset"] = torch.full((size,), -1.0)
+    picture = {"shape": [3, 40, 48], "type": "rgb"}
+    observed = {"zz": {"shape": [3]}, "top": picture, "arm": {"shape": [2]}, "hand": picture}
+    config = image_config(observed, share_rgb_model=shared)
+    path = checkpoint(tmp_path / "a.ckpt", configured(monkeypatch, config), ema_model=state)
+    foreign = read_foreign(path)
+    assert [o.name for o in foreign.observations] == ["hand", "top", "arm", "zz"]
+    contract = contract_of(foreign)
+    ours = build(foreign, contract, match(foreign, contract), "image")
+    seen = {
+        "top": torch.randint(0, 256, (1, 2, 40, 48, 3), generator=draw, dtype=torch.uint8),
+        "hand": torch.randint(0, 256, (1, 2, 40, 48, 3), generator=draw, dtype=torch.uint8),
+        "arm": torch.randn(1, 2, 2, generator=draw),
+        "zz": torch.randn(1, 2, 3, generator=draw),
+    }
+    with torch.inference_mode():
+        parts = []
+        for key in ("hand", "top"):
+            pixels = 2 * seen[key].float() / 255 - 1
+            cut = pixels[:, :, 4:37, 4:44]  # 7 spare rows: torchvision begins at 4
+            scaled = (cut - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+            maps = eye(scaled.flatten(0, 1).permute(0, 3, 1, 2))
+            parts.append(maps.mean((2, 3)).view(1, 2, -1))
+        parts += [seen[key] * 1.5 - 1 for key in ("arm", "zz")]
+        expected = torch.cat(parts, -1).flatten(1)
+        assert apart(ours.encode(seen).global_cond, expected) < EXACT
+
+
+def image_config(observed, **encoder):
+    """The configuration that the original has for an image policy."""
+    config = lowdim_config({**IMAGE_TOLD, "network": {"kind": "unet1d"}})
+    policy = config["policy"]
+    for name in ("model", "obs_dim", "action_dim", "oa_step_convention"):
+        policy.pop(name)
+    policy |= {
+        "_target_": f"{POLICY}DiffusionUnetImagePolicy",
+        "shape_meta": {"obs": observed, "action": {"shape": [4]}},
+        "obs_encoder": {
+            "_target_": "x.MultiImageObsEncoder",
+            "rgb_model": {"_target_": "x.get_resnet", "name": "resnet18", "weights": None},
+            "resize_shape": [40, 48],
+            "crop_shape": [33, 40],
+            "use_group_norm": True,
+            "imagenet_norm": True,
+            **encoder,
+        },
+        **IMAGE_NETWORK,
+    }
+    return config
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ({"resize_shape": [20, 24]}, "pictures are resized, which torchvision did differently"),
+        ({"random_crop": False}, "crop_shape without random_crop"),
+        ({"rgb_model": {"_target_": "x.get_r3m", "name": "resnet18"}}, "rgb_model is 'x.get_r3m'"),
+        ({"rgb_model": {"_target_": "x.get_resnet", "name": "resnet101"}}, "'resnet101'"),
+        ({"_target_": "x.TimmObsEncoder"}, "'x.TimmObsEncoder' is unknown"),
+        ({"feature_aggregation": "cls"}, "unknown argument 'feature_aggregation'"),
+    ],
+)
+def test_other_encoders_of_image_policies_are_refused(tmp_path, monkeypatch, encoder, message):
+    """By name, before anything is built."""
+    observed = {"top": {"shape": [3, 40, 48], "type": "rgb"}}
+    config = configured(monkeypatch, image_config(observed, **encoder))
+    state = {f"normalizer.params_dict.top.{k}": torch.ones(1) for k in ("scale", "offset")}
+    path = checkpoint(tmp_path / "a.ckpt", config, ema_model=state)
+    with pytest.raises(UserError, match=message):
+        read_foreign(path)
+
+
+IMAGE_TOLD = {
+    "obs_dim": 0,
+    "action_dim": 4,
+    "horizon": 8,
+    "n_obs_steps": 2,
+    "n_action_steps": 4,
+    "num_inference_steps": 4,
+    "obs_as_global_cond": True,
+    "prediction_type": "epsilon",
+}
+IMAGE_NETWORK = {"diffusion_step_embed_dim": 8, "down_dims": [8, 16]}
+
+
+def _unet_state(frame, draw):
+    """Of the original's U-Net, drawn."""
+    arrays = np.load(GOLDEN / "official_policy_unet_global_epsilon.npz")
+    names = [key.removeprefix("state/") for key in arrays.files if key.startswith("state/")]
+    settings = UNet1DSettings(down_dims=(8, 16), diffusion_step_embed_dim=8, final_n_groups=8)
+    ours = UNet1D(Sizes(4, 8, global_cond=2 * frame), settings).state_dict()
+    shapes = {name: ours[unet1d_name(name)].shape for name in names if unet1d_name(name) in ours}
+    return {name: 0.1 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
 
 
 UNET = "official_policy_unet_global_epsilon"
