@@ -41,7 +41,7 @@ def ros_wheels(prefix, rclpy, messages):
     ]
 
 
-OPENVINO = ["openvino>=2025.2"]
+OPENVINO = ["openvino>=2025.2", "packaging"]  # which its front end for torch imports
 LEROBOT = ["pyarrow>=15", "av>=14"]
 ZARR = ["imagecodecs>=2024.1.1"]
 TEST = [

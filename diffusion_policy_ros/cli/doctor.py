@@ -51,6 +51,12 @@ image = arm.reset(0)["agentview_image"]
 assert image.max() > image.min(), "the image is empty"
 print(f"{os.environ.get('MUJOCO_GL', 'default')}, {image.shape[1]}x{image.shape[0]} drawn")
 """
+OPENVINO_PROBE = """
+import openvino, torch
+model = openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
+openvino.compile_model(model, "CPU")
+print("a small network converted")
+"""
 SCRIPT_PROBE = """
 import torch, diffusion_policy_ros
 print(f"torch {torch.__version__}")
@@ -150,7 +156,11 @@ def check_torch() -> Iterator[Check]:
 def check_engine() -> Iterator[Check]:
     """What runs a policy on a CPU."""
     if version := installed_version("openvino"):
-        yield Check("engine", "ok", f"openvino {version}")
+        output, error = run_python(sys.executable, OPENVINO_PROBE)
+        cure = "pip install -e '.[openvino]', which brings what it needs; until then engine:=eager"
+        level: Level = "warn" if error else "ok"
+        found = f"openvino {version}, {error or output}"
+        yield Check("engine", level, found, cure if error else "")
     else:
         cure = "pip install openvino; with a GPU it is not needed"
         yield Check("engine", "warn", "no openvino: policies run several times slower", cure)

@@ -97,6 +97,7 @@ class Bag:
     Attributes:
         path: where it lies.
         topics: topic → (message type, number of messages).
+        defined: message types whose definitions it holds.
         metadata: what its recorder noted, as the contract's text.
         notes: what is odd about it, one line each: cut off, without metadata.
     """
@@ -106,6 +107,7 @@ class Bag:
     ) -> None:
         self.path, self.metadata, self.notes = path, metadata, notes
         self._sources = sources
+        self.defined = {source.type for source in sources if source.definition.text}
         counts: Counter[str] = Counter()
         for source in sources:
             counts[source.topic] += source.total

@@ -76,8 +76,8 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
     report = BagReport(str(path))
     before = shard.rows
     try:
-        name_types_of(contract)
         bag = open_bag(path)
+        name_types_of(contract, bag.defined)
         report.notes = [*bag.notes, *bag.remarks]
         report.success, report.task = _success(bag), bag.metadata.get("task", "").strip()
         if options.skip_failed and report.success is False:

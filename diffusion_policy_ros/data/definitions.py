@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,18 @@ def name_type(name: str, text: str) -> None:
         _NAMED[name] = text
 
 
-def name_types_of(contract: Contract) -> None:
+def name_types_of(contract: Contract, but: Collection[str] = ()) -> None:
     """Make known what a contract gives the definitions of.
+
+    Args:
+        contract: names files.
+        but: types that are known already, as a bag brings the definitions of its own.
 
     Raises:
         UserError: a file is missing.
     """
     for stream in (*contract.observations.values(), *contract.action.commands):
-        if stream.definition:
+        if stream.definition and stream.type not in but:
             try:
                 name_type(stream.type, Path(stream.definition).read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError):

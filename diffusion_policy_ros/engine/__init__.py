@@ -146,7 +146,8 @@ def build_engine(
     factory = ENGINES["eager" if name == "auto" else name]
     try:
         return factory(policy, where, dtype or None, checkpoint, say)
-    except RuntimeError as error:  # a library's: out of memory, a network that it cannot compile
+    # A library's: out of memory, a network that it cannot compile, a module that it needs.
+    except (RuntimeError, ImportError) as error:
         what = f"cannot run this policy on {where} ({first_line(error)})"
         cure = "use engine eager and device cpu, which run every policy"
         raise UserError(what, f"engine {name}", cure) from error

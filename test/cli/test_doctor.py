@@ -179,6 +179,17 @@ def test_without_openvino_the_cure_is_told(monkeypatch):
     assert check.level == "warn" and check.cure.startswith("pip install openvino")
 
 
+def test_an_openvino_that_converts_nothing_is_no_engine(monkeypatch):
+    """Installed without what its front end imports, it is there and of no use."""
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "2026.4")
+    said = "ModuleNotFoundError: No module named 'packaging'"
+    monkeypatch.setattr(doctor, "run_python", lambda *_: ("", said))
+    check = only(doctor.check_engine())
+    assert check.level == "warn" and said in check.found and "[openvino]" in check.cure
+    monkeypatch.setattr(doctor, "run_python", lambda *_: ("a small network converted", ""))
+    assert only(doctor.check_engine()).level == "ok"
+
+
 def test_this_environment_has_no_failure_without_dds(monkeypatch):
     """Python, libraries, torch, buffers and scripts are fine where the tests run."""
     groups = (

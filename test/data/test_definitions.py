@@ -96,6 +96,13 @@ def test_a_bags_own_definitions_are_enough(bag, tmp_path):
     assert found["force"][5].tolist() == [1, 2, 5]
 
 
+def test_a_file_that_is_not_here_is_not_needed_for_a_bag_that_has_the_definition(bag, tmp_path):
+    """It was there where the bag was recorded."""
+    text = TEXT.replace("ArmState,", "ArmState, definition: ArmState.msg,")
+    report = convert([bag], Contract.from_text(text), tmp_path / "data", options=Options(True))
+    assert report.bags[0].status == "kept"
+
+
 def test_a_missing_field_refuses_frames_by_name(bag, tmp_path):
     """At conversion, where nothing was known of the type before."""
     contract = Contract.from_text(TEXT.replace("in_contact", "in_kontact"))

@@ -74,3 +74,17 @@ def test_an_engine_for_the_cpu_is_there_although_there_is_a_gpu(policy, monkeypa
     monkeypatch.setitem(ENGINES, "openvino", lambda policy, device, *_: where.append(device))
     build_engine(policy, "openvino", "auto")
     assert where == [torch.device("cpu")]
+
+
+def test_auto_goes_on_without_an_openvino_that_lacks_a_module(policy, monkeypatch):
+    """And says so; asked for by name it is refused in a line."""
+
+    def lacking(*_):
+        raise ModuleNotFoundError("No module named 'packaging'")
+
+    monkeypatch.setitem(ENGINES, "openvino", lacking)
+    said = []
+    assert build_engine(policy, "auto", "cpu", say=said.append).name == "eager"
+    assert "engine auto takes eager" in said[0] and "'packaging'" in said[0]
+    with pytest.raises(UserError, match="No module named 'packaging'"):
+        build_engine(policy, "openvino")
