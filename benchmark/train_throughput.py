@@ -12,13 +12,15 @@
 
 Both sides are timed update by update; the medians count. Two threads of one batch collapse beside
 other busy processes, which flatters the trainer's shares: on a machine that others use, compare
-one thread with one (--threads 1 training.batch_shares=1). KEY=VALUE changes the recipe.
+one thread with one (--threads 1 training.batch_shares=1). KEY=VALUE changes the recipe. With
+`--encoded 224` pictures are of that size and kept as jpeg, so that waiting includes decoding.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import sys
@@ -30,11 +32,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from store import NOISE, shots
 from torch import nn
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.data.dataset import Episode, Index
-from diffusion_policy_ros.data.shards import columns
+from diffusion_policy_ros.data.shards import STAMP, columns
+from diffusion_policy_ros.data.store import Recording, adding
 from diffusion_policy_ros.policy import convolutions
 from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
 from diffusion_policy_ros.train.batches import Data, batch_indices, open_data
@@ -54,23 +57,25 @@ training:
 """
 
 
-def make_dataset(folder: Path) -> Path:
-    """Noise for images, in the demo's contract."""
+def make_dataset(folder: Path, size: int = 0) -> Path:
+    """In the demo's contract: noise for images, raw, or with a size a room's pictures as jpeg."""
     contract, random = Contract.load("mini_lift"), np.random.default_rng(0)
-    shard, rows = folder / "shards" / "first", EPISODES * FRAMES
-    shard.mkdir(parents=True)
-    for key, column in columns(contract).items():
-        shape = (rows, *column.shape)
-        array = random.uniform(-1, 1, shape)
-        if len(column.shape) == 3:
-            array = random.integers(0, 256, shape, dtype=np.uint8)
-        if key == "stamp_ns":
-            array = np.arange(rows) * contract.period_ns
-        np.save(shard / f"{key}.npy", array.astype(column.dtype))
-    episodes = tuple(
-        Episode(f"bag{i}", f"hash{i}", "first", i * FRAMES, FRAMES) for i in range(EPISODES)
-    )
-    Index(1, contract.text, contract.hash, {"first": rows}, episodes).save(folder)
+    if size:
+        text = re.sub(r"shape: \[\d+, \d+, 3\]", f"shape: [{size}, {size}, 3]", contract.text)
+        contract = Contract.from_text(text)
+    with adding(folder, contract, "jpeg" if size else "raw") as new:
+        for number in range(EPISODES):
+            arrays: dict[str, Any] = {}
+            for place, (key, column) in enumerate(columns(contract).items()):
+                shape = (FRAMES, *column.shape)
+                if len(column.shape) < 3:
+                    arrays[key] = random.uniform(-1, 1, shape).astype(column.dtype)
+                elif size:
+                    arrays[key] = shots((size, size), FRAMES, NOISE, 10 * number + place)
+                else:
+                    arrays[key] = random.integers(0, 256, shape, dtype=np.uint8)
+            del arrays[STAMP]
+            assert new.add(Recording(f"bag{number}", arrays)).status == "kept"
     return folder
 
 
@@ -151,9 +156,11 @@ def peak_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def measure(folder: Path, recipe: Recipe, device: torch.device, seconds: float) -> dict[str, Any]:
+def measure(
+    folder: Path, recipe: Recipe, device: torch.device, seconds: float, size: int
+) -> dict[str, Any]:
     """Trainer and plain loop in turns, each with all threads that it asks for."""
-    settings, data = recipe.training, open_data(make_dataset(folder), recipe)
+    settings, data = recipe.training, open_data(make_dataset(folder, size), recipe)
     loader, threads = loader_windows_per_s(data, settings.batch_size), torch.get_num_threads()
     learner = Learner(recipe, data, device)
     burst = 50 if device.type == "cuda" else 1
@@ -207,13 +214,16 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--seconds", type=float, default=40.0, help="to measure (default 40)")
     parser.add_argument("--threads", type=int, help="of torch (default: as many as it would take)")
+    parser.add_argument(
+        "--encoded", type=int, default=0, metavar="N", help="pictures of N x N pixels, as jpeg"
+    )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="change the recipe")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     recipe = Recipe.from_text(RECIPE, overrides=parse_overrides(args.settings))
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
-        row = measure(Path(folder), recipe, torch.device(args.device), args.seconds)
+        row = measure(Path(folder), recipe, torch.device(args.device), args.seconds, args.encoded)
     if args.json:
         print(json.dumps(row, indent=2))
         return 0

@@ -121,16 +121,18 @@ class RawPictures:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def pixels(self) -> Array:
+        """All of them, mapped."""
+        return self._files.mapped(*self._args)
+
     def take(self, rows: NDArray[np.int64], out: Array, places: NDArray[np.int64]) -> None:
         """Read rows (n,) into these places of (N, H, W, C)."""
-        if len(places) == len(out) and len(rows):
-            self._files.mapped(*self._args).take(rows, axis=0, out=out, mode="clip")
-        elif len(rows):
-            out[places] = self._files.mapped(*self._args)[rows]
+        out[places] = self.pixels[rows]
 
     def kept(self, row: int) -> Array:
         """A picture as it is stored."""
-        return np.asarray(self._files.mapped(*self._args)[row])
+        return np.asarray(self.pixels[row])
 
 
 class EncodedPictures:

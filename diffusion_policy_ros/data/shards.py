@@ -303,8 +303,11 @@ class Rows:
 
     def take(self, rows: NDArray[np.int64]) -> Array:
         """Rows by number: any shape (...) → (..., *shape)."""
-        if isinstance(self._parts[0], np.ndarray):
-            return self._parts[0].take(rows, axis=0)
+        only = self._parts[0]
+        if isinstance(only, np.ndarray):
+            return only.take(rows, axis=0)
+        if isinstance(only, RawPictures) and len(self._parts) == 1 and rows.size:
+            return np.asarray(only.pixels.take(rows, axis=0))
         flat = rows.ravel()
         result = np.empty((len(flat), *self.shape), self.dtype)
         for part, first, places in self._by_part(flat):
