@@ -1,0 +1,68 @@
+"""The table of foreign formats: what each can do, and what is missing without its extra."""
+
+import sys
+
+import pytest
+
+from diffusion_policy_ros.cli.main import main
+from diffusion_policy_ros.data.formats import FORMATS, format_of
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_reads_or_writes(name):
+    """And is imported without what only its files need."""
+    module = format_of(name)
+    reads = hasattr(module, "read") or hasattr(module, "import_robomimic")
+    assert reads
+    assert hasattr(module, "write") == (name != "zarr")
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"),
+    [
+        ("lerobot", "pyarrow", "lerobot"),
+        ("robomimic", "h5py", "robomimic"),
+        ("aloha", "h5py", "robomimic"),
+    ],
+)
+def test_without_an_extra_one_line_says_what_is_missing(
+    tmp_path, capsys, monkeypatch, name, missing, extra
+):
+    """Whatever is at the path."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    words = [
+        "import",
+        name,
+        str(tmp_path),
+        "--contract",
+        "mini_lift",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"{missing} is not installed; pip install 'diffusion_policy_ros[{extra}]'" in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("text", ["x", "3-", "-1", "1-999999999999", "0,,x"])
+def test_numbers_that_are_none_are_refused(tmp_path, capsys, text):
+    """Of episodes."""
+    words = [
+        "import",
+        "lerobot",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "o"),
+        f"--episodes={text}",
+    ]
+    assert main(words) == 2
+    assert "write them as 0,3-7" in capsys.readouterr().err
+
+
+def test_every_no_frame_is_refused(tmp_path, capsys):
+    """Before anything is opened."""
+    words = ["import", "zarr", str(tmp_path), "--out", str(tmp_path / "o"), "--every", "0"]
+    assert main(words) == 2
+    assert "0 is no number of frames; give 1 or more" in capsys.readouterr().err
