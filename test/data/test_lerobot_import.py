@@ -444,3 +444,20 @@ def test_without_the_extra_one_line_says_so(run, monkeypatch):
     code, said, _ = run(INTEROP / "dataset_images")
     assert code == 2
     assert "pyarrow is not installed; pip install 'diffusion_policy_ros[lerobot]'" in said
+
+
+def test_flipped_bytes_are_no_traceback(run, tmp_path):
+    """Whatever is damaged: refused, or what can be read is imported; never half a dataset."""
+    random = np.random.default_rng(0)
+    for trial in range(16):
+        name = ("dataset_images", "dataset_video")[trial % 2]
+        root = copied(tmp_path / str(trial), name)
+        files = sorted(p for p in root.rglob("*") if p.is_file() and p.name != "stats.json")
+        hurt = files[random.integers(len(files))]
+        data = bytearray(hurt.read_bytes())
+        for place in random.integers(0, len(data), 4):
+            data[place] = random.integers(256)
+        hurt.write_bytes(data)
+        code, said, out = run(root, *SAME_ACTION, out=f"out_{trial}")
+        assert code in (0, 2), said
+        assert out.exists() == (code == 0)

@@ -24,6 +24,7 @@ from diffusion_policy_ros.data.formats.lerobot_layout import (
     OWN,
     EpisodeEntry,
     Layout,
+    damage_named,
     read_parquet,
 )
 from diffusion_policy_ros.data.formats.matching import SUCCESS
@@ -85,6 +86,10 @@ class LeRobot:
     def read(self, name: str, columns: Collection[str]) -> Demonstration:
         """An episode; see `Foreign`."""
         entry = self._entries[name]
+        with damage_named(str(entry.data)):
+            return self._read(entry, columns)
+
+    def _read(self, entry: EpisodeEntry, columns: Collection[str]) -> Demonstration:
         rows = self._rows(entry, columns)
         vectors = {
             column: _vectors(rows, column, self.columns[column].shape, entry)

@@ -7,7 +7,8 @@ where each stands in ``meta/episodes``; v2.1 has a file an episode and its index
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,10 @@ class Layout:
         if not isinstance(fps, int | float) or isinstance(fps, bool) or not fps > 0:
             raise UserError(f"fps is {fps!r}", where, "write the frames a second that it has")
         features = _features(info, where)
-        tasks = _tasks(root, version)
         reader = _episodes_v3 if version == "v3.0" else _episodes_v2
-        episodes = sorted(reader(root, info, features), key=lambda entry: entry.number)
+        with damage_named(str(root / "meta")):
+            tasks = _tasks(root, version)
+            episodes = sorted(reader(root, info, features), key=lambda entry: entry.number)
         _check_counts(info, episodes, where)
         note = _json(root / NOTE) if (root / NOTE).is_file() else {}
         text = str(note.get("contract", ""))
@@ -183,6 +185,21 @@ def _names(told: Any, shape: Sequence[int]) -> tuple[str, ...]:
         if len(shape) == 1 and len(names) == shape[0] and len(set(names)) == len(names)
         else ()
     )
+
+
+@contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """What libraries raise over bytes that make no sense, as a user's error.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    arrow = needed("pyarrow", "lerobot")
+    try:
+        yield
+    except (arrow.ArrowException, ValueError, KeyError, TypeError, IndexError, OverflowError) as e:
+        what = f"is damaged ({type(e).__name__}: {str(e)[:80]})"
+        raise UserError(what, where, _AGAIN) from None
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:

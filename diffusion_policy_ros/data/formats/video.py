@@ -49,7 +49,7 @@ class Film:
                     yield frame.to_ndarray(format="rgb24")
         except FileNotFoundError:
             raise UserError(f"{self.said}: {self.file} is missing", "", _AGAIN) from None
-        except (av.FFmpegError, IndexError) as error:
+        except (av.FFmpegError, IndexError, ValueError, OverflowError) as error:
             what = f"{self.said}: {self.file} cannot be decoded ({error})"
             raise UserError(what, "", _AGAIN) from None
 
