@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.data.formats.naming import camera_names
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.policy.backbones import RESNETS
 from diffusion_policy_ros.policy.checkpoint import load_exactly
@@ -145,7 +146,8 @@ def match(foreign: Foreign, contract: Contract, said: Matches | None = None) -> 
         names |= {name.rpartition(".")[2] for name in names}
         is_camera = isinstance(theirs, Camera)
         for key in left:
-            if key in names and contract.observations[key].is_image == is_camera:
+            called = {key, camera_names(contract).get(key, key)}
+            if called & names and contract.observations[key].is_image == is_camera:
                 found[theirs.name] = (key,)
                 left.remove(key)
                 break

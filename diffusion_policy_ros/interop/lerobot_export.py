@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusion_policy_ros.data.formats.naming import action_names, camera_names, observed_names
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.interop.foreign import reordered_film
 from diffusion_policy_ros.interop.lerobot import CONFIG, STATE, WEIGHTS
@@ -26,7 +26,7 @@ from diffusion_policy_ros.interop.lerobot_names import encoder_to_lerobot, unet_
 from diffusion_policy_ros.interop.lerobot_scaling import ACTION, EPS, POSTPROCESSOR, PREPROCESSOR
 from diffusion_policy_ros.interop.official import FINAL_GROUPS
 from diffusion_policy_ros.policy.backbones import RESNETS
-from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_policy
+from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, load_policy, save_tensors
 from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.eyes import ImageEncoder
@@ -195,14 +195,14 @@ def _sampling_obstacles(policy: DiffusionPolicy, sampling: Sampling, is_own: boo
 def _write(part: Path, policy: DiffusionPolicy, sampling: Sampling, digest: str) -> None:
     features = _features(policy)
     _json(part / CONFIG, _config(policy, sampling, features))
-    save_file({k: v.contiguous() for k, v in _weights(policy).items()}, part / WEIGHTS)
+    save_tensors(_weights(policy), part / WEIGHTS)
     statistics = _statistics(policy)
     for name, steps in zip(
         (PREPROCESSOR, POSTPROCESSOR), _steps(features, *STATISTICS), strict=True
     ):
         _json(part / name, {"name": name.removesuffix(".json"), "steps": steps})
     for name in STATISTICS:
-        save_file(statistics, part / name)
+        save_tensors(statistics, part / name)
     (part / "README.md").write_text(_readme(policy, digest), encoding="utf-8")
 
 
@@ -210,20 +210,17 @@ def _json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def _camera_name(key: str) -> str:
-    return f"observation.images.{key.rpartition('.')[2]}"
-
-
 def _features(policy: DiffusionPolicy) -> dict[str, dict[str, Any]]:
     """Name -> type and shape, inputs in LeRobot's order, then the action."""
     streams = policy.contract.observations
     state = sum(s.size for s in streams.values() if not s.is_image)
     found: dict[str, dict[str, Any]] = {STATE: {"type": "STATE", "shape": [state]}}
+    cameras = camera_names(policy.contract)
     for key, stream in streams.items():
         if stream.is_image:
             height, width, channels = stream.shape
             shape = [channels, height, width]
-            found[_camera_name(key)] = {"type": "VISUAL", "shape": shape}
+            found[cameras[key]] = {"type": "VISUAL", "shape": shape}
     found[ACTION] = {"type": "ACTION", "shape": [policy.contract.action_dim]}
     return found
 
@@ -317,11 +314,12 @@ def _statistics(policy: DiffusionPolicy) -> dict[str, Tensor]:
         f"{ACTION}.mean": action.center,
         f"{ACTION}.std": action.spread,
     }
+    cameras = camera_names(policy.contract)
     for key, eye in policy.encoder.image_encoders.items():
         for name, values in (("mean", eye.settings.mean), ("std", eye.settings.std)):
             each = torch.tensor(values, dtype=torch.float64).expand(eye.channels)
             each = each - EPS if name == "std" else each
-            found[f"{_camera_name(key)}.{name}"] = each.view(-1, 1, 1)
+            found[f"{cameras[key]}.{name}"] = each.view(-1, 1, 1)
     return {name: tensor.detach().float().clone() for name, tensor in found.items()}
 
 
@@ -346,12 +344,10 @@ def _steps(
 
 def _readme(policy: DiffusionPolicy, digest: str) -> str:
     """What a person has to know to run it: what the numbers are."""
-    contract, lines = policy.contract, list[str]()
-    for key, stream in contract.observations.items():
-        if stream.is_image:
-            lines.append(f"- `{_camera_name(key)}`: {key}, {stream.shape[0]} x {stream.shape[1]}")
-    vectors = {k: s for k, s in contract.observations.items() if not s.is_image}
-    state = ", ".join(f"{key} ({stream.size})" for key, stream in vectors.items())
+    contract = policy.contract
+    state = ", ".join(name for own in observed_names(contract).values() for name in own)
+    action = ", ".join(name for own in action_names(contract).values() for name in own)
+    lines = [f"- `{name}`: {key}" for key, name in camera_names(contract).items()]
     kinds = ", ".join(f"{part.name}: {part.kind}" for part in contract.action.fields)
     return "\n".join(
         [
@@ -361,9 +357,9 @@ def _readme(policy: DiffusionPolicy, digest: str) -> str:
             f"or later. {contract.rate_hz:g} frames a second; the robot is contract",
             f"`{contract.name}`, `{contract.hash}`. Units are SI, quaternions x y z w.",
             "",
-            f"- `{STATE}`: {state}, in a row",
+            f"- `{STATE}`: {state}",
             *lines,
-            f"- `{ACTION}`: {', '.join(contract.action_names)} ({kinds})",
+            f"- `{ACTION}`: {action} ({kinds})",
             "",
         ]
     )

@@ -103,15 +103,20 @@ def _write_files(
 ) -> None:
     (part / CONFIG).write_text(policy.recipe.to_text(), encoding="utf-8")
     (part / CONTRACT).write_text(policy.contract.text, encoding="utf-8")
-    _save_tensors(policy.state_dict(), part / WEIGHTS)
+    save_tensors(policy.state_dict(), part / WEIGHTS)
     (part / CARD).write_text(_card(policy, notes), encoding="utf-8")
     if state is not None:
-        _save_tensors(state.tensors, part / STATE_TENSORS)
+        save_tensors(state.tensors, part / STATE_TENSORS)
         text = json.dumps(state.values, indent=1, sort_keys=True)
         (part / STATE).write_text(text + "\n", encoding="utf-8")
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file with a new file's usual permissions.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk.
+    """
     # Row-major, whatever layout ran them; cloned, because safetensors refuses shared memory.
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     path.touch()
