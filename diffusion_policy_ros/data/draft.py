@@ -28,6 +28,8 @@ APART_S = 1.0
 POLICY_SIZES, USUAL_SIZE = (64, 84, 96, 128), 96
 """Image sizes that are left as they are, and the one that others are averaged to."""
 COMMAND_WORDS = ("command", "cmd", "action", "teleop", "target", "goal", "setpoint", "leader")
+TOOL_WORDS = ("eef", "tool", "tcp", "end_effector", "ee_pose", "flange", "current_pose")
+"""What the pose that an arm is commanded by is called."""
 
 CAREFUL = {
     "delta_position": "velocity: 0.25, acceleration: 1.0, lead: 0.05",
@@ -213,11 +215,12 @@ def _action(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> Ite
 
 
 def _derived(streams: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    likely = sorted(streams, key=lambda key: not any(word in key for word in TOOL_WORDS))
     pose = {
         field: key
         for field in ("position", "orientation", "translation", "rotation")
-        for key, stream in streams.items()
-        if stream.get("field", "").endswith(f".{field}")
+        for key in reversed(likely)  # of several the tool's, else the first
+        if streams[key].get("field", "").endswith(f".{field}")
     }
     position = pose.get("position") or pose.get("translation")
     turn = pose.get("orientation") or pose.get("rotation")

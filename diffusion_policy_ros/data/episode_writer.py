@@ -20,6 +20,8 @@ GAP = 1.5
 """Median intervals without a message that count as a gap."""
 SILENT_S = 1.0
 """A stream that ends this much before the others do has died."""
+BURST_S = 0.1
+"""What comes within so long, and then no more, was latched."""
 WAITING_BYTES = 512 << 20
 """What may wait for the disk; beyond it messages are lost, counted and named."""
 
@@ -78,7 +80,8 @@ class TopicReport:
     def silent_s(self, end_ns: int) -> float:
         """How long it has said nothing, s; 0 where that is usual for it."""
         silent_s, rate = (end_ns - self.last_ns) / 1e9, self.rate_hz
-        return silent_s if rate > 1.0 and silent_s > max(SILENT_S, 5 / rate) else 0.0
+        goes_on = 1.0 < rate < len(self.times_ns) / BURST_S
+        return silent_s if goes_on and silent_s > max(SILENT_S, 5 / rate) else 0.0
 
     def __str__(self) -> str:
         damaged = f"{self.unreadable} UNREADABLE" if self.unreadable else ""

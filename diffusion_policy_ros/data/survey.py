@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.data.bags import Bag
+from diffusion_policy_ros.data.episode_writer import BURST_S, SILENT_S
 from diffusion_policy_ros.observe.codecs import stamp_ns
 
 JOINTS = "sensor_msgs/msg/JointState"
 LOOKED_INTO = 100
 """Messages of a topic that are looked into for their joints."""
-SILENT_S = 1.0
-"""A stream that ends this much before the recording does is said to have died."""
 GAP = 3.0
 """Usual intervals without a message that make a gap."""
 
@@ -69,7 +68,8 @@ class Topic:
             yield f"{self.backwards} stamps not later than the one before"
         if self.gaps:
             yield f"{self.gaps} gaps, the longest {self.longest_s:.2f} s"
-        if self.rate_hz > 1.0 and self.silent_s > max(SILENT_S, 5 / self.rate_hz):
+        goes_on = 1.0 < self.rate_hz < self.count / BURST_S
+        if goes_on and self.silent_s > max(SILENT_S, 5 / self.rate_hz):
             yield f"nothing in the last {self.silent_s:.1f} s of the recording: did it die?"
         if self.unset:
             yield "all stamps are zero: it needs time: receipt"

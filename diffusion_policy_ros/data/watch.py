@@ -121,7 +121,9 @@ class Watch:
         seen = self._seen[topic]
         if not seen.received:
             return ("nothing", "-", "-")
-        age = "-" if seen.age_s is None else f"{seen.age_s:.3f} s"
+        age_s = seen.age_s
+        age = "-" if age_s is None else f"{age_s:.3f} s"
+        age = "of another clock" if age_s and abs(age_s) * 1e9 > APART_NS else age
         rate = f"{seen.rate_hz:.1f} Hz" if seen.rate_hz else f"{len(seen.received)} messages"
         return (rate, age, seen.frame or "-")
 
@@ -167,8 +169,8 @@ class Watch:
         if streams[0].time == "header" and seen.stamps and age_s is None:
             yield Finding(topic, "all stamps are zero", "write time: receipt, or mend its driver")
         elif age_s is not None and abs(age_s) * 1e9 > APART_NS:
-            cure = "a simulator: use_sim_time; else time: receipt, or set the clocks alike"
-            yield Finding(topic, f"its stamps are of another clock, {age_s:.0f} s apart", cure)
+            cure = "of a simulator: --ros-args -p use_sim_time:=true; else write time: receipt"
+            yield Finding(topic, "its stamps are of another clock", cure)
         elif age_s is not None and age_s < AHEAD_S:
             yield Finding(topic, f"its stamps are {-age_s:.1f} s ahead", "set the clocks alike")
         if streams[0].topic == anchor.topic:

@@ -163,10 +163,11 @@ class EpisodeRecorder(Node):
         success = bool(self.get_parameter("success").value)
         report, remarks = self._keep({"success": str(success).lower()})
         self._ends["success" if success else "failure"] += 1
-        said = "; ".join([str(report), *remarks])
-        if report.fault or report.lost or remarks or self._dead(report):
-            raise UserError(f"kept, but not whole: {said}", "episode", "look before you use it")
-        return f"kept {said}"
+        wrong = [*self._dead(report), *remarks]
+        if report.fault or report.lost or wrong:
+            what = "; ".join(["kept, but not whole", *wrong, str(report)])
+            raise UserError(what, "episode", "look before you use it")
+        return f"kept {report}"
 
     def discard(self) -> str:
         """End the episode and remove it."""
@@ -191,13 +192,13 @@ class EpisodeRecorder(Node):
         return recording.keep(metadata | noted), remarks
 
     def _dead(self, report: EpisodeReport) -> list[str]:
-        """Topics that should have gone on, or on which nothing came though they were asked for."""
+        """What should have gone on, and what nothing came of though it was asked for."""
         asked = {*self.topics.needed, *self._settings.extra_topics} - {TF_STATIC}
         nothing = [t for t, came in report.topics.items() if t in asked and not came.times_ns]
-        if self._contract is None:
-            return nothing + [topic for topic in report.died if not is_command(topic)]
-        observed = self._contract.topics
-        return nothing + [topic for topic in report.died if topic in observed]
+        died = [topic for topic in report.died if not is_command(topic)]
+        if self._contract is not None:
+            died = [topic for topic in report.died if topic in self._contract.topics]
+        return [f"{t}: NOTHING" for t in nothing] + [f"{topic} DIED" for topic in died]
 
     def _ended(self) -> EpisodeWriter:
         recording, self._recording = self._recording, None

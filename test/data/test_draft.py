@@ -168,3 +168,13 @@ def test_a_bag_with_nothing_to_do_is_refused(tmp_path, capsys):
     assert "nothing that can be an action" in capsys.readouterr().err and not path.exists()
     assert main(["inspect", str(bag)]) == 0
     assert "no contract can be drafted: it has nothing that can be an" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("topics", [("/block", "/eef_pose"), ("/eef_pose", "/block")])
+def test_of_several_poses_the_tools_is_the_action(topics, tmp_path):
+    """An object's pose comes before or after it."""
+    poses = [(topic, lambda: filled("geometry_msgs/msg/PoseStamped")) for topic in topics]
+    bag, path = recorded(tmp_path / "bag", poses), tmp_path / "mine.yaml"
+    assert main(["inspect", str(bag), "--draft", str(path)]) == 0
+    states = [part.state for part in Contract.load(path).action.fields]
+    assert states == ["eef_pose_position", "eef_pose_orientation"]

@@ -159,3 +159,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/bags: cannot record: Not a directory"):
         new_episode(tmp_path / "file" / "bags", TOPICS, {})
+
+
+def test_what_ends_before_the_others_has_died_but_what_was_latched_has_not(writer):
+    """A stream of 20 Hz falls silent; a handful of latched messages come at the start alone."""
+    for i in range(60):
+        if i < 20:
+            writer.put("/command", i * 50 * MS, command(i * 50 * MS + 1))
+        writer.put("/plain", i * 50 * MS, plain())
+    report = writer.keep()
+    assert report.died == {"/command": pytest.approx(2.0)}
+    assert "/command: 20 at 20.0 Hz, then SILENT for the last 2.0 s" in str(report)
+    latched = TopicReport(list(range(8)), last_ns=8)
+    assert latched.silent_s(10**10) == 0.0

@@ -147,6 +147,7 @@ def test_a_camera_that_dies_and_a_second_commander_are_no_success(domain, robot,
 
     _, said = record(domain, robot, lambda: dies("/camera/image_raw", "/arm/cmd_vel"))
     assert not said.success and said.message.count("SILENT for the last") == 2
+    assert "kept, but not whole; /camera/image_raw DIED; " in said.message
     _, said = record(domain, robot, lambda: dies("/arm/cmd_vel"))  # nobody has to command on
     assert said.success and said.message.count("SILENT for the last") == 1
     second = domain.another("second")
