@@ -20,6 +20,12 @@ def add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     export.add_argument("dataset", metavar="DATASET", help="the dataset's folder")
     export.add_argument("--out", metavar="PATH", required=True, help="what to make")
+    export.add_argument(
+        "--where",
+        default="",
+        metavar="CONDITIONS",
+        help="only these episodes, such as 'success=true, tag=clean'",
+    )
     add_writing(export)
     export.set_defaults(run=run)
 
@@ -55,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.data.formats import format_of
     from diffusion_policy_ros.data.formats.demonstrations import Writing
 
-    options = Writing(args.video, args.jobs, args.stamps, args.task)
+    options = Writing(args.video, args.jobs, args.stamps, args.task, args.where)
     written = format_of(args.format).write(args.dataset, args.out, options)
     print(written.said)
     return 0

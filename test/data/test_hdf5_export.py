@@ -166,6 +166,20 @@ def test_damaged_files_of_aloha_are_refused(dataset, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("name", ["robomimic", "aloha", "lerobot"])
+def test_episodes_are_chosen_by_conditions(dataset, tmp_path, capsys, name):
+    """As everywhere: by success, task, tag; what leaves nothing is refused."""
+    if name == "lerobot":
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -e '.[lerobot]'")
+    words = ["data", "export", name, str(dataset), "--out", str(tmp_path / "out")]
+    assert main([*words, "--where", "success=true"]) == 0
+    assert "out holds 1 episodes, 6 frames" in capsys.readouterr().out
+    words[-1] = str(tmp_path / "none")
+    assert main([*words, "--where", "frames>50"]) == 2
+    assert "none of 2 episodes fits 'frames>50'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize("name", ["robomimic", "aloha"])
 def test_nothing_is_overwritten_or_left(dataset, tmp_path, monkeypatch, name):
     """What is there stays; an interruption leaves nothing."""

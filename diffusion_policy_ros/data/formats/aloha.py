@@ -169,11 +169,12 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
         what = "has no joint positions, which these files are of"
         cure = "export it as lerobot or robomimic"
         raise UserError(what, str(path), cure)
+    numbers = options.chosen(dataset)
     building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         building.mkdir()
-        for number in range(len(dataset.episodes)):
-            with h5py.File(building / f"episode_{number}.hdf5", "w") as file:
+        for place, number in enumerate(numbers):
+            with h5py.File(building / f"episode_{place}.hdf5", "w") as file:
                 _write_one(file, dataset.contract, dataset.episode(number), groups)
         building.rename(out)
     finally:
@@ -182,8 +183,8 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
         key for key in _vectors(dataset.contract) if not any(key in g for g in groups.values())
     ]
     notes = [f"left out, for the files have no place for it: {', '.join(left)}"] if left else []
-    frames = sum(episode.frames for episode in dataset.episodes)
-    return Written(out, len(dataset.episodes), frames, notes=notes)
+    frames = sum(dataset.episodes[number].frames for number in numbers)
+    return Written(out, len(numbers), frames, notes=notes)
 
 
 def vectors_of(contract: Contract) -> dict[str, list[str]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from diffusion_policy_ros.data.dataset import Dataset
+from diffusion_policy_ros.data.selection import select
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
@@ -95,12 +97,22 @@ class Writing:
         jobs: processes.
         stamps: whether the frames' true times are kept as a feature of their own.
         task: what was done, of episodes that do not say so.
+        where: conditions on episodes; see `data.selection`.
     """
 
     video: str = ""
     jobs: int = 1
     stamps: bool = False
     task: str = ""
+    where: str = ""
+
+    def chosen(self, dataset: Dataset) -> list[int]:
+        """The numbers of the episodes that are exported.
+
+        Raises:
+            UserError: none fits, or a condition cannot be understood.
+        """
+        return select(dataset.episodes, self.where, str(dataset.path))
 
 
 @dataclass

@@ -60,7 +60,7 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     needed("pyarrow", "lerobot")
     dataset, out = Dataset(path), Path(out)
     fps = _checked(dataset.contract, out, options)
-    tasks, stretches = _stretches(dataset, options.task)
+    tasks, stretches = _stretches(dataset, options)
     building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     threads = max(1, (os.cpu_count() or 1) // max(1, options.jobs))
     success = all(stretch.success is not None for stretch in stretches)
@@ -75,8 +75,8 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     notes = []
-    if len(stretches) > len(dataset.episodes):
-        more = len(stretches) - len(dataset.episodes)
+    more = len(stretches) - len(options.chosen(dataset))
+    if more:
         notes.append(f"{more} gap{'s' * (more > 1)} in time: episodes end there")
     return Written(out, len(stretches), sum(s.frames for s in stretches), images, notes)
 
@@ -99,13 +99,14 @@ def _checked(contract: Contract, out: Path, options: Writing) -> int:
     return fps
 
 
-def _stretches(dataset: Dataset, task: str) -> tuple[list[str], list[Stretch]]:
+def _stretches(dataset: Dataset, options: Writing) -> tuple[list[str], list[Stretch]]:
     """The tasks, and episodes without a gap in time."""
     tasks: dict[str, int] = {}
     found: list[Stretch] = []
     period, index = dataset.contract.period_ns, 0
-    for number, episode in enumerate(dataset.episodes):
-        said = episode.task or task or dataset.contract.name
+    for number in options.chosen(dataset):
+        episode = dataset.episodes[number]
+        said = episode.task or options.task or dataset.contract.name
         key, first = tasks.setdefault(said, len(tasks)), dataset.first_row(number)
         stamps = dataset.rows[STAMP].take(np.arange(first, first + episode.frames))
         cuts = np.flatnonzero(np.diff(stamps) > 1.5 * period) + 1

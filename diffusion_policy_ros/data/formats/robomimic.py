@@ -291,12 +291,13 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     h5py, dataset, out = needed("h5py", "robomimic"), Dataset(path), Path(out)
     refuse_existing(out)
     building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-    source, frames = _Source(out, dataset.contract, {}), 0
+    source, frames, numbers = _Source(out, dataset.contract, {}), 0, options.chosen(dataset)
     try:
         with h5py.File(building, "w") as file:
             data = file.create_group("data")
-            for number, episode in enumerate(dataset.episodes):
-                group = data.create_group(f"demo_{number}")
+            for place, number in enumerate(numbers):
+                episode = dataset.episodes[number]
+                group = data.create_group(f"demo_{place}")
                 _write_demo(group, source, dataset.episode(number), episode.success)
                 frames += episode.frames
             data.attrs["total"] = frames
@@ -304,7 +305,7 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
         building.rename(out)
     finally:
         building.unlink(missing_ok=True)
-    return Written(out, len(dataset.episodes), frames)
+    return Written(out, len(numbers), frames)
 
 
 def _write_demo(
