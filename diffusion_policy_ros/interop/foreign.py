@@ -259,7 +259,11 @@ def build(foreign: Foreign, contract: Contract, matches: Matches, name: str) -> 
     for camera in foreign.cameras:
         prefix = f"encoder.cameras.{module_name(matches[camera.name][0])}."
         state |= {prefix + key: tensor for key, tensor in camera.weights.items()}
-    load_exactly(policy, {k: v.float() for k, v in state.items()}, where)
+    try:
+        load_exactly(policy, {k: v.float() for k, v in state.items()}, where)
+    except UserError as error:
+        what = f"its weights are not those of its configuration: {error.what}"
+        raise UserError(what, where, "copy all of it again") from None
     return policy.eval()
 
 

@@ -6,7 +6,7 @@ What the steps do is known or the import ends: a step that is left out would be 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,28 +76,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(what, str(path), "copy the file again") from None
 
 
-def _ignored(config: Mapping[str, Any]) -> str:
-    return ""
-
-
-def _device(config: Mapping[str, Any]) -> str:
-    kind = config.get("float_dtype")
-    return "" if kind in (None, "float32") else f"float_dtype '{kind}'"
-
-
-def _normaliser(config: Mapping[str, Any]) -> str:
-    keys = config.get("normalize_observation_keys")
-    return "" if keys is None else "normalize_observation_keys"
-
-
-STEPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "rename_observations_processor": _ignored,
-    "to_batch_processor": _ignored,
-    "device_processor": _device,
-    "normalizer_processor": _normaliser,
-    "unnormalizer_processor": _ignored,
+STEPS: dict[str, tuple[str, ...]] = {
+    "rename_observations_processor": ("rename_map",),
+    "to_batch_processor": (),
+    "device_processor": ("device", "float_dtype"),
+    "normalizer_processor": ("eps", "features", "norm_map"),
+    "unnormalizer_processor": ("eps", "features", "norm_map"),
 }
-"""Step of a processor -> what of its configuration is not understood."""
+"""Step of a processor -> what of its configuration is understood."""
+
+
+def _odd(kind: str, config: Mapping[str, Any]) -> str:
+    """What of a step's configuration is not understood; empty where all is."""
+    for key, value in config.items():
+        if key not in STEPS[kind] and value is not None:
+            return f"{key}: {json.dumps(value)}"
+    dtype = config.get("float_dtype")
+    return "" if dtype in (None, "float32") else f"float_dtype: {dtype}"
 
 
 def of_processors(folder: Path) -> tuple[Normalisation, list[Path]]:
@@ -146,7 +141,7 @@ def _steps(path: Path) -> Iterator[tuple[str, Mapping[str, Any], str]]:
             what = f"the step '{kind}' is unknown, and would be another policy if left out"
             known = "only " + ", ".join(STEPS)
             raise UserError(what, str(path), f"{known} can be imported; {NEWER}")
-        if odd := STEPS[kind](config):
+        if odd := _odd(kind, config):
             what = f"the step '{kind}' has {odd}, which is not known"
             raise UserError(what, str(path), NEWER)
         if kind.endswith("normalizer_processor") and not isinstance(state, str):

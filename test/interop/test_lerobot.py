@@ -152,7 +152,12 @@ def test_what_a_configuration_may_not_be(foreign_folder, tmp_path, key, value, m
         (
             "policy_preprocessor.json",
             {"registry_name": "device_processor", "config": {"float_dtype": "float16"}},
-            "float_dtype 'float16'",
+            "float_dtype: float16",
+        ),
+        (
+            "policy_preprocessor.json",
+            {"registry_name": "to_batch_processor", "config": {"clip": 3}},
+            "'to_batch_processor' has clip: 3, which is not known; install a newer",
         ),
         (
             "policy_preprocessor.json",
@@ -218,6 +223,18 @@ def test_old_checkpoints_without_statistics_are_refused(foreign_folder, tmp_path
         imported(folder)
     save_file({**weights, "diffusion.extra": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(UserError, match="unknown tensor 'diffusion.extra'"):
+        imported(folder)
+
+
+def test_weights_of_another_configuration_are_refused(foreign_folder, tmp_path):
+    """By the first that does not fit."""
+    folder = changed(
+        foreign_folder("policy_quantiles"),
+        tmp_path,
+        "config.json",
+        lambda config: config.update(kernel_size=3),
+    )
+    with pytest.raises(UserError, match="not those of its configuration: 'denoiser.*copy all"):
         imported(folder)
 
 
