@@ -6,7 +6,8 @@ A row is one size of picture, two cameras, windows of two observed frames in bat
 number of readers. `bytes_share` is what the store keeps of the raw bytes with `--images auto`,
 which leaves 84x84 raw. `warm_ratio` is windows a second, from the page cache, against a plain
 loader of raw uint8 memory maps with as many readers in the same run; `cold_ratio` the same after
-the files' pages were given up before each group of batches. Medians.
+the files' pages were given up before each group of batches. Medians. `cpu_ratio` is the same of
+processor time, from the page cache: what decoding costs, whatever else the machine does.
 
 Pictures are smooth shades with some forty sharp-edged patches and Gaussian noise of two steps, new
 in each frame: a camera in a room. Noise decides the size of a jpeg; `noise_0` is what it would be
@@ -169,6 +170,16 @@ def seconds_a_batch(
     return float(np.median(found))
 
 
+def cpu_seconds(batch: Callable[[np.ndarray], Any], count: int, batches: int) -> float:
+    """Processor time of a batch, median."""
+    random, found = np.random.default_rng(2), []
+    for _ in range(batches):
+        chosen, begun = random.integers(0, count, BATCH), time.process_time()
+        batch(chosen)
+        found.append(time.process_time() - begun)
+    return float(np.median(found))
+
+
 class read_some:
     """Exactly as many batches as readers, each by one of them, as the trainer's loader reads."""
 
@@ -220,6 +231,8 @@ def row(name: str, folder: Path, frames: int, batches: int) -> tuple[list[dict[s
             ratios[f"{kind}_windows_per_s"] = round(BATCH / sides[0], 1)
             ratios[f"{kind}_raw_windows_per_s"] = round(BATCH / sides[1], 1)
         found.append({"image": name, "readers": readers, "bytes_share": round(share, 4), **ratios})
+    sides_cpu = [cpu_seconds(side.batch, len(windows), batches) for side in (windows, raw)]
+    found[0]["cpu_ratio"] = round(sides_cpu[1] / sides_cpu[0], 3)
     found[0]["noise_0"] = round(len(encoded(clean, "jpeg")) / clean.nbytes, 4)
     return found, size_of(ours / SHARDS) / frames
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_policy_ros.data.index import Episode, Index
+from diffusion_policy_ros.data.index import Episode, Index, expect
 from diffusion_policy_ros.data.selection import select
 from diffusion_policy_ros.data.store import exclusive
 from diffusion_policy_ros.errors import UserError
@@ -141,11 +141,26 @@ def _rewrite(path: Path, edits: Sequence[dict[str, Any]]) -> None:
 
 def _noted(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    except ValueError:
+    except UnicodeDecodeError:
+        lines = [""]
+    try:
+        return [_line(line) for line in lines]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError("is damaged", str(path), "remove it: nothing can be undone then") from None
+
+
+def _line(text: str) -> dict[str, Any]:
+    """An edit as `edit` notes it; raises where it is anything else."""
+    found = json.loads(text)
+    said, before = str(found["said"]), []
+    for shard, start, values in found["before"]:
+        for name, value in values.items():
+            expect(name, value)
+        before.append([str(shard), int(start), dict(values)])
+    return {"said": said, "before": before}
 
 
 def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ def _episode(line: str) -> Episode:
     """An episode of a line as it is written here; raises where anything is otherwise."""
     values = json.loads(line.removeprefix("- "))
     for name, value in values.items():
-        _expect(name, value)
+        expect(name, value)
     return Episode(**{**values, "tags": tuple(values.get("tags", ()))})
 
 
@@ -174,7 +174,15 @@ _LIMITS = {
 }
 
 
-def _expect(name: str, value: Any) -> None:
+def expect(name: str, value: Any) -> None:
+    """Check a value of an episode's line as JSON has it.
+
+    Raises:
+        ValueError: it is of another kind, or out of its range.
+        KeyError: an episode has nothing of that name.
+    """
+    if name not in _FIELDS:
+        raise KeyError(name)
     fits = type(value) in _KINDS.get(name, (str,))
     if fits and name in _LIMITS:
         fits = _LIMITS[name][0] <= value <= _LIMITS[name][1]

@@ -260,3 +260,26 @@ def test_what_cannot_be_meant_is_refused(data, words, message, capsys):
     assert message in said
     assert len(said.splitlines()) == 1
     assert contents(data) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[1]",
+        b'{"said": "drop", "before": [["s", 0, {"wait": 1}]]}',
+        b'{"said": "drop", "before": [["s", 0, {"weight": "much"}]]}',
+        b'{"said": "drop", "before": [["s", 0, 5]]}',
+    ],
+)
+def test_a_damaged_note_of_edits_is_told_and_harms_nothing(data, text, capsys):
+    """One line with the cure; the dataset itself reads as ever."""
+    (data / edits.EDITS).write_bytes(text)
+    assert main(["data", "undo", str(data)]) == 2
+    said = capsys.readouterr().err
+    assert "edits.jsonl: is damaged; remove it" in said and len(said.splitlines()) == 1
+    assert len(sources(data)) == 4
+    (data / edits.EDITS).unlink()
+    verb("drop", data, "--episodes", 1)
+    verb("undo", data)
