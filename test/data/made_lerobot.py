@@ -27,6 +27,8 @@ action:
   record: {topic: /command, type: std_msgs/msg/Float64MultiArray, shape: [7]}
 """
 LENGTHS = (12, 7, 20)
+BY_TASK = (12, 7, 10, 10)
+"""The third episode's task changes in its midst."""
 SAME_ACTION = ("--map", "action=action")
 
 

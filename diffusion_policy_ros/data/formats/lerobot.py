@@ -5,8 +5,9 @@ Needs pyarrow and av alone, not LeRobot: ``pip install 'diffusion_policy_ros[ler
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,9 @@ class LeRobot:
             for name, feature in features.items()
             if name not in OWN and _is_readable(feature.dtype, feature.shape, feature.is_depth)
         }
-        self._entries = {f"episode_{e.number}": e for e in self._chosen(choice)}
-        self.names = list(self._entries)
         self._last: tuple[Path, frozenset[str], Any] | None = None
+        self._parts = dict(self._by_task(self._chosen(choice), choice.tasks))
+        self.names = list(self._parts)
 
     def _chosen(self, choice: Choice) -> Iterator[EpisodeEntry]:
         known = {entry.number for entry in self.layout.episodes}
@@ -83,20 +84,50 @@ class LeRobot:
             raise UserError("no episode is left", self.where, "choose other --episodes or --task")
         yield from found
 
-    def read(self, name: str, columns: Collection[str]) -> Demonstration:
-        """An episode; see `Foreign`."""
-        entry = self._entries[name]
-        with damage_named(str(entry.data)):
-            return self._read(entry, columns)
+    def _by_task(
+        self, entries: Iterable[EpisodeEntry], tasks: Sequence[str]
+    ) -> Iterator[tuple[str, tuple[EpisodeEntry, slice]]]:
+        """Name → an episode and its frames; one in which the task changes is several."""
+        for entry in entries:
+            name = f"episode_{entry.number}"
+            whole = slice(0, entry.frames)
+            runs = self._runs(entry) if len(entry.tasks) > 1 else []
+            if len(runs) < 2:
+                yield name, (entry, whole)
+                continue
+            for start, stop, task in runs:
+                if not tasks or task in tasks:
+                    yield f"{name}_from_{start}", (entry, slice(start, stop))
 
-    def _read(self, entry: EpisodeEntry, columns: Collection[str]) -> Demonstration:
+    def _runs(self, entry: EpisodeEntry) -> list[tuple[int, int, str]]:
+        """First frame, the one behind the last, and task, of each stretch of one task; none of
+        an episode that cannot be read, which is told when it is.
+        """
+        try:
+            with damage_named(str(entry.data)):
+                rows = self._rows(entry, ())
+                self._tasks(rows, entry)
+                numbers = np.asarray(rows.column("task_index").to_numpy())
+        except UserError:
+            return []
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), entry.frames]
+        return [(a, b, self.layout.tasks[int(numbers[a])]) for a, b in pairwise(edges)]
+
+    def read(self, name: str, columns: Collection[str]) -> Demonstration:
+        """An episode, or what of it is of one task; see `Foreign`."""
+        entry, part = self._parts[name]
+        with damage_named(str(entry.data)):
+            return self._read(entry, part, columns)
+
+    def _read(self, entry: EpisodeEntry, part: slice, columns: Collection[str]) -> Demonstration:
         rows = self._rows(entry, columns)
+        times, success = self._times(rows, entry)[part], _success(rows)
+        rows = rows.slice(part.start, part.stop - part.start)
         vectors = {
             column: _vectors(rows, column, self.columns[column].shape, entry)
             for column in columns
             if not self.columns[column].is_image
         }
-        times = self._times(rows, entry)
         images: dict[str, Any] = {}
         for column in (c for c in columns if self.columns[c].is_image):
             said = f"{column} of episode {entry.number}"
@@ -106,7 +137,7 @@ class LeRobot:
             else:
                 images[column] = _Stored(rows.column(column), said)
         tasks = self._tasks(rows, entry)
-        return Demonstration(vectors, images, "; ".join(tasks), _success(rows))
+        return Demonstration(vectors, images, "; ".join(tasks), success)
 
     def _rows(self, entry: EpisodeEntry, columns: Collection[str]) -> Any:
         """An episode's rows; a file's are kept until another one is asked for.
