@@ -2,6 +2,7 @@
 #
 #   make demo                the whole way: record, convert, train, drive the simulated arm
 #   make demo ARGS=--state   the same without cameras, in a third of the time
+#   make robosuite           robosuite beside it: demo ARGS='--sim robosuite/lift --state'
 #   make test                the tests;  make test ARGS='-k contract'  some of them
 #   make quick               those that need neither ROS nor a compiler, while working
 #   make check               ruff, mypy, import-linter
@@ -22,7 +23,7 @@ VENV := .venv
 JAZZY := .venv-jazzy
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup setup-jazzy demo test quick test-jazzy check clean
+.PHONY: setup setup-jazzy demo robosuite test quick test-jazzy check clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -49,6 +50,11 @@ $(JAZZY)/.ready: setup.py Makefile
 
 demo: setup
 	$(VENV)/bin/diffusion-policy demo --out $(DEMO_OUT) --json $(DEMO_OUT)/demo.json $(ARGS)
+
+# Without what it asks for, which would bring another MuJoCo: numba, termcolor and OpenCV are enough.
+robosuite: setup
+	$(VENV)/bin/python $(PIP) --editable '.[robosuite]'
+	$(VENV)/bin/python $(PIP) --no-deps robosuite==1.5.2
 
 test: setup
 	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(ARGS)

@@ -92,6 +92,8 @@ setup(
         "ros-jazzy": ros_wheels("ros-jazzy", rclpy="7.1", messages="5.3"),
         "sim": ["mujoco>=3.2"],
         "vision": ["timm>=1.0"],
+        # What robosuite needs of its own; itself comes without what it asks for: make robosuite.
+        "robosuite": ["numba", "termcolor", "opencv-python-headless"],
         "plot": ["matplotlib"],
         "tensorboard": ["tensorboard>=2.12"],
         "wandb": ["wandb"],

@@ -58,6 +58,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "mini_lift": Task("mini_lift", "mini_lift_state", "mini_lift_state", 200, 1200),
+    "robosuite/lift": Task("robosuite/lift", "robosuite_lift_state", "small_state", 200, 2000),
     "mini_bypass": Task("mini_bypass", "mini_bypass", "mini_bypass", 200, 4000),
 }
 

@@ -46,6 +46,12 @@ PLANS = {
     ("mini_lift", "state"): Plan(
         "mini_lift_state", "mini_lift_state", 200, "about 15 seconds", "about 2 minutes"
     ),
+    ("mini_bypass", "state"): Plan(
+        "mini_bypass", "mini_bypass", 200, "about 10 seconds", "about a minute"
+    ),
+    ("robosuite/lift", "state"): Plan(
+        "robosuite_lift_state", "small_state", 200, "about 3 minutes", "about 4 minutes"
+    ),
 }
 OTHERS = {
     "cameras": Plan("", "mini_lift", 300, "as long as it takes", "about 7 minutes"),

@@ -140,22 +140,27 @@ class Entry:
 
     Attributes:
         place: of what makes it, as ``module:name``.
-        extra: the package's extra that it needs.
+        install: the command that installs what it needs.
         contract: the shipped one, with cameras; empty where it has none.
         state: the shipped one without cameras.
     """
 
     place: str
-    extra: str
+    install: str
     contract: str
     state: str
 
 
+PIP = "pip install 'diffusion_policy_ros[sim]'"
 SIMULATORS: dict[str, Entry] = {
-    "mini_lift": Entry(
-        "diffusion_policy_ros.sim.lift:Lift", "sim", "mini_lift", "mini_lift_state"
+    "mini_lift": Entry("diffusion_policy_ros.sim.lift:Lift", PIP, "mini_lift", "mini_lift_state"),
+    "mini_bypass": Entry("diffusion_policy_ros.sim.bypass:Bypass", PIP, "", "mini_bypass"),
+    "robosuite/lift": Entry(
+        "diffusion_policy_ros.sim.robosuite:RobosuiteLift",
+        "make robosuite",
+        "",
+        "robosuite_lift_state",
     ),
-    "mini_bypass": Entry("diffusion_policy_ros.sim.bypass:Bypass", "sim", "", "mini_bypass"),
 }
 """Name → what is shipped; users' own are entry points of the group `ENTRY_POINTS`."""
 
@@ -197,9 +202,8 @@ def found(name: str) -> Make:
         module, _, attribute = SIMULATORS[name].place.partition(":")
         make = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        cure = "mend the package that has it"
-        if name in SIMULATORS:
-            cure = f"pip install 'diffusion_policy_ros[{SIMULATORS[name].extra}]'"
+        is_ours = name in SIMULATORS
+        cure = SIMULATORS[name].install if is_ours else "mend the package that has it"
         what = f"{name} cannot be imported: {first_line(error)}"
         raise UserError(what, "simulator", cure) from error
     return make

@@ -70,6 +70,37 @@ def test_absolute_actions_stay_as_they_are(tmp_path, demos):
         import_robomimic(path, CAN, tmp_path / "other")
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_settings_of_robosuite_from_1_5_on(tmp_path, demos, by_hand):
+    """A controller a part of the body: absolute is not taken for deltas, nor another unit."""
+    part = {"type": "OSC_POSE", "input_type": "absolute", "output_max": SCALE}
+    body = {"right": part}
+    controllers = {"type": "BASIC", "body_parts": {"arms": body} if by_hand else body}
+    settings = deepcopy(ENV_ARGS)
+    settings["env_kwargs"]["controller_configs"] = controllers
+    path = write(tmp_path / "new.hdf5", demos, settings)
+    with pytest.raises(UserError, match="actions are absolute.*use the kinds position"):
+        import_robomimic(path, CAN, tmp_path / "out")
+    part |= {"input_type": "delta", "output_max": [0.1] * 6}
+    settings["env_kwargs"]["controller_configs"] = controllers
+    with pytest.raises(UserError, match="one unit of an action is .0.1"):
+        import_robomimic(write(tmp_path / "unit.hdf5", demos, settings), CAN, tmp_path / "out")
+    part["output_max"] = SCALE
+    import_robomimic(write(tmp_path / "fit.hdf5", demos, settings), CAN, tmp_path / "out")
+
+
+def test_a_file_that_is_written_is_locked(tmp_path, file, monkeypatch):
+    """Not damaged: the cure is to wait."""
+    import h5py
+
+    def refuse(*_):
+        raise BlockingIOError(11, "unable to lock file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(UserError, match="is locked: another process writes it; wait until"):
+        import_robomimic(file, CAN, tmp_path / "out")
+
+
 def test_the_same_again_adds_nothing(tmp_path, file, demos):
     """A second import leaves the dataset alone; another file's demonstrations are added."""
     import_robomimic(file, CAN, tmp_path / "out")

@@ -84,6 +84,9 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError("no such file", str(path), "give robomimic's HDF5 file")
     try:
         file = h5py.File(path, "r")
+    except BlockingIOError:
+        cure = "wait until it is done, or end the process that writes it"
+        raise UserError("is locked: another process writes it", str(path), cure) from None
     except _DAMAGED:
         cure = "download it again, or give robomimic's HDF5 file"
         raise UserError("is cut off, or no HDF5 file", str(path), cure) from None
@@ -177,9 +180,10 @@ class _Source:
         if isinstance(rate, int | float) and rate != self.contract.rate_hz:
             what = f"recorded at {rate:g} Hz, the contract says {self.contract.rate_hz:g}"
             yield UserError(what, where, f"write rate_hz: {rate:g}")
-        controller = settings.get("controller_configs")
-        controller = controller if isinstance(controller, dict) else {}
-        is_delta = controller.get("control_delta")
+        controller = _arm(settings.get("controller_configs"))
+        said = controller.get("input_type")
+        named = {"delta": True, "absolute": False}.get(said) if isinstance(said, str) else None
+        is_delta = controller.get("control_delta", named)
         for claimed, wrong in ((True, ABSOLUTE), (False, DELTA)):
             if is_delta is claimed and kinds & set(wrong):
                 said = "delta" if claimed else "absolute"
@@ -264,6 +268,16 @@ def _array_problems(
     elif len(array) != frames:
         what = f"{key} has {len(array)} frames, actions {frames}"
         yield UserError(what, where, "download the file again")
+
+
+def _arm(controller: object) -> dict[str, Any]:
+    """The settings of the arm's controller; robosuite has one for each part of the body from 1.5
+    on, and names them in a group ``arms`` where they are written by hand.
+    """
+    found = controller if isinstance(controller, dict) else {}
+    for name in ("body_parts", "arms", "right"):
+        found = found[name] if isinstance(found.get(name), dict) else found
+    return found
 
 
 def _group(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:

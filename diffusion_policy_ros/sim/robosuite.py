@@ -1,0 +1,270 @@
+"""robosuite's Lift with a Panda as a `Simulator` (extra ``robosuite``, `make robosuite`).
+
+The arm is told absolute poses of its grip site, as the player says them; what is recorded are
+deltas to the measured pose, which is what robosuite and robomimic mean by an action. All poses are
+in the world's frame, which is that of its observations.
+
+robosuite 1.5.2 needs two mends with MuJoCo 3.10 and later (`_mend`), takes no seed for a reset,
+and gives the orientation of the hand's body, while its controller moves the grip site, a quarter
+of a turn from it: here both are the grip site's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.sim.lift import EXPERT_KINDS, check_action
+from diffusion_policy_ros.sim.messages import COMMAND_TOPIC, IMAGE_TOPICS, TOPICS, messages
+from diffusion_policy_ros.sim.opengl import mujoco
+from diffusion_policy_ros.sim.simulator import Expert, Observation, SetPoint, Vector
+from diffusion_policy_ros.sim.stamped import Arrays, Stamped, Types
+
+import robosuite  # isort: skip  # after MuJoCo, whose way to draw is chosen before it is imported
+from robosuite.controllers import load_composite_controller_config  # isort: skip
+from robosuite.controllers.parts import controller  # isort: skip
+from robosuite.utils import binding_utils  # isort: skip
+
+MAX_STEPS = 200
+FREE, BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
+SITE = "gripper0_right_grip_site"
+IMAGE_SIZE = 84
+CAMERAS = {"agentview_image": "agentview", "robot0_eye_in_hand_image": "robot0_eye_in_hand"}
+OPEN, CLOSED = -1.0, 1.0
+
+
+@functools.cache
+def _mend() -> None:
+    """Have robosuite 1.5.2 run with this MuJoCo, from outside.
+
+    A joint's type is a NumPy number, which no longer is `in` a tuple of MuJoCo's; the inertia
+    matrix is asked for in another way since 3.10.
+    """
+    model = binding_utils.MjModel
+    model.get_joint_qpos_addr = _addresses("jnt_qposadr", {FREE: 7, BALL: 4})
+    model.get_joint_qvel_addr = _addresses("jnt_dofadr", {FREE: 6, BALL: 3})
+    if not hasattr(mujoco.MjData, "qM"):
+        binding_utils.MjData.qM = property(lambda data: data._data)
+        controller.mujoco = SimpleNamespace(
+            mj_fullM=lambda model, out, data: mujoco.mj_fullM(model, data, out)
+        )
+
+
+def _addresses(table: str, sizes: dict[int, int]) -> Any:
+    """A joint's place in the state, by its name: a number, or first and last for several."""
+
+    def found(model: Any, name: str) -> Any:
+        joint = model.joint_name2id(name)
+        start, size = int(getattr(model, table)[joint]), sizes.get(int(model.jnt_type[joint]), 1)
+        return start if size == 1 else (start, start + size)
+
+    return found
+
+
+class RobosuiteLift:
+    """A Panda that lifts a cube.
+
+    Args:
+        contract: the robot; its action is a pose and a gripper.
+        cameras: whether observations have pictures.
+    """
+
+    name, rate_hz, max_steps = "robosuite/lift", 20.0, MAX_STEPS
+    topics, command_topic, base_frame = TOPICS, COMMAND_TOPIC, "base"
+    cameras = ("agentview", "frontview")
+
+    def __init__(self, contract: Contract, cameras: bool = True) -> None:
+        self._kinds = check_action(contract, self.name)
+        self._fields = {part.role: part.name for part in contract.action.fields}
+        self._images, self._renderers = cameras, dict[tuple[int, int], Any]()
+        _mend()
+        self._env = self._made()
+        self.reset(0)
+
+    def _made(self) -> Any:
+        config = load_composite_controller_config(controller="BASIC", robot="Panda")
+        config["body_parts"]["right"] |= {"input_type": "absolute", "input_ref_frame": "world"}
+        return robosuite.make(
+            "Lift",
+            robots="Panda",
+            controller_configs=config,
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            use_camera_obs=False,
+            control_freq=int(self.rate_hz),
+            horizon=10**9,
+            ignore_done=True,
+            hard_reset=False,
+        )
+
+    def reset(self, seed: int) -> Observation:
+        """The task's episode of a seed: every source of chance of the environment follows it."""
+        if seed < 0:
+            raise UserError(f"seed {seed} is negative", self.name, "use 0 or more")
+        env = self._env
+        env.rng = np.random.default_rng(seed)
+        for sampler in self._samplers(env.placement_initializer):
+            sampler.rng = env.rng
+        env.reset()
+        self._steps, self._success = 0, False
+        return self._observe()
+
+    def _samplers(self, sampler: Any) -> list[Any]:
+        return [sampler, *getattr(sampler, "samplers", {}).values()]
+
+    def step(self, told: SetPoint) -> Observation:
+        """Follow the pose of the grip site; a half that is not told stays."""
+        here, turned = self._pose()
+        position = told.get(self._fields["position"], here)
+        turn = Rotation.from_quat(told.get(self._fields.get("rotation", ""), turned))
+        gripper = told.get(self._fields.get("binary", ""), np.array([OPEN]))
+        self._env.step(np.concatenate([position, turn.as_rotvec(), np.clip(gripper, -1, 1)]))
+        self._steps += 1
+        self._success |= bool(self._env._check_success()) and self._steps <= self.max_steps
+        return self._observe()
+
+    def _pose(self) -> tuple[Vector, Vector]:
+        """The grip site's, x y z w."""
+        data = self._env.sim.data
+        turn = Rotation.from_matrix(data.get_site_xmat(SITE)).as_quat()
+        return data.get_site_xpos(SITE).copy(), turn
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        data, body = self._env.sim.data, self._env.cube_body_id
+        fingers = self._env.robots[0]._ref_gripper_joint_pos_indexes["right"]
+        position, quaternion = self._pose()
+        thing = data.body_xpos[body].copy()
+        found = {
+            "robot0_eef_pos": position,
+            "robot0_eef_quat": quaternion,
+            "robot0_gripper_qpos": data.qpos[fingers],
+            "object_pos": thing,
+            "object_quat": data.body_xquat[body][[1, 2, 3, 0]],
+            "gripper_to_object_pos": thing - position,
+        }
+        vectors = {key: np.asarray(value, np.float32) for key, value in found.items()}
+        return (self._pictures() if self._images else {}) | vectors
+
+    def _pictures(self) -> dict[str, np.ndarray]:
+        return {
+            key: self.render(camera, IMAGE_SIZE, IMAGE_SIZE)
+            for key, camera in CAMERAS.items()
+            if key in IMAGE_TOPICS
+        }
+
+    def messages(
+        self, observation: Observation, stamp_ns: int, types: Types, arrays: Arrays
+    ) -> list[Stamped]:
+        """Poses, fingers and pictures, on the lift's topics."""
+        return messages(observation, stamp_ns, types, arrays)
+
+    def expert(self, seed: int) -> Expert:
+        """The scripted expert of the episode."""
+        if self._kinds != EXPERT_KINDS:
+            what = f"the expert does not give {', '.join(self._kinds)}"
+            raise UserError(what, self.name, "use robosuite_lift_state to record")
+        return _Expert(seed)
+
+    def render(self, camera: str, height: int, width: int) -> np.ndarray:
+        """A picture of this instant, without shadows and reflections, which cost most of it."""
+        model, data = self._env.sim.model._model, self._env.sim.data._data
+        if (height, width) not in self._renderers:
+            model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
+            self._renderers[height, width] = mujoco.Renderer(model, height, width)
+        renderer = self._renderers[height, width]
+        renderer.update_scene(data, camera=camera)
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        picture: np.ndarray = renderer.render()
+        return picture
+
+    def project(
+        self, told: Sequence[SetPoint], camera: str, height: int, width: int
+    ) -> np.ndarray:
+        """Nothing is drawn in."""
+        return np.empty((0, 2))
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode is over: success, or 200 steps."""
+        return self._success or self._steps >= self.max_steps
+
+    @property
+    def success(self) -> bool:
+        """Whether the cube was 4 cm above the table, as robosuite has it, in time."""
+        return self._success
+
+    @property
+    def steps(self) -> int:
+        """Control periods since reset."""
+        return self._steps
+
+    def close(self) -> None:
+        """Free the OpenGL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+        self._env.close()
+
+
+MOVE, TURN, NOISE = 0.05, 0.5, 0.15
+"""Of one action: m an axis and rad, as of robosuite's controller; noise is a share of both."""
+
+
+class _Expert:
+    """Over the cube, down, close, lift: proportional way-points of what is measured."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng([seed, 1])
+        self._noise, self._closed = np.zeros(6), 0
+        self._over = self._rng.uniform(0.06, 0.12)
+        self._yaw: float | None = None
+        self._down: Rotation | None = None
+
+    def act(self, observation: Observation, told: SetPoint) -> tuple[Vector, Vector]:
+        """The next delta to the measured pose, m and rad, and the gripper; see `Expert.act`."""
+        tool = np.asarray(observation["robot0_eef_pos"], float)
+        thing = np.asarray(observation["object_pos"], float)
+        here = Rotation.from_quat(observation["robot0_eef_quat"])
+        self._down = self._down or here
+        goal, gripper = self._goal(tool, thing)
+        wanted = Rotation.from_euler("z", self._turn(observation, here)) * self._down
+        move = np.clip(3.0 * (goal - tool) / 5.0, -MOVE, MOVE)
+        turn = np.clip(0.5 * (wanted * here.inv()).as_rotvec(), -TURN, TURN)
+        fresh = NOISE * np.sqrt(1 - 0.7**2) * self._rng.standard_normal(6)
+        self._noise = 0.7 * self._noise + fresh * ([0.4 * MOVE] * 3 + [0.1 * TURN] * 3)
+        clean = np.concatenate([move, turn, [gripper]])
+        return clean, clean + np.append(self._noise, 0.0)
+
+    def _goal(self, tool: Vector, thing: Vector) -> tuple[Vector, float]:
+        aside = float(np.linalg.norm((tool - thing)[:2]))
+        height = float(tool[2] - thing[2])
+        is_there = aside < 0.012 and abs(height) < 0.012
+        self._closed = self._closed + 1 if is_there or (self._closed and aside < 0.03) else 0
+        if self._closed > 6:
+            return thing + [0.0, 0.0, 0.15], CLOSED
+        if self._closed:
+            return thing, CLOSED
+        if aside < 0.015 or (aside < 0.025 and height < 0.04):
+            return thing, OPEN
+        return thing + [0.0, 0.0, self._over if height > 0.03 else 0.08], OPEN
+
+    def _turn(self, observation: Observation, here: Rotation) -> float:
+        """Yaw to the cube's nearest face, chosen at first and kept, from how the hand began."""
+        cube = Rotation.from_quat(observation["object_quat"]).as_euler("zyx")[0]
+        if self._yaw is None:
+            x, y, _ = here.as_matrix()[:, 0]
+            ahead = float(np.arctan2(y, x))
+            self._begun = ahead
+            self._yaw = 0.0
+        way = cube - self._begun
+        quarter = np.pi / 2
+        way -= quarter * np.round((way - self._yaw) / quarter)
+        self._yaw = float(way)
+        return self._yaw
