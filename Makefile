@@ -23,7 +23,7 @@ VENV := .venv
 JAZZY := .venv-jazzy
 PIP := -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup setup-jazzy demo robosuite test quick test-jazzy check clean
+.PHONY: setup setup-jazzy demo robosuite pusht test quick test-jazzy check clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -55,6 +55,10 @@ demo: setup
 robosuite: setup
 	$(VENV)/bin/python $(PIP) --editable '.[robosuite]'
 	$(VENV)/bin/python $(PIP) --no-deps robosuite==1.5.2
+
+pusht: setup
+	$(VENV)/bin/python $(PIP) --editable '.[gym-pusht]' "pygame<2.7" opencv-python-headless
+	$(VENV)/bin/python $(PIP) --no-deps gym-pusht
 
 test: setup
 	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) --durations=15 $(ARGS)

@@ -92,7 +92,8 @@ setup(
         "ros-jazzy": ros_wheels("ros-jazzy", rclpy="7.1", messages="5.3"),
         "sim": ["mujoco>=3.2"],
         "vision": ["timm>=1.0"],
-        # What robosuite needs of its own; itself comes without what it asks for: make robosuite.
+        # What they need; themselves come without what they ask for: make robosuite, make pusht.
+        "gym-pusht": ["gymnasium", "farama-notifications", "cloudpickle", "pymunk<7", "shapely"],
         "robosuite": ["numba", "termcolor", "opencv-python-headless"],
         "plot": ["matplotlib"],
         "tensorboard": ["tensorboard>=2.12"],

@@ -161,6 +161,7 @@ SIMULATORS: dict[str, Entry] = {
         "",
         "robosuite_lift_state",
     ),
+    "pusht": Entry("diffusion_policy_ros.sim.pusht:PushT", "make pusht", "", "pusht_state"),
 }
 """Name → what is shipped; users' own are entry points of the group `ENTRY_POINTS`."""
 

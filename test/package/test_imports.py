@@ -16,7 +16,7 @@ PACKAGE = ROOT / "diffusion_policy_ros"
 TORCH_FREE = ("contract", "errors", "shipped", "strict_yaml", "observe", "sim", "cli")
 
 # Import name -> name that pip and setup.py know, where they differ.
-DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "Pillow"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "Pillow", "gym_pusht": "gym-pusht"}
 ROS_MESSAGES = re.compile(
     r"^(builtin_interfaces|rcl_interfaces|unique_identifier_msgs|\w+_(msgs|srvs))$"
 )
@@ -52,12 +52,19 @@ def declared() -> set[str]:
     return {re.split(r"[<>=~\[]", text)[0].lower() for text in strings}
 
 
+NEEDS = {
+    "diffusion_policy_ros.sim.robosuite": "robosuite",
+    "diffusion_policy_ros.sim.pusht": "gym_pusht",
+}
+"""Adapters of others' simulators → what has to be installed for them."""
+
+
 def test_no_torch_where_none_is_needed():
     """Contract, observations, simulator and command line import without torch and without ROS."""
     names = [
         name
         for name in modules(*TORCH_FREE)
-        if importlib.util.find_spec("mujoco") or ".sim" not in name
+        if importlib.util.find_spec(NEEDS.get(name, "mujoco" if ".sim" in name else "sys"))
     ]
     code = (
         "import importlib, sys\n"
