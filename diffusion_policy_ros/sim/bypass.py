@@ -21,8 +21,8 @@ from diffusion_policy_ros.sim.simulator import Observation, SetPoint, Vector
 
 POST = """<geom class="solid" name="post" type="cylinder" pos="0 0 0.16" size="0.03 0.16"
           material="joint"/>"""
-START, GOAL = np.array([-0.20, 0.0, 0.08]), np.array([0.16, 0.0, 0.08])
-SPREAD = 0.02
+START, GOAL = np.array([-0.14, 0.0, 0.08]), np.array([0.16, 0.0, 0.08])
+SPREAD = 0.005
 """How far to either side the tool and the block may begin, m."""
 NEAR = 0.025
 """Over the block is within so much of it, m."""
