@@ -5,6 +5,7 @@ of streams that die and of two who command.
 import contextlib
 import os
 import pty
+import signal
 import subprocess
 import sys
 import threading
@@ -196,6 +197,10 @@ class Terminal:
         self.domain.until(lambda: until in self.shown[before:], 60, lambda: self.shown[-2000:])
         return self.shown[before:]
 
+    def interrupt(self):
+        """As Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
     def wait(self):
         """Its exit code."""
         self.domain.until(lambda: self._process.poll() is not None, 60, "it ends")
@@ -221,6 +226,18 @@ def test_a_terminal_records_keeps_labels_and_discards_by_keys(domain, robot, tmp
     bags = [open_bag(tmp_path / "bags" / f"episode_000{i}") for i in range(3)]
     assert [bag.metadata.get("success") for bag in bags] == ["true", "false", None]
     assert all(bag.topics["/camera/image_raw"][1] > 3 and not bag.notes for bag in bags)
+
+
+def test_an_interruption_keeps_what_is_being_recorded(domain, robot, tmp_path):
+    """Ctrl-C, whatever it interrupts: a whole bag, and the terminal as it was."""
+    terminal = Terminal(domain, "--topics", "/tool_pose", "--out", str(tmp_path / "bags"))
+    domain.until(lambda: "/tool_pose" in terminal.shown, 60, lambda: terminal.shown)
+    terminal.press(" ", "recording /")
+    robot.go(10)
+    terminal.interrupt()
+    assert terminal.wait() == 130 and "Traceback" not in terminal.shown, terminal.shown[-3000:]
+    bag = open_bag(tmp_path / "bags" / "episode_0000")
+    assert bag.topics["/tool_pose"][1] > 5 and not bag.notes
 
 
 def test_record_says_what_is_wrong_in_one_line(tmp_path, capsys):
