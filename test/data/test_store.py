@@ -162,21 +162,28 @@ def compressed(stamp_ns, data):
     )
 
 
-@pytest.mark.parametrize("more", ["", ", observation_latency_s: 0.02"])
-def test_a_bag_of_compressed_pictures_keeps_them_as_they_came(tmp_path, more):
-    """Byte for byte, each with its frame, and windows are what the history gives of messages."""
+@pytest.mark.parametrize(
+    ("more", "late"), [("", 0), (", observation_latency_s: 0.02", 0), ("", PERIOD + 9 * MS)]
+)
+def test_a_bag_of_compressed_pictures_keeps_them_as_they_came(tmp_path, more, late):
+    """Byte for byte, each with its frame, and windows are what the history gives of messages.
+
+    Also where a frame waits for its pose while the camera goes on.
+    """
     text = COMPRESSED.replace("resize: none", f"resize: none{more}")
     text = text.replace(
         "record: {topic: /command, type: trajectory_msgs/msg/JointTrajectory, shape: [7]}",
         "record: next_state",
     ).replace("    - {name: gripper, kind: binary}\n", "")
-    contract = Contract.from_text(text)
+    contract = Contract.from_text(text.replace("rate_hz: 20", "rate_hz: 20\nsettle_s: 0.2"))
     files = [as_file(p) for p in pictures(9)]
     messages = []
     for i, data in enumerate(files):
         ns = START + i * PERIOD
-        messages.append(("/pose", ns + MS, pose(ns - 20 * MS * bool(more), (0.01 * i, 0, 0))))
+        told = pose(ns - 20 * MS * bool(more), (0.01 * i, 0, 0))
+        messages.append(("/pose", ns + MS + late, told))
         messages.append(("/camera", ns + 2 * MS, compressed(ns, data)))
+    messages.sort(key=lambda one: one[1])
     bag = write_bag(tmp_path / "bag", messages, contract)
     convert([bag], contract, tmp_path / "data", options=Options(images="jpeg"))
     dataset = Dataset(tmp_path / "data")
@@ -198,6 +205,10 @@ def test_pictures_that_the_contract_turns_or_crops_are_encoded_anew(tmp_path):
     plain = Contract.from_text(COMPRESSED).observations["camera"]
     assert as_they_came(plain, compressed(0, data)) == data
     assert as_they_came(plain, None) is None
+    scaled = Contract.from_text(COMPRESSED.replace("resize: none", "resize: area"))
+    large = as_file(np.zeros((8, 12, 3), np.uint8))
+    assert as_they_came(scaled.observations["camera"], compressed(0, large)) is None
+    assert as_they_came(scaled.observations["camera"], compressed(0, data)) == data
 
 
 def test_a_dataset_of_format_1_opens_and_is_added_to(tmp_path):
