@@ -182,6 +182,27 @@ def test_video_is_close(dataset, tmp_path, capsys, codec):
     assert count == 51
 
 
+def test_many_episodes_share_a_file(tmp_path):
+    """Each is found at its own time in the video, and at its own rows."""
+    with adding(tmp_path / "d", CONTRACT, "raw") as new:
+        for number in range(24):
+            new.add(recording(number, 3))
+    folder = export(tmp_path / "d", tmp_path / "out", "--video", "h264")
+    files = list((folder / "videos/observation.images.front").rglob("*.mp4"))
+    assert 1 < len(files) < 24
+    ours, theirs = Dataset(tmp_path / "d"), back(folder, tmp_path / "back")
+    for number in range(24):
+        a, b = ours.episode(number), theirs.episode(number)
+        np.testing.assert_array_equal(a["action"], b["action"])
+        for i in range(3):
+            far = [np.abs(a["front_image"][i].astype(int) - x).mean() for x in b["front_image"]]
+            assert int(np.argmin(far)) == i
+            assert far[i] < 8
+    rows = parquet.read_table(folder / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    starts = [row["videos/observation.images.front/from_timestamp"] for row in rows]
+    assert starts[:2] == [0.0, 0.15]
+
+
 def test_what_lerobot_looks_for_is_there(exported):
     """Versions, features, stamps on the grid, places of episodes, true stamps on request."""
     info = json.loads((exported / "meta/info.json").read_text())

@@ -47,7 +47,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
 PARTS = 16
-"""Parts of a dataset at least, where it has as many episodes: work for several processes."""
+"""Parts of a dataset, more only where its files would be too large: work for several processes."""
 
 
 def write(path: str | Path, out: str | Path, options: Writing) -> Written:
@@ -128,12 +128,11 @@ def _groups(contract: Contract, stretches: Sequence[Stretch], plan: Plan) -> lis
     if plan.codec and images:
         # A hundredth of the pixels and more is what a codec leaves of them.
         most = min(most, 20 * VIDEO_MB * 1e6 / max(int(np.prod(s.shape)) for s in images))
-    frames = sum(stretch.frames for stretch in stretches)
-    most = max(1.0, min(most, -(-frames // PARTS)))
+    share = sum(stretch.frames for stretch in stretches) / PARTS
     groups: list[list[Stretch]] = []
     held = 0
     for stretch in stretches:
-        if not groups or held + stretch.frames > most:
+        if not groups or held >= share or held + stretch.frames > most:
             groups.append([])
             held = 0
         groups[-1].append(stretch)
