@@ -385,7 +385,7 @@ def published():
 
 def idle():
     """Frames of rest before the first motion are found."""
-    from diffusion_policy_ros.data.actions import idle_ends
+    from diffusion_policy_ros.data.idle import idle_ends
 
     still, go = np.zeros((40, 3), np.float32), np.linspace(0, 1, 20, dtype=np.float32)
     moving = still.copy()
@@ -768,7 +768,7 @@ PROPERTIES = {
     "fast_inference: name": lambda: preset("fast_inference"),
     "fast_inference: policy.num_inference_steps": few_steps,
     "can_image_unet: policy.num_inference_steps": published,
-    "diffusion_policy_ros.data.actions.idle_ends": idle,
+    "diffusion_policy_ros.data.idle.idle_ends": idle,
     "diffusion_policy_ros.ros.planned_path": plan_is_seen,
     "diffusion_policy_ros.data.formats.robomimic.import_robomimic": imports_robomimic,
     "diffusion_policy_ros.interop.official.build_unet1d": lambda: official(
