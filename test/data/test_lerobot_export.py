@@ -1,6 +1,7 @@
 """Our datasets as LeRobot's: what is in them, as LeRobot reads it, and the way back."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -370,6 +371,23 @@ def test_an_interruption_leaves_nothing(dataset, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lerobot_write, "write_meta", fails)
     assert main(["data", "export", "lerobot", str(dataset), "--out", str(tmp_path / "o")]) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def killed(*_args):
+    """Ends the process at once."""
+    os._exit(9)
+
+
+def test_a_process_that_is_killed_is_one_line(dataset, tmp_path, monkeypatch, capsys):
+    """As where memory ran out; nothing is left."""
+    from diffusion_policy_ros.data.formats import lerobot_write
+
+    monkeypatch.setattr(lerobot_write, "_write_part", killed)
+    words = ["data", "export", "lerobot", str(dataset), "--out", str(tmp_path / "o")]
+    assert main([*words, "--jobs", "2"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "error: a process ended before its work; check the memory; use fewer --jobs"
     assert not list(tmp_path.iterdir())
 
 

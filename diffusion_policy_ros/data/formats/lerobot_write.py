@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,9 @@ def _run(plan: Plan, groups: Sequence[Sequence[Stretch]], jobs: int) -> list[Par
         futures = [pool.submit(_write_part, plan, n, group) for n, group in enumerate(groups)]
         try:
             return [future.result() for future in futures]
+        except BrokenExecutor:
+            cure = "check the memory; use fewer --jobs"
+            raise UserError("a process ended before its work", "", cure) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
