@@ -328,7 +328,7 @@ def figures(
 
 def entropy(share: float) -> float:
     """Of two ways, bit; of the demonstrations it is 1."""
-    return -sum(p * math.log2(p) for p in (share, 1 - share) if p > 0)
+    return abs(sum(p * math.log2(p) for p in (share, 1 - share) if p > 0))
 
 
 def draw_noising(schedule: NoiseSchedule, generator: torch.Generator, path: Path) -> None:
