@@ -39,9 +39,9 @@ def idle_ends(contract: Contract, states: dict[str, Array], actions: Array) -> I
     """
     moving = _acting(contract, actions)
     at_start, at_end = moving.copy(), moving.copy()
-    for values, limit in _signals(contract, states, actions):
-        at_start |= _distance(values, 0) > limit
-        at_end |= _distance(values, -1) > limit
+    for values, limit, turns in _signals(contract, states, actions):
+        at_start |= _distance(values, 0, turns) > limit
+        at_end |= _distance(values, -1, turns) > limit
     if not at_start.any() or not at_end.any():
         return Idle(len(actions), 0)
     start, end = int(at_start.argmax()), int(at_end[::-1].argmax())
@@ -62,8 +62,8 @@ def departures(
     if len(actions) <= frames:
         return []
     still = ~sliding_window_view(_acting(contract, actions), frames).any(axis=1)
-    for values, limit in _signals(contract, states, actions):
-        seen = sliding_window_view(_of_one_sign(values), frames, axis=0)
+    for values, limit, turns in _signals(contract, states, actions):
+        seen = sliding_window_view(_of_one_sign(values) if turns else values, frames, axis=0)
         still &= np.ptp(seen, axis=-1).max(axis=1) <= limit
     rests = np.convolve(still, np.ones(frames, int)) > 0
     ends = np.flatnonzero(rests[:-1] & ~rests[1:]) + 1
@@ -85,33 +85,34 @@ def _acting(contract: Contract, actions: Array) -> NDArray[np.bool_]:
 
 def _signals(
     contract: Contract, states: dict[str, Array], actions: Array
-) -> Iterator[tuple[Array, float]]:
-    """Absolute actions and poses, (n, size), each with the least change that counts as motion."""
+) -> Iterator[tuple[Array, float, bool]]:
+    """Absolute actions and poses, (n, size), the least change that counts as motion, and whether
+    they are quaternions.
+    """
     for part in contract.action.fields:
         if not part.kind.startswith("delta"):
             limits = {"binary": 0.5, "position": POSITION_M, "joint_position": JOINT}
             limit = limits.get(part.kind, ROTATION_RAD)
-            yield actions[:, contract.action.slices[part.name]], limit
+            yield actions[:, contract.action.slices[part.name]], limit, part.kind == "quaternion"
     named = {part.state for part in contract.action.fields if part.state}
     for key in named or states:
         quantity = contract.observations[key].quantity
         limits = {"orientation": ROTATION_RAD, "position": POSITION_M}
-        yield states[key], limits.get(quantity, JOINT)
+        turns = quantity == "orientation" and states[key].shape[1] == 4
+        yield states[key], limits.get(quantity, JOINT), turns
 
 
-def _distance(values: Array, place: int) -> Array:
+def _distance(values: Array, place: int, turns: bool) -> Array:
     """Largest difference of a component; about the angle of quaternions, whatever their sign."""
     reference = values[place]
     distance = np.abs(values - reference).max(axis=1)
-    if values.shape[1] == 4:
+    if turns:
         distance = 2 * np.minimum(distance, np.abs(values + reference).max(axis=1))
     return np.asarray(distance)
 
 
 def _of_one_sign(values: Array) -> Array:
-    """Quaternions that do not change to their negative from row to row; others as they are."""
-    if values.shape[1] != 4:
-        return values
+    """Quaternions that do not change to their negative from row to row, as rotations' size."""
     turned = (values[1:] * values[:-1]).sum(axis=1) < 0
     signs = np.cumprod(np.where(turned, -1.0, 1.0))
     return np.asarray(2 * values * np.concatenate([[1.0], signs])[:, None])

@@ -35,8 +35,8 @@ def test_jump_and_jerk_are_as_reckoned_by_hand(benchmark):
     new[:, 0] = old[:, 0] + 0.01
     chunks = [Chunk(0, old, PERIOD)] * 6 + [Chunk(4 * PERIOD, new, PERIOD)] * 4
     for k, chunk in enumerate(chunks):
-        robot = SimpleNamespace(arm=SimpleNamespace(steps=k + 1))
-        set_point = SimpleNamespace(position=np.array([k**3 * 1e-4, 0.0, 0.0]))
+        robot = SimpleNamespace(simulator=SimpleNamespace(steps=k + 1))
+        set_point = {"translation": np.array([k**3 * 1e-4, 0.0, 0.0])}
         policy = SimpleNamespace(chunk=chunk, now_ns=(k + 1) * PERIOD)
         watch(robot, policy, SimpleNamespace(set_point=set_point))
     assert watch.jumps_m == pytest.approx([abs((2 * 1e-3 + 0.01) - 6 * 1e-3)])

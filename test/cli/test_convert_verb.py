@@ -51,11 +51,11 @@ def test_a_recording_from_elsewhere_converts(capsys, tmp_path, contract):
         capsys, "convert", "--contract", contract, BAG, "--out", tmp_path / "data"
     )
     assert (code, err) == (0, "")
-    assert "kept      abitobot_bag: 1279 frames in 1 episode, 586 idle frames trimmed" in out
-    assert f"1 kept; {tmp_path / 'data'} holds 1 episodes, 1279 frames" in out
+    assert "kept      abitobot_bag: 1273 frames in 1 episode, 592 idle frames trimmed" in out
+    assert f"1 kept; {tmp_path / 'data'} holds 1 episodes, 1273 frames" in out
     assert "next: diffusion-policy train --dataset" in out
     found = Dataset(tmp_path / "data").episode(0)
-    assert found["action"].shape == (1279, 4)
+    assert found["action"].shape == (1273, 4)
     assert (found["action"][:-1] == found["joints"][1:]).all()
     assert 100e9 < found["stamp_ns"][0] < 200e9
     joints = [m for _, _, m in open_bag(BAG).messages(["/joint_states"])]
@@ -111,8 +111,8 @@ def test_inspect_shows_a_dataset(capsys, tmp_path, contract):
     code, out, _ = run(capsys, "inspect", tmp_path / "data")
     assert code == 0
     assert "contract  abitobot_arm" in out
-    assert "episodes  1, of 1279 to 1279 frames (median 1279)" in out
-    assert "frames    1279, 64 s" in out
+    assert "episodes  1, of 1273 to 1273 frames (median 1273)" in out
+    assert "frames    1273, 64 s" in out
     assert "joints  float32 4  -1.8" in out
     heads, *rows = [line.split() for line in out.splitlines() if "std" in line or "-1.8" in line]
     assert heads == ["key", "array", "min", "1%", "50%", "99%", "max", "mean", "std"]
@@ -128,7 +128,7 @@ def test_the_bags_own_contract_is_the_default(capsys, tmp_path):
             writer.write("/joint_states", log_ns, bytes(msg._raw))
     code, out, _ = run(capsys, "convert", tmp_path / "own", "--out", tmp_path / "data")
     assert code == 0
-    assert "1279 frames" in out
+    assert "1273 frames" in out
     code, _, err = run(capsys, "convert", BAG, "--out", tmp_path / "other")
     assert (code, err.count("\n")) == (2, 1)
     assert "was recorded without a contract; name one with --contract" in err

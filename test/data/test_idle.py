@@ -6,8 +6,9 @@ from hypothesis import given, strategies as st
 from made_bags import CONTRACT, PERIOD, START, image, pose, trajectory, write_bag
 
 from diffusion_policy_ros.cli.main import main
+from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.dataset import Dataset
-from diffusion_policy_ros.data.idle import KEPT_IDLE_FRAMES, departures, idle_ends
+from diffusion_policy_ros.data.idle import JOINT, KEPT_IDLE_FRAMES, departures, idle_ends
 
 
 def still(frames):
@@ -105,3 +106,22 @@ def test_a_long_bag_is_split_where_it_stood(tmp_path):
 def picture(ns):
     """Of the contract's size."""
     return image(ns, np.zeros((4, 6, 3), np.uint8))
+
+
+def test_four_joints_are_no_quaternion():
+    """Each counts for itself, and its negative is another place."""
+    contract = Contract.from_text("""
+name: four_joints
+rate_hz: 10
+anchor: q
+observations:
+  q: {topic: /q, type: sensor_msgs/msg/JointState, names: [a, b, c, d]}
+action:
+  fields: [{name: arm, kind: joint_position, size: 4, state: q}]
+  record: next_state
+""")
+    path = np.full((12, 4), 0.5, np.float32)
+    path[5:] += 0.8 * JOINT
+    assert idle_ends(contract, {"q": path}, path) == (len(path), 0)
+    path[5:] = -0.5
+    assert idle_ends(contract, {"q": path}, path) == (5 - KEPT_IDLE_FRAMES, 7 - KEPT_IDLE_FRAMES)
