@@ -8,6 +8,7 @@ same process finds how many threads are fastest.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import timeit
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +105,33 @@ def trace(network: nn.Module, example: Sequence[Tensor]) -> fx.GraphModule:
     shapes = ([{0: batch} for _ in example],)
     logging.disable(logging.WARNING)  # OpenVINO's, of operations that torch no longer has
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _layer_norms(network):
             warnings.simplefilter("ignore", FutureWarning)  # torch's, of its own parts
             exported = torch.export.export(network, (list(example),), dynamic_shapes=shapes)
-            exported = exported.run_decompositions(
-                {torch.ops.aten.group_norm.default: _group_norm}
-            )
             traced: fx.GraphModule = TorchFXPythonDecoder.from_exported_program(exported).pt_module
             return traced
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _group_norm(
-    maps: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, _: bool = True
-) -> Tensor:
+@contextmanager
+def _layer_norms(network: nn.Module) -> Iterator[None]:
     """Group normalisation as OpenVINO computes it fast: 2026.4 is slow at the operation itself."""
-    rows = maps.reshape(maps.shape[0], groups, -1)  # len would be a number, not the batch's size
-    rows = functional.layer_norm(rows, rows.shape[2:], eps=eps)
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    for norm in norms:
+        norm.forward = functools.partial(_group_norm, norm)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _group_norm(norm: nn.GroupNorm, maps: Tensor) -> Tensor:
+    rows = maps.reshape(maps.shape[0], norm.num_groups, -1)  # len would be a number, not the size
+    rows = functional.layer_norm(rows, rows.shape[2:], eps=norm.eps)
     filters = [1, -1, *[1] * (maps.dim() - 2)]
-    return rows.reshape(maps.shape) * weight.view(filters) + bias.view(filters)
+    return rows.reshape(maps.shape) * norm.weight.view(filters) + norm.bias.view(filters)
 
 
 def convert(network: fx.GraphModule) -> openvino.Model:
