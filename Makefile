@@ -39,12 +39,13 @@ $(VENV)/.ready: setup.py Makefile
 	@scripts/opengl.sh $(VENV)/bin/python
 	@touch $@
 
-# Both releases have the same import names, hence an environment of its own. apt's ROS has NumPy 1.26.
+# Both releases have the same import names, hence an environment of its own. apt's ROS has NumPy 1.26,
+# which the newest pyarrow does not take.
 $(JAZZY)/.ready: setup.py Makefile
 	@echo "Setting up $(JAZZY): $(TORCH) and NumPy 1.26 first, then ROS 2 Jazzy and everything else."
 	$(PYTHON) -m venv $(JAZZY)
 	$(JAZZY)/bin/python $(PIP) "$(TORCH)" "numpy==1.26.*"
-	$(JAZZY)/bin/python $(PIP) --editable '.[ros-jazzy,sim,plot,test]' "numpy==1.26.*"
+	$(JAZZY)/bin/python $(PIP) --editable '.[ros-jazzy,sim,plot,test]' "numpy==1.26.*" "pyarrow<21"
 	@scripts/opengl.sh $(JAZZY)/bin/python
 	@touch $@
 

@@ -171,6 +171,10 @@ class SteppedPolicy(Policy):
             self.robot.step()
             self.until_reported()
 
+    def until_says_of_this_frame(self, words):
+        """Wait for diagnostics with these words, and send the frame again where it was lost."""
+        self._until(lambda: words in self.reports[-1].message, why=words)
+
     def must_recover(self, since_ns):
         """Chunks come, of frames after this time only, before any other hold."""
         seen = self.seen

@@ -222,7 +222,7 @@ def test_every_reason_to_hold_is_in_the_log(robot, policy):
     for fault, words in ((nan_in_a_pose, "not finite"), (another_encoding, "image is 'bgr8'")):
         robot.change = fault
         robot.step()
-        robot.domain.until(lambda words=words: words in policy.reports[-1].message, why=words)
+        policy.until_says_of_this_frame(words)
     robot.change = well
     policy.seen = len(policy.outputs)
     policy.must_recover(robot.now_ns)

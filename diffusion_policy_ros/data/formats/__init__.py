@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.errors import UserError, first_line
 
 FORMATS: dict[str, str] = {
     "lerobot": "a LeRobot dataset, v3.0 or v2.1, with images or video",
@@ -38,10 +38,13 @@ def needed(module: str, extra: str) -> Any:
         extra: the extra of this package that installs it.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or not with what it needs.
     """
+    name, cure = module.partition(".")[0], f"pip install 'diffusion_policy_ros[{extra}]'"
     try:
         return importlib.import_module(module)
-    except ImportError:
-        cure = f"pip install 'diffusion_policy_ros[{extra}]'"
-        raise UserError(f"{module.partition('.')[0]} is not installed", "", cure) from None
+    except ModuleNotFoundError:
+        raise UserError(f"{name} is not installed", "", cure) from None
+    except ImportError as error:  # the newest pyarrow has no use for the NumPy of apt's Jazzy
+        cure = "install another version, as pip install 'pyarrow<21' for NumPy 1.26"
+        raise UserError(f"{name} cannot be imported: {first_line(error)}", "", cure) from None
