@@ -30,7 +30,9 @@ from diffusion_policy_ros.policy.rotations import (
     Array,
     is_rotation,
     matrix_to_quaternion,
+    matrix_to_rotation_6d,
     quaternion_to_matrix,
+    rotation_6d_to_matrix,
 )
 from diffusion_policy_ros.policy.tasks import TASK, one_hot, with_tasks
 
@@ -347,8 +349,12 @@ def _to_matrix(kind: str, value: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Matrices of rotations written as `kind`, and which of them are none; those do not turn."""
     lost = ~(np.isfinite(value).all(axis=-1) & is_rotation(kind, value))
     turns = np.where(lost[..., None], FROM_QUATERNION[kind](STILL), value)
+    if kind == "rotation_6d":
+        return rotation_6d_to_matrix(turns), lost
     return quaternion_to_matrix(TO_QUATERNION[kind](turns)), lost
 
 
 def _from_matrix(kind: str, matrix: Array) -> Array:
+    if kind == "rotation_6d":
+        return matrix_to_rotation_6d(matrix)
     return FROM_QUATERNION[kind](matrix_to_quaternion(matrix))

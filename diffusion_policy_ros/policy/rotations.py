@@ -52,8 +52,8 @@ def matrix_to_quaternion(matrix: ArrayLike) -> Array:
     return canonical(np.asarray(rotation.as_quat()).reshape(*flat.shape[:-2], 4))
 
 
-def rotation_6d_to_quaternion(rotation_6d: ArrayLike) -> Array:
-    """(..., 6), made a rotation as by Gram and Schmidt -> (..., 4) unit quaternions with w >= 0.
+def rotation_6d_to_matrix(rotation_6d: ArrayLike) -> Array:
+    """(..., 6), made a rotation as by Gram and Schmidt -> (..., 3, 3).
 
     Raises:
         ValueError: one holds no rotation, see `is_rotation`.
@@ -64,13 +64,26 @@ def rotation_6d_to_quaternion(rotation_6d: ArrayLike) -> Array:
     first = _unit(rows[..., :3])
     across = np.sum(first * rows[..., 3:], axis=-1, keepdims=True)
     second = _unit(rows[..., 3:] - across * first)
-    return matrix_to_quaternion(np.stack([first, second, np.cross(first, second)], axis=-2))
+    return np.stack([first, second, np.cross(first, second)], axis=-2)
+
+
+def rotation_6d_to_quaternion(rotation_6d: ArrayLike) -> Array:
+    """(..., 6), made a rotation as by Gram and Schmidt -> (..., 4) unit quaternions with w >= 0.
+
+    Raises:
+        ValueError: one holds no rotation, see `is_rotation`.
+    """
+    return matrix_to_quaternion(rotation_6d_to_matrix(rotation_6d))
+
+
+def matrix_to_rotation_6d(matrix: Array) -> Array:
+    """(..., 3, 3) -> (..., 6), its first two rows, as in the original Diffusion Policy."""
+    return matrix[..., :2, :].reshape(*matrix.shape[:-2], 6)
 
 
 def quaternion_to_rotation_6d(quaternion: ArrayLike) -> Array:
     """(..., 4) -> (..., 6), the matrix's first two rows, as in the original Diffusion Policy."""
-    matrix = quaternion_to_matrix(quaternion)
-    return matrix[..., :2, :].reshape(*matrix.shape[:-2], 6)
+    return matrix_to_rotation_6d(quaternion_to_matrix(quaternion))
 
 
 def _unit(vector: Array) -> Array:
