@@ -135,8 +135,8 @@ def test_a_thread_makes_the_chunks_that_the_evaluation_makes(robot, join):
     runner.start()
     for number, stamped in enumerate(heard[:40]):
         time_ns = START_NS + number * CONTRACT.period_ns
-        now[0] = time_ns + 3 * CONTRACT.period_ns  # when what is sampled now arrives
-        with runner.turn():
+        with runner.turn():  # within it: the chunk before is taken whole by its own time
+            now[0] = time_ns + 3 * CONTRACT.period_ns  # when what is sampled now arrives
             for topic, _, message in stamped:
                 if topic in CONTRACT.topics:
                     loop.push(topic, message, time_ns)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.contract import table
 from diffusion_policy_ros.cli.figures import (
     check_json,
     check_least,
@@ -21,6 +20,7 @@ from diffusion_policy_ros.cli.figures import (
     write_json,
 )
 from diffusion_policy_ros.errors import UserError, did_you_mean
+from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.bench.speed import Plan, Speed, Start

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from diffusion_policy_ros.contract.check import recorded
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.report.limits import limit_lines
+from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
-    from diffusion_policy_ros.contract import ActionField, Contract, Stream
+    from diffusion_policy_ros.contract import Contract
     from diffusion_policy_ros.ros.live_check import Seen
 
-ARRAY_HEADS = ("key", "array", "measures", "joints")
-STREAM_HEADS = ("key", "topic", "type", "field", "max age")
-ACTION_HEADS = ("component", "kind", "frame", "state")
 LIVE_HEADS = ("topic", "type", "from", "rate", "age", "frame", "")
-SOURCE_HEADS = ("component", "learned from")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: the contract's mistakes, all at once; the robot is not what it says.
     """
     from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.report.contract import contract_lines
 
     contract = Contract.load(args.file)
     contract.check_outputs()
@@ -61,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         check_live(contract, args)
         return 0
     unknown = check_definitions(contract, args.file)
-    print("\n".join([*describe(contract), *unknown]))
+    print("\n".join([*contract_lines(contract), *unknown]))
     return 0
 
 
@@ -119,102 +115,3 @@ def check_definitions(contract: Contract, where: str) -> list[str]:
     if wrong:
         raise UserErrors([UserError(f"{p.key}: {p.what}", where, p.cure) for p in wrong])
     return [f"note: {p.key}: {p.what}; {p.cure}" for p in found]
-
-
-def describe(contract: Contract) -> Iterator[str]:
-    """Yield the lines that tell a person what the contract means, and how this robot says it."""
-    yield f"contract  {contract.name}"
-    yield f"hash      {contract.hash}"
-    yield ""
-    yield "MEANING: travels with bags, datasets and checkpoints, which are of this alone"
-    yield f"rate      {contract.rate_hz:g} Hz"
-    yield "observations, in the order of the condition vector"
-    yield from table(ARRAY_HEADS, [array_row(s) for s in contract.observations.values()])
-    recorded = "recorded commands" if contract.action.commands else "the state one frame later"
-    yield f"action, {contract.action_dim} components, learned from {recorded}"
-    yield from table(ACTION_HEADS, list(component_rows(contract)))
-    yield ""
-    yield "CELL: how this robot says it; may differ between robots and change after training"
-    yield f"frames    at the stamps of {contract.anchor}, {contract.settle_s * 1e3:g} ms to settle"
-    yield "observations"
-    yield from table(STREAM_HEADS, [stream_row(s) for s in contract.observations.values()])
-    yield "action"
-    yield from table(SOURCE_HEADS, list(source_rows(contract)))
-    yield from (f"limit {line}" for line in limit_lines(contract.action))
-    for output in contract.outputs:
-        fields = ", ".join(part.name for part in output.fields)
-        yield f"the action player sends {fields} to {output.topic} ({output.type})"
-    for name in contract.action.unlimited:
-        yield f"note: no {name}.velocity limit: set-points go as fast as the policy says"
-
-
-def array_row(stream: Stream) -> tuple[str, ...]:
-    """Return one array's line of the meaning: its type, size and what it measures."""
-    dtype = "uint8" if stream.is_image else "float32"
-    shape = "x".join(str(size) for size in stream.shape)
-    quantity = "image" if stream.is_image else stream.quantity or "-"
-    return (stream.name, f"{dtype} {shape}", quantity, ", ".join(stream.names) or "-")
-
-
-def stream_row(stream: Stream) -> tuple[str, ...]:
-    """Return one array's line of the cell: where it comes from and how old it may be."""
-    stamp = "" if stream.message.stamped else " (no stamp: time of receipt)"
-    return (
-        stream.name,
-        stream.topic,
-        stream.type + stamp,
-        stream.field or "-",
-        f"{stream.max_age_s:g} s",
-    )
-
-
-def component_rows(contract: Contract) -> Iterator[tuple[str, ...]]:
-    """Yield one line for each component of the action vector."""
-    names = contract.action_names
-    for part in contract.action.fields:
-        for name in names[contract.action.slices[part.name]]:
-            yield (name, part.kind, part.frame, part.state or "-")
-
-
-def source_rows(contract: Contract) -> Iterator[tuple[str, ...]]:
-    """Yield which recorded value feeds which component of the action."""
-    names = contract.action_names
-    for part in contract.action.fields:
-        found = [
-            f"{stream.topic} {stream.field}{value_name(stream, i)}"
-            for _, stream, place in recorded(contract, part)
-            for i in range(place.start, place.stop)
-        ]
-        later = contract.observations.get(part.state) if not found else None
-        told = contract.action.recorded[contract.action.fields.index(part)]
-        if told.kind != part.kind:
-            stream = next(stream for _, stream, _ in recorded(contract, part))
-            found = [f"{stream.topic} {stream.field}, as {part.kind}"] * part.size
-        for i, name in enumerate(names[contract.action.slices[part.name]]):
-            source = found[i] if found else f"{part.state} one frame later"
-            if later is not None and later.size == part.size:
-                source = f"{part.state}{value_name(later, i)} one frame later"
-            yield (name, source + cut(part))
-
-
-def value_name(stream: Stream, i: int) -> str:
-    """Return which of a stream's values: by the joint's name where it has one."""
-    scale = stream.scale[i if len(stream.scale) > 1 else 0] if stream.scale else 1.0
-    times = f" * {scale:g}" if scale != 1.0 else ""
-    return f"[{stream.names[i] if stream.names else i}]{times}"
-
-
-def cut(part: ActionField) -> str:
-    """Return where a gripper's value is closed; nothing for other fields."""
-    if part.kind != "binary":
-        return ""
-    threshold, above = part.closes or (0.0, True)
-    return f", closed {'above' if above else 'below'} {threshold:g}"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the rows aligned in columns below their heads."""
-    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-    for row in [heads, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  " + "  ".join(cells).rstrip()

@@ -94,9 +94,9 @@ def _add(actions: Any, name: str, run: Callable[[argparse.Namespace], int], text
 
 
 def _list(args: argparse.Namespace) -> int:
-    from diffusion_policy_ros.cli.contract import table
     from diffusion_policy_ros.data.edits import chosen
     from diffusion_policy_ros.data.index import Index
+    from diffusion_policy_ros.report.table import table
 
     numbers = chosen(args.dataset, args.where, args.episodes, None if args.dropped else False)
     episodes = Index.load(args.dataset).episodes

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.contract import table
 from diffusion_policy_ros.cli.figures import check_least
+from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.policy.denoisers.condition import Sizes

@@ -162,7 +162,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def described(matched: Matched, columns: dict[str, Column]) -> Iterator[str]:
     """Where everything will come from, as a table; and what is left out."""
-    from diffusion_policy_ros.cli.contract import table
+    from diffusion_policy_ros.report.table import table
 
     rows = [(*row,) for row in _rows(matched, columns)]
     yield from table(HEADS, rows)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffusion_policy_ros.cli.contract import table
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.data.bags import Bag

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.contract import table
 from diffusion_policy_ros.cli.figures import check_json, check_picture, write_json
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.contract import Contract

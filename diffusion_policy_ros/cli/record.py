@@ -13,7 +13,8 @@ import tty
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from diffusion_policy_ros.cli.contract import need_ros, table
+from diffusion_policy_ros.cli.contract import need_ros
+from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.ros.recording import Recording

@@ -45,6 +45,8 @@ EXPECTED = {
 
 BUILTIN = {"__builtin__": "builtins"}
 COPY = "copy the file again"
+DAMAGE = (zipfile.BadZipFile, EOFError, OSError, zlib.error, RuntimeError, ValueError)
+"""What `zipfile` raises of a damaged archive; a name that is no text is a ValueError."""
 
 
 class StoredTensor(NamedTuple):
@@ -130,7 +132,7 @@ class TorchFile:
             raise UserError(f"'{name}' is missing in it", cure=COPY)
         try:
             return self._zip.read(self._entries[name])
-        except (zipfile.BadZipFile, EOFError, OSError, zlib.error, RuntimeError):
+        except DAMAGE:
             raise UserError(f"'{name}' in it is damaged", cure=COPY) from None
 
     def _storage(self, told: Any) -> _Storage:

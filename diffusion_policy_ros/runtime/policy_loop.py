@@ -342,7 +342,8 @@ class PolicyLoop:
             self.counts.late += 1
         else:
             self._publish(chunk)
-        now_ns = self.now_ns()
+        # In this order: what the steady clock timed then never comes before its frame's stamp.
+        steady_ns, now_ns = time.monotonic_ns(), self.now_ns()
         self._delays_ns.append(now_ns - chunk.stamp_ns)
         self._reckon_with(float(np.median(self._delays_ns)))
         if self.on_times is not None:
@@ -352,7 +353,7 @@ class PolicyLoop:
                 inference.begun_ns,
                 inference.ended_ns,
             )
-            self.on_times(chunk_times(chunk, steady, now_ns, missed))
+            self.on_times(chunk_times(chunk, steady, now_ns, now_ns - steady_ns, missed))
 
     def _publish(self, chunk: Chunk) -> None:
         self.publish(chunk)

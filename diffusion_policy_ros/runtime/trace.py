@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import threading
-import time
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +51,11 @@ class ChunkTimes(NamedTuple):
 
 
 def chunk_times(
-    chunk: Chunk, steady_ns: tuple[int, int, int, int], now_ns: int, missed: bool
+    chunk: Chunk,
+    steady_ns: tuple[int, int, int, int],
+    now_ns: int,
+    offset_ns: int,
+    missed: bool,
 ) -> ChunkTimes:
     """The times of a chunk that has just been handed over.
 
@@ -61,9 +64,9 @@ def chunk_times(
         steady_ns: its frame arrived and closed, its sampling began and ended, by
             ``time.monotonic_ns``.
         now_ns: the time by the clock that frames are stamped by.
+        offset_ns: how far that clock is ahead of ``time.monotonic_ns``.
         missed: whether the chunk before it had run out.
     """
-    offset_ns = now_ns - time.monotonic_ns()
     late = max(-((chunk.stamp_ns - now_ns) // chunk.period_ns), 0)
     due_ns = chunk.stamp_ns + min(late, len(chunk.actions) - 1) * chunk.period_ns
     arrived, closed, begun, ended = (then_ns + offset_ns for then_ns in steady_ns)
