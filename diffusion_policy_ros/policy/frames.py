@@ -22,22 +22,24 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Action, ActionField, Contract
 from diffusion_policy_ros.errors import UserError, did_you_mean
-from diffusion_policy_ros.policy.hands import SIZES, Geometry, Hand, geometry_of, hands
-from diffusion_policy_ros.policy.poses import Pose, Space, turned
+from diffusion_policy_ros.policy.hands import (
+    SIZES,
+    Geometry,
+    Hand,
+    ObservedPoses,
+    geometry_of,
+    hands,
+)
+from diffusion_policy_ros.policy.poses import NEWEST, Pose, Space, turned
 from diffusion_policy_ros.policy.rotations import (
-    FROM_QUATERNION,
-    TO_QUATERNION,
+    FROM_MATRIX,
+    TO_MATRIX,
     Array,
     is_rotation,
-    matrix_to_quaternion,
-    matrix_to_rotation_6d,
-    quaternion_to_matrix,
-    rotation_6d_to_matrix,
 )
 from diffusion_policy_ros.policy.tasks import TASK, one_hot, with_tasks
 
 ACTION = "action"
-STILL = np.array([0.0, 0.0, 0.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Frames:
         self._contract, self._settings, self._n_obs_steps = contract, settings, n_obs_steps
         self._hands = tuple(hands(contract))
         self._geometry = _geometry(contract, self._hands, settings.geometry)
-        self._moved = self._find_moved() if settings.actions == "relative" else frozenset()
-        self.changed = [key for key in self._geometry if key in self._moved or self._is_6d(key)]
+        self._origins = self._find_origins() if settings.actions == "relative" else {}
+        self.changed = [key for key in self._geometry if key in self._origins or self._is_6d(key)]
         self.changes_actions = any(self._space(hand) != hand.space for hand in self._hands)
         self._check_measured()
         streams = {
@@ -110,15 +112,19 @@ class Frames:
         streams = with_tasks(contract, streams, settings.tasks)
         self.seen = dataclasses.replace(contract, observations=streams, action=action)
 
-    def _find_moved(self) -> frozenset[str]:
-        """What is told from the newest pose: all that is told in the action's frame."""
+    def _find_origins(self) -> dict[str, int]:
+        """All observations told in the action's frame -> whose newest pose they are told from.
+
+        What is no hand's own is told from the first.
+        """
         frames = ("", self._contract.action.frame)
-        known = {*self._settings.geometry, *(key for hand in self._hands for key in hand[2:])}
-        return frozenset(
-            key
+        own = {key: i for i, hand in enumerate(self._hands) for key in hand[2:]}
+        return {
+            key: own.get(key, 0)
             for key, stream in self._contract.observations.items()
-            if self._geometry[key] != "none" and (key in known or stream.frame_id in frames)
-        )
+            if self._geometry[key] != "none"
+            and (key in own or key in self._settings.geometry or stream.frame_id in frames)
+        }
 
     def _space(self, hand: Hand) -> Space:
         return hand.space_of(self._settings.actions, self._settings.axes)
@@ -191,7 +197,9 @@ class Frames:
         Raises:
             UserError: an observation is missing or of another shape, or a quaternion no rotation.
         """
-        out = {**window, **{key: self._observed(key, window) for key in self.changed}}
+        seen, out = self._poses(window), dict(window)
+        newest = [seen.pose(hand).at(NEWEST) for hand in self._hands] if self._origins else []
+        out |= {key: self._observed(key, seen, newest) for key in self.changed}
         out.pop(TASK, None)
         if self._settings.tasks:
             out[TASK] = one_hot(window, self._settings.tasks)
@@ -199,46 +207,17 @@ class Frames:
             out[ACTION] = self.actions_to_network(window[ACTION], window)
         return out
 
-    def _observed(self, key: str, window: Mapping[str, Any]) -> NDArray[np.float32]:
+    def _poses(self, window: Mapping[str, Any]) -> ObservedPoses:
+        return ObservedPoses(self._contract, window, self._n_obs_steps)
+
+    def _observed(self, key: str, seen: ObservedPoses, newest: list[Pose]) -> NDArray[np.float32]:
         kind = self._geometry[key]
-        turns = kind == "orientation"
-        value = self._matrices(key, window) if turns else self._read(key, window)
-        if key in self._moved:
-            own = next((hand for hand in self._hands if key in hand[2:]), self._hands[0])
-            newest = self._poses(own, window, len(value)).at(np.s_[:, -1:])
-            value = _told_from(newest, kind, value, self._settings.axes)
-        if turns:
-            value = _from_matrix("rotation_6d" if self._is_6d(key) else "quaternion", value)
+        value = seen.matrices(key) if kind == "orientation" else seen.vectors(key)
+        if key in self._origins:
+            value = _told_from(newest[self._origins[key]], kind, value, self._settings.axes)
+        if kind == "orientation":
+            value = FROM_MATRIX["rotation_6d" if self._is_6d(key) else "quaternion"](value)
         return value.astype(np.float32)
-
-    def _read(self, key: str, window: Mapping[str, Any]) -> Array:
-        """An observation (B, T, size), T at least To."""
-        if key not in window:
-            known = ", ".join(self._contract.observations)
-            raise UserError(f"no '{key}'", "observation", f"give all of: {known}")
-        value, size = np.asarray(window[key], np.float64), self._contract.observations[key].size
-        if value.ndim != 3 or value.shape[1] < self._n_obs_steps or value.shape[2] != size:
-            cure = f"give (batch, {self._n_obs_steps}, {size})"
-            raise UserError(f"shape {value.shape}", key, cure)
-        return value
-
-    def _matrices(self, key: str, window: Mapping[str, Any]) -> Array:
-        """Rotation matrices (B, T, 3, 3) of observed quaternions, whose sign ends here."""
-        matrices, lost = _to_matrix("quaternion", self._read(key, window))
-        if lost.any():
-            cure = "see why the robot tells such a quaternion"
-            raise UserError("is no rotation: its quaternion has no length", key, cure)
-        return matrices
-
-    def _poses(self, hand: Hand, window: Mapping[str, Any], batch: int) -> Pose:
-        """A hand's observed poses (B, To); where nothing measures it, the base's own."""
-        position = np.zeros((batch, self._n_obs_steps, 3))
-        rotation = np.broadcast_to(np.eye(3), (*position.shape, 3))
-        if hand.seen_position:
-            position = self._read(hand.seen_position, window)[:, : self._n_obs_steps]
-        if hand.seen_rotation:
-            rotation = self._matrices(hand.seen_rotation, window)[:, : self._n_obs_steps]
-        return Pose(position, rotation)
 
     # --- Actions ---------------------------------------------------------------------------------
 
@@ -272,20 +251,19 @@ class Frames:
     ) -> NDArray[np.float32]:
         given = np.asarray(actions, np.float64)
         parts = {name: given[..., where] for name, where in source.slices.items()}
-        lost = np.zeros(len(given), bool)
+        poses = self._poses(window)
         for hand in self._hands:
             spaces = self._space(hand), hand.space
             before, after = spaces if source is self.seen.action else spaces[::-1]
-            seen = self._poses(hand, window, len(given))
-            told, broken = _told(hand, before.kind, parts, seen)
-            told = after.told(before.targets(told, seen, first), seen, first)
-            lost |= broken
+            seen = poses.pose(hand)
+            targets = before.targets(_told(hand, before.kind, parts, seen), seen, first)
+            told = after.told(targets, seen, first)
             if hand.position is not None:
                 parts[hand.position.name] = told.position
             if hand.rotation is not None:
-                parts[hand.rotation.name] = _from_matrix(after.kind, told.rotation)
+                parts[hand.rotation.name] = FROM_MATRIX[after.kind](told.rotation)
         out = np.concatenate([parts[part.name] for part in goal.fields], axis=-1)
-        out[lost] = np.nan
+        out[np.isnan(out).any(axis=(1, 2))] = np.nan
         return out.astype(np.float32)
 
 
@@ -327,34 +305,18 @@ def _told_from(newest: Pose, kind: Geometry, value: Array, axes: str) -> Array:
     return turned(back, moved) if axes == "tool" else moved
 
 
-def _told(
-    hand: Hand, kind: str, parts: Mapping[str, Array], seen: Pose
-) -> tuple[Pose, NDArray[np.bool_]]:
-    """What an action says of a hand (B, n), and whose rotations are lost (B,).
+def _told(hand: Hand, kind: str, parts: Mapping[str, Array], seen: Pose) -> Pose:
+    """What an action says of a hand (B, n); what is no rotation is NaN.
 
     What it does not command stays where it was seen last.
     """
     shape = (*next(iter(parts.values())).shape[:2], 3)
-    position = np.broadcast_to(seen.position[:, -1:], shape)
-    rotation = np.broadcast_to(seen.rotation[:, -1:], (*shape, 3))
-    lost = np.zeros(shape[:2], bool)
-    if hand.position is not None:
+    if hand.position is None:
+        position = np.broadcast_to(seen.position[NEWEST], shape)
+    else:
         position = parts[hand.position.name]
-    if hand.rotation is not None:
-        rotation, lost = _to_matrix(kind, parts[hand.rotation.name])
-    return Pose(position, rotation), np.asarray(lost.any(axis=1))
-
-
-def _to_matrix(kind: str, value: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Matrices of rotations written as `kind`, and which of them are none; those do not turn."""
-    lost = ~(np.isfinite(value).all(axis=-1) & is_rotation(kind, value))
-    turns = np.where(lost[..., None], FROM_QUATERNION[kind](STILL), value)
-    if kind == "rotation_6d":
-        return rotation_6d_to_matrix(turns), lost
-    return quaternion_to_matrix(TO_QUATERNION[kind](turns)), lost
-
-
-def _from_matrix(kind: str, matrix: Array) -> Array:
-    if kind == "rotation_6d":
-        return matrix_to_rotation_6d(matrix)
-    return FROM_QUATERNION[kind](matrix_to_quaternion(matrix))
+    if hand.rotation is None:
+        return Pose(position, np.broadcast_to(seen.rotation[NEWEST], (*shape, 3)))
+    turn = parts[hand.rotation.name]
+    turn = np.where(is_rotation(kind, turn)[..., None], turn, np.nan)
+    return Pose(position, TO_MATRIX[kind](turn))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from diffusion_policy_ros.contract import ActionField, Contract, Stream
-from diffusion_policy_ros.policy.poses import Space
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.poses import Pose, Space
+from diffusion_policy_ros.policy.rotations import Array, is_rotation, quaternion_to_matrix
 
 Geometry = Literal["point", "orientation", "vector", "none"]
 SIZES = {"point": 3, "orientation": 4, "vector": 3}
@@ -82,3 +86,49 @@ def geometry_of(stream: Stream) -> Geometry:
     """What an observation is in space, by what it measures."""
     found = GEOMETRY.get(stream.quantity, "none")
     return found if stream.shape == (SIZES.get(found),) else "none"
+
+
+class ObservedPoses:
+    """What a window tells of places and turns.
+
+    Args:
+        contract: whose observations they are.
+        window: key -> (B, T, ...), T at least To.
+        n_obs_steps: To.
+    """
+
+    def __init__(self, contract: Contract, window: Mapping[str, Any], n_obs_steps: int) -> None:
+        self._streams, self._window, self._n_obs_steps = contract.observations, window, n_obs_steps
+        self._matrices: dict[str, Array] = {}
+
+    def vectors(self, key: str) -> Array:
+        """An observation (B, T, size)."""
+        if key not in self._window:
+            known = ", ".join(self._streams)
+            raise UserError(f"no '{key}'", "observation", f"give all of: {known}")
+        value, size = np.asarray(self._window[key], np.float64), self._streams[key].size
+        if value.ndim != 3 or value.shape[1] < self._n_obs_steps or value.shape[2] != size:
+            cure = f"give (batch, {self._n_obs_steps}, {size})"
+            raise UserError(f"shape {value.shape}", key, cure)
+        return value
+
+    def matrices(self, key: str) -> Array:
+        """Rotation matrices (B, T, 3, 3) of observed quaternions, whose sign ends here."""
+        if key not in self._matrices:
+            value = self.vectors(key)
+            if not is_rotation("quaternion", value).all():
+                cure = "see why the robot tells such a quaternion"
+                raise UserError("is no rotation: its quaternion has no length", key, cure)
+            self._matrices[key] = quaternion_to_matrix(value)
+        return self._matrices[key]
+
+    def pose(self, hand: Hand) -> Pose:
+        """A hand's (B, To); where nothing measures a part, that of the base."""
+        at, turn, observed = *hand[2:], np.s_[:, : self._n_obs_steps]
+        position = self.vectors(at)[observed] if at else np.zeros((1, 1, 3))
+        rotation = self.matrices(turn)[observed] if turn else np.eye(3)[None, None]
+        if not (at and turn):
+            shape = np.broadcast_shapes(position.shape, rotation.shape[:-1])
+            position = np.broadcast_to(position, shape)
+            rotation = np.broadcast_to(rotation, (*shape, 3))
+        return Pose(position, rotation)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.policy.rotations import Array
 
+NEWEST = np.s_[:, -1:]
+"""Of observed frames (B, To), the last."""
+
 
 class Pose(NamedTuple):
     """Positions (..., 3) and rotation matrices (..., 3, 3); or the way from one to another."""
@@ -76,13 +79,17 @@ class Space(NamedTuple):
             seen: (B, To), observed, the newest last.
             first: the observed frame that the first action belongs to.
         """
-        starts = {"relative": seen.at(np.s_[:, -1:]), "delta": _starts(targets, seen, first)}
-        ways = {how: way(start, targets, self.axes) for how, start in starts.items()}
-        return self._mixed({"absolute": targets, **ways})
+        ways = {"absolute": targets}
+        for how in {self.position, self.rotation} - {"absolute"}:
+            start = seen.at(NEWEST) if how == "relative" else _starts(targets, seen, first)
+            ways[how] = way(start, targets, self.axes)
+        return self._mixed(ways)
 
     def targets(self, told: Pose, seen: Pose, first: int) -> Pose:
         """The inverse of `told`, with its arguments."""
-        led = {"absolute": told, "relative": follow(seen.at(np.s_[:, -1:]), told, self.axes)}
+        led = {"absolute": told}
+        if "relative" in (self.position, self.rotation):
+            led["relative"] = follow(seen.at(NEWEST), told, self.axes)
         if "delta" not in (self.position, self.rotation):
             return self._mixed(led)
         out = Pose(np.empty_like(told.position), np.empty_like(told.rotation))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.policy.rotations import (
     FROM_QUATERNION,
@@ -89,6 +90,28 @@ def test_double_cover(quaternion):
 def test_the_delta_between_two_leads_from_one_to_the_other(start, end):
     """Applying it in the base frame is from the left."""
     assert same_turn(apply_delta(delta_between(start, end), start), end)
+
+
+def test_the_arithmetic_is_scipys():
+    """Random turns, half turns about each axis and tiny ones: the same numbers, to rounding."""
+    random = np.random.default_rng(0)
+    halves = np.vstack([np.eye(4), [[1, 1, 0, 0], [0, 1, -1, 0], [1, 0, 0, 1e-9]]])
+    told = np.vstack([random.normal(size=(500, 4)), halves, [[1e-12, 0, -1e-13, -1.0]]])
+    told /= np.linalg.norm(told, axis=1, keepdims=True)
+    theirs, other = Rotation.from_quat(told), Rotation.from_quat(told[::-1])
+    vectors, matrices = theirs.as_rotvec(), theirs.as_matrix()
+    near = {"rtol": 1e-14, "atol": 1e-15}
+    np.testing.assert_allclose(quaternion_to_axis_angle(told), vectors, **near)
+    np.testing.assert_allclose(quaternion_to_matrix(told), matrices, **near)
+    signless = [
+        (axis_angle_to_quaternion(vectors), told),
+        (matrix_to_quaternion(matrices), told),
+        (compose(told, told[::-1]), (theirs * other).as_quat()),
+    ]
+    for ours, wanted in signless:
+        assert (ours[..., 3] >= 0).all()
+        signs = np.sign(np.sum(ours * wanted, axis=-1, keepdims=True))
+        np.testing.assert_allclose(signs * ours, wanted, **near)
 
 
 def test_a_quarter_turn_by_hand():
@@ -198,6 +221,9 @@ def test_six_numbers_have_no_jumps(quaternion, direction, angle):
         ("rotation_6d", [0, 0, 0, 0, 1, 0], False),
         ("rotation_6d", [1, 0, 0, 0, 0, 0], False),
         ("rotation_6d", [1, 0, 0, -3, 0, 0], False),
+        ("rotation_6d", [1, 0, 0, 0, np.inf, 0], False),
+        ("quaternion", [0, 0, np.nan, 1], False),
+        ("axis_angle", [0, np.inf, 0], False),
     ],
 )
 def test_numbers_that_tell_no_rotation_are_known(kind, value, expected):
