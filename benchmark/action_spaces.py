@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import Row, held, run
+from cells import Row, held, run, wilson
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.engine import build_engine
@@ -147,21 +147,12 @@ def _last(recipe: Recipe) -> str:
     return f"checkpoints/update_{recipe.training.updates:06d}"
 
 
-def interval(successes: int, episodes: int) -> tuple[int, int]:
-    """Wilson's 95 % interval of a rate, in per cent."""
-    z = 1.96
-    rate, weight = successes / episodes, 1 + z**2 / episodes
-    middle = (rate + z**2 / (2 * episodes)) / weight
-    spread = z / weight * np.sqrt(rate * (1 - rate) / episodes + z**2 / (4 * episodes**2))
-    return round(100 * (middle - spread)), round(100 * (middle + spread))
-
-
 def describe(rows: list[Row]) -> str:
     """A cell of the table: of all training seeds."""
     if not rows:
         return ""
     successes, episodes = (sum(row[name] for row in rows) for name in ("successes", "episodes"))
-    low, high = interval(successes, episodes)
+    low, high = (round(100 * rate) for rate in wilson(successes, episodes))
     steps = np.mean([row["mean_steps"] for row in rows])
     return f"{successes}/{episodes} ({low} to {high} %), {steps:.0f} steps"
 

@@ -53,6 +53,15 @@ def run(
             print(show(row), file=sys.stderr, flush=True)
 
 
+def wilson(successes: int, episodes: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a rate."""
+    z = 1.96
+    rate, weight = successes / episodes, 1 + z**2 / episodes
+    middle = (rate + z**2 / (2 * episodes)) / weight
+    spread = z / weight * np.sqrt(rate * (1 - rate) / episodes + z**2 / (4 * episodes**2))
+    return float(middle - spread), float(middle + spread)
+
+
 def fly(
     engine: Engine,
     sampling: Sampling,

@@ -1,13 +1,14 @@
 """What a policy of this package does in worlds, ours and others': a row a task, seed and setting.
 
     python benchmark/worlds.py TASK [TASK ...] [--out worlds] [--seeds 0,1,2] [--episodes 100]
-        [--targets sample,epsilon] [--steps 1,2,4,10,100] [--updates N] [--jobs 1] [--json]
+        [--targets sample,epsilon] [--steps 0,1,2,4,10,100] [--updates N] [--jobs 1]
+        [--plot PNG] [--json]
 
 For each task: demonstrations of its expert are recorded, converted, and trained on once a training
 seed and target, with the shipped recipe otherwise. Then each checkpoint is evaluated with each
 number of denoising steps K in the reported episodes (seeds from 20000 on), and so is the expert.
-"regression" is one step from no noise with the sample as the target: what plain regression of the
-same network would answer. What is in --out already is not computed twice.
+"regression", K = 0, is one step from no noise with the sample as the target: what plain regression
+of the same network would answer. What is in --out already is not computed twice.
 
 success    episodes done in time, with Wilson's 95 % interval over all training seeds
 expert     the same of the demonstrator
@@ -23,12 +24,13 @@ import itertools
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cells import Row, held, run
+from cells import Row, held, run, wilson
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
@@ -58,7 +60,9 @@ class Task(NamedTuple):
 
 TASKS = {
     "mini_lift": Task("mini_lift", "mini_lift_state", "mini_lift_state", 200, 1200),
-    "robosuite/lift": Task("robosuite/lift", "robosuite_lift_state", "small_state", 200, 2000),
+    "robosuite/lift": Task("robosuite/lift", "robosuite_state", "small_state", 200, 2000),
+    "robosuite/can": Task("robosuite/can", "robosuite_state", "robosuite_state", 200, 6000),
+    "robosuite/square": Task("robosuite/square", "robosuite_state", "robosuite_state", 200, 6000),
     "mini_bypass": Task("mini_bypass", "mini_bypass", "mini_bypass", 200, 4000),
 }
 
@@ -145,14 +149,15 @@ def measure_expert(cell: Cell, seeds: range) -> Row:
     return row | ({"ways": dict(ways), "entropy_bits": entropy(ways)} if any(ways) else {})
 
 
-def trained(task: str, target: str, seed: int, out: Path, updates: int | None) -> Path:
+def trained(task: str, target: str, seed: int, args: argparse.Namespace) -> Path:
     """The checkpoint of a training, from demonstrations on; what is there stays."""
-    plan, folder = TASKS[task], out / task
+    plan, folder = TASKS[task], args.out / task
     contract = Contract.load(plan.contract)
     if not (folder / "dataset" / "dataset.yaml").exists():
-        record_demonstrations(contract, folder / "bags", plan.demonstrations, sim=plan.sim)
-        convert([folder / "bags"], contract, folder / "dataset")
-    run_folder, wanted = folder / f"{target}_{seed}", updates or plan.updates
+        bags = folder / "bags"
+        record_demonstrations(contract, bags, plan.demonstrations, sim=plan.sim, jobs=args.jobs)
+        convert([bags], contract, folder / "dataset")
+    run_folder, wanted = folder / f"{target}_{seed}", args.updates or plan.updates
     begun_before = (run_folder / "recipe.yaml").exists()
     done = run_checkpoints(run_folder) if begun_before else []
     if done and done[-1].name == f"update_{wanted:06}":
@@ -174,35 +179,70 @@ def _hush(line: str) -> None:
     """So many introductions are too many."""
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate."""
-    z, p = 1.96, successes / n
-    middle, scale = p + z * z / (2 * n), 1 + z * z / n
-    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float((middle - half) / scale), float((middle + half) / scale)
-
-
 def table(rows: list[Row]) -> str:
     """A line a task, target and K; all training seeds together."""
-    lines = [
+    head = (
         "| task | target | K | seeds | success | 95 % | steps | ms a chunk | ways | drawn of one "
-        "| collisions | changes of mind |",
-        "|---" * 12 + "|",
-    ]
-    key = ("task", "target", "steps")
-    for (task, target, steps), group in itertools.groupby(
-        sorted(rows, key=lambda row: [row[name] for name in key]),
-        lambda row: [row[name] for name in key],
-    ):
-        lines.append(_line(task, target, steps, list(group)))
+    )
+    lines = [head + "| collisions | changes of mind |", "|---" * 12 + "|"]
+    lines += [_line(*key, group) for key, group in together(rows)]
     return "\n".join(lines)
+
+
+def together(rows: list[Row]) -> Iterator[tuple[tuple[str, str, int], list[Row]]]:
+    """The rows of each task, target and K."""
+
+    def key(row: Row) -> tuple[str, str, int]:
+        return row["task"], row["target"], row["steps"]
+
+    for name, group in itertools.groupby(sorted(rows, key=key), key):
+        yield name, [*group]
+
+
+def _k(target: str, steps: int) -> str:
+    return "–" if target == "expert" else str(steps or "regression")
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """A picture: each task's success by target and K, with its interval, beside the expert's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    figure, every = pyplot.subplots(
+        1, len(tasks), figsize=(1 + 2.2 * len(tasks), 3.2), sharey=True, squeeze=False
+    )
+    for axes, task in zip(every[0], tasks, strict=True):
+        for (_, target, steps), group in together([row for row in rows if row["task"] == task]):
+            won, n = (sum(row[name] for row in group) for name in ("successes", "episodes"))
+            low, high = wilson(won, n)
+            name, rate = target if target == "expert" else _k(target, steps), won / n
+            spread = [[max(rate - low, 0)], [max(high - rate, 0)]]
+            colour = {"sample": "C0", "epsilon": "C1"}.get(target, "grey")
+            axes.errorbar([name], [rate], spread, fmt="o", capsize=3, color=colour)
+        axes.set_title(task, fontsize=9)
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(axis="y", alpha=0.3)
+        axes.tick_params(axis="x", rotation=45)
+    every[0][0].set_ylabel("success, 95 % interval")
+    figure.supxlabel("K: sample blue, epsilon orange", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
 
 
 def _line(task: str, target: str, steps: int, rows: list[Row]) -> str:
     n, won = sum(row["episodes"] for row in rows), sum(row["successes"] for row in rows)
     low, high = wilson(won, n)
-    told = {"expert": "–"}.get(target, str(steps) if steps else "regression")
-    cells = [task, target, told, len(rows), f"{won} of {n}", f"{low:.0%} – {high:.0%}"]
+    cells = [
+        task,
+        target,
+        _k(target, steps),
+        len(rows),
+        f"{won} of {n}",
+        f"{low:.0%} – {high:.0%}",
+    ]
     cells.append(f"{np.mean([row['mean_steps'] for row in rows]):.0f}")
     cells.append(f"{np.mean([row['ms'] for row in rows]):.1f}" if "ms" in rows[0] else "")
     cells += [_counts(rows, "ways"), _counts(rows, "drawn")]
@@ -227,8 +267,8 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
     for task in args.tasks:
         found.append(Cell(task, "", "expert", 0, 0, args.episodes))
         for target, seed in itertools.product(args.targets.split(","), seeds):
-            where = str(trained(task, target, seed, args.out, args.updates))
-            wanted = [*steps, *([0] if target == "sample" else [])]
+            where = str(trained(task, target, seed, args))
+            wanted = [k for k in steps if k or target == "sample"]
             found += [Cell(task, where, target, seed, k, args.episodes) for k in wanted]
     return found
 
@@ -242,10 +282,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("worlds"), help="(%(default)s)")
     parser.add_argument("--seeds", default="0", help="of the trainings (%(default)s)")
     parser.add_argument("--targets", default="sample", help="(%(default)s)")
-    parser.add_argument("--steps", default="1,2,4,10,100", help="K (%(default)s)")
+    parser.add_argument("--steps", default="0,1,2,4,10,100", help="K (%(default)s)")
     parser.add_argument("--episodes", type=int, default=100, help="of each (%(default)s)")
     parser.add_argument("--updates", type=int, help="of each training (the task's)")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at once (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="episodes at once (%(default)s)")
+    parser.add_argument("--plot", type=Path, help="draw a picture of it into this file")
     parser.add_argument("--json", action="store_true", help="print JSON lines, no table")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -256,6 +297,8 @@ def main() -> None:
     names = [dataclasses.asdict(cell) for cell in wanted]
     rows = [row for row in held(path) if {k: row[k] for k in names[0]} in names]
     print("\n".join(map(json.dumps, rows)) if args.json else table(rows))
+    if args.plot:
+        draw(rows, args.plot)
 
 
 if __name__ == "__main__":

@@ -159,9 +159,14 @@ def find_contract(name: str | None, bags: list[str]) -> Contract:
 
 
 class Printer:
-    """Prints what became of each bag; on a terminal with a bar below."""
+    """Prints what became of each bag; on a terminal with a bar below.
 
-    def __init__(self) -> None:
+    Args:
+        odd_only: leave out those of which nothing is to be said but that they are in the dataset.
+    """
+
+    def __init__(self, odd_only: bool = False) -> None:
+        self._odd_only = odd_only
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -177,7 +182,9 @@ class Printer:
         if self._bar is None:
             quiet = not sys.stderr.isatty()
             self._bar = tqdm(total=total, unit="bag", disable=quiet, leave=False)
-        for line in report.lines():
+        lines = [*report.lines()]
+        is_odd = report.status == "rejected" or len(lines) > 1
+        for line in lines if is_odd or not self._odd_only else ():
             tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         self._bar.update(done - self._bar.n)

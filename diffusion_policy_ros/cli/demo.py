@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from diffusion_policy_ros.policy.recipe import Recipe
 
 MONITOR = "demo_monitor"
-FIRST_UNSEEN_SEED = 10_000
 START_TIMEOUT_S = 120.0
 EPISODE_TIMEOUT_S = 60.0
 
@@ -50,8 +49,14 @@ PLANS = {
         "mini_bypass", "mini_bypass", 200, "about 10 seconds", "about a minute"
     ),
     ("robosuite/lift", "state"): Plan(
-        "robosuite_lift_state", "small_state", 200, "about 3 minutes", "about 4 minutes"
+        "robosuite_state", "small_state", 200, "about 3 minutes", "about 4 minutes"
     ),
+    **{
+        (f"robosuite/{task}", "state"): Plan(
+            "robosuite_state", "robosuite_state", 200, "about 6 minutes", "about 10 minutes"
+        )
+        for task in ("can", "square")
+    },
 }
 OTHERS = {
     "cameras": Plan("", "mini_lift", 300, "as long as it takes", "about 7 minutes"),
@@ -92,6 +97,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--episodes", type=int, default=20, help="to run in the end (default: %(default)s)"
     )
     parser.add_argument(
+        "--seed", type=int, default=10000, help="of the first of them; unseen from 10000 (default)"
+    )
+    parser.add_argument(
         "--demonstrations", type=int, help="to record (default: 300, with --state 200)"
     )
     parser.add_argument("--engine", help="what runs the policy, as for the node (default: auto)")
@@ -114,7 +122,8 @@ def run(args: argparse.Namespace) -> int:
     _convert(plan, out)
     checkpoint = _train(plan, out, args.settings)
     chosen = {"engine": args.engine, "dtype": args.dtype}
-    drive = _drive(plan, args.sim, out, checkpoint, args.episodes, chosen)
+    seeds = range(args.seed, args.seed + args.episodes)
+    drive = _drive(plan, args.sim, out, checkpoint, seeds, chosen)
     figures = {
         **drive.figures(),
         "seconds_total": round(time.monotonic() - begun, 1),
@@ -148,7 +157,7 @@ def _check(args: argparse.Namespace, plan: Plan) -> None:
     """
     from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
 
-    check_least(args, episodes=1, demonstrations=1)
+    check_least(args, episodes=1, demonstrations=1, seed=0)
     recipe = Recipe.load(plan.recipe, parse_overrides(args.settings))
     if args.engine or args.dtype:
         _try_engine(plan, recipe, args)
@@ -250,13 +259,13 @@ def _drive(
     sim: str,
     out: Path,
     checkpoint: Path,
-    episodes: int,
+    seeds: range,
     chosen: Mapping[str, str | None],
 ) -> Drive:
     _say(
         4,
-        f"driving it over DDS, {counted(episodes, 'unseen episode')} in real time",
-        "about 4 seconds each",
+        f"driving it over DDS, {counted(len(seeds), 'unseen episode')} in real time",
+        "some seconds each",
     )
     # The demo's networks are small: a second thread costs more than it gives beside a simulator.
     node = {"checkpoint": checkpoint, "threads": 1}
@@ -265,8 +274,8 @@ def _drive(
         "sim": sim,
         "contract": plan.contract,
         "auto_reset": True,
-        "episodes": episodes,
-        "first_seed": FIRST_UNSEEN_SEED,
+        "episodes": len(seeds),
+        "first_seed": seeds.start,
         "gif": out / "rollout.gif" if _has_pictures(sim) else "",
         "gif_episodes": 3,
         "cameras": out.name == "cameras",
@@ -277,7 +286,7 @@ def _drive(
         _node("policy_node", out, environment, node) as policy,
         _node("sim_robot", out, environment, arm) as robot,
     ):
-        return _listen(monitor, [policy, robot], episodes)
+        return _listen(monitor, [policy, robot], len(seeds))
 
 
 def _has_pictures(sim: str) -> bool:

@@ -85,7 +85,7 @@ _OPTIONS = {"robomimic": _robomimic_options}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import and say what became of each demonstration.
+    """Import and say how many there are, and what was odd about which.
 
     Raises:
         UserError: nothing could be imported; the dataset is as it was.
@@ -107,7 +107,7 @@ def _robomimic(args: argparse.Namespace) -> Report:
         cure = "give --contract: robomimic_can and robomimic_square are shipped"
         raise UserError("the file says no contract", args.path, cure)
     contract = Contract.load(args.contract)
-    with Printer() as printer:
+    with Printer(odd_only=True) as printer:
         return import_robomimic(args.path, contract, args.out, args.mask, printer)
 
 
@@ -137,7 +137,7 @@ def _foreign(args: argparse.Namespace) -> Report:
     matching = match(contract, foreign.columns, args.map, bool(foreign.contract))
     matched = Matched(foreign, contract, matching, args.every, args.images)
     print("\n".join(described(matched, foreign.columns)), flush=True)
-    with Printer() as printer:
+    with Printer(odd_only=True) as printer:
         return import_demonstrations(matched, args.out, printer)
 
 

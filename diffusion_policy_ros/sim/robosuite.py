@@ -1,4 +1,4 @@
-"""robosuite's Lift with a Panda as a `Simulator` (extra ``robosuite``, `make robosuite`).
+"""robosuite's Lift, Can and Square with a Panda as `Simulator`s (`make robosuite`).
 
 The arm is told absolute poses of its grip site, as the player says them; what is recorded are
 deltas to the measured pose, which is what robosuite and robomimic mean by an action. All poses are
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -24,20 +24,25 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.sim.lift import EXPERT_KINDS, check_action
 from diffusion_policy_ros.sim.messages import COMMAND_TOPIC, IMAGE_TOPICS, TOPICS, messages
 from diffusion_policy_ros.sim.opengl import mujoco
-from diffusion_policy_ros.sim.simulator import Expert, Observation, SetPoint, Vector
+from diffusion_policy_ros.sim.simulator import Observation, SetPoint, Vector
 from diffusion_policy_ros.sim.stamped import Arrays, Stamped, Types
+from diffusion_policy_ros.sim.waypoints import (
+    OPEN,
+    CanExpert,
+    Expert,
+    LiftExpert,
+    SquareExpert,
+)
 
 import robosuite  # isort: skip  # after MuJoCo, whose way to draw is chosen before it is imported
 from robosuite.controllers import load_composite_controller_config  # isort: skip
 from robosuite.controllers.parts import controller  # isort: skip
 from robosuite.utils import binding_utils  # isort: skip
 
-MAX_STEPS = 200
 FREE, BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
 SITE = "gripper0_right_grip_site"
 IMAGE_SIZE = 84
 CAMERAS = {"agentview_image": "agentview", "robot0_eye_in_hand_image": "robot0_eye_in_hand"}
-OPEN, CLOSED = -1.0, 1.0
 
 
 @functools.cache
@@ -68,15 +73,25 @@ def _addresses(table: str, sizes: dict[int, int]) -> Any:
     return found
 
 
-class RobosuiteLift:
-    """A Panda that lifts a cube.
+class Robosuite:
+    """A Panda with a task; the tasks are below.
 
     Args:
         contract: the robot; its action is a pose and a gripper.
         cameras: whether observations have pictures.
+
+    Attributes:
+        environment: robosuite's name of the task.
+        body: MuJoCo's name of the thing that it is about.
+        demonstrator: its expert.
     """
 
-    name, rate_hz, max_steps = "robosuite/lift", 20.0, MAX_STEPS
+    name: ClassVar[str]
+    environment: ClassVar[str]
+    body: ClassVar[str]
+    demonstrator: ClassVar[type[Expert]]
+    max_steps: ClassVar[int]
+    rate_hz = 20.0
     topics, command_topic, base_frame = TOPICS, COMMAND_TOPIC, "base"
     cameras = ("agentview", "frontview")
 
@@ -90,14 +105,17 @@ class RobosuiteLift:
 
     def _made(self) -> Any:
         config = load_composite_controller_config(controller="BASIC", robot="Panda")
-        config["body_parts"]["right"] |= {"input_type": "absolute", "input_ref_frame": "world"}
+        arm = config["body_parts"]["right"]
+        arm |= {"input_type": "absolute", "input_ref_frame": "world"}
+        config["body_parts"] = {"right": arm}  # of what a Panda lacks it warns at every reset
         return robosuite.make(
-            "Lift",
+            self.environment,
             robots="Panda",
             controller_configs=config,
             has_renderer=False,
             has_offscreen_renderer=False,
             use_camera_obs=False,
+            use_object_obs=False,
             control_freq=int(self.rate_hz),
             horizon=10**9,
             ignore_done=True,
@@ -137,7 +155,8 @@ class RobosuiteLift:
         return data.get_site_xpos(SITE).copy(), turn
 
     def _observe(self) -> dict[str, np.ndarray]:
-        data, body = self._env.sim.data, self._env.cube_body_id
+        data = self._env.sim.data
+        body = self._env.sim.model.body_name2id(self.body)
         fingers = self._env.robots[0]._ref_gripper_joint_pos_indexes["right"]
         position, quaternion = self._pose()
         thing = data.body_xpos[body].copy()
@@ -169,8 +188,8 @@ class RobosuiteLift:
         """The scripted expert of the episode."""
         if self._kinds != EXPERT_KINDS:
             what = f"the expert does not give {', '.join(self._kinds)}"
-            raise UserError(what, self.name, "use robosuite_lift_state to record")
-        return _Expert(seed)
+            raise UserError(what, self.name, "use robosuite_state to record")
+        return self.demonstrator(seed)
 
     def render(self, camera: str, height: int, width: int) -> np.ndarray:
         """A picture of this instant, without shadows and reflections, which cost most of it."""
@@ -192,12 +211,12 @@ class RobosuiteLift:
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over: success, or 200 steps."""
+        """Whether the episode is over, by success or by its last step."""
         return self._success or self._steps >= self.max_steps
 
     @property
     def success(self) -> bool:
-        """Whether the cube was 4 cm above the table, as robosuite has it, in time."""
+        """Whether robosuite found the task done in time."""
         return self._success
 
     @property
@@ -213,58 +232,22 @@ class RobosuiteLift:
         self._env.close()
 
 
-MOVE, TURN, NOISE = 0.05, 0.5, 0.15
-"""Of one action: m an axis and rad, as of robosuite's controller; noise is a share of both."""
+class Lift(Robosuite):
+    """A cube to be lifted 4 cm above the table."""
+
+    name, environment, body = "robosuite/lift", "Lift", "cube_main"
+    demonstrator, max_steps = LiftExpert, 200
 
 
-class _Expert:
-    """Over the cube, down, close, lift: proportional way-points of what is measured."""
+class Can(Robosuite):
+    """A can to be put from one bin into its part of the other one."""
 
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng([seed, 1])
-        self._noise, self._closed = np.zeros(6), 0
-        self._over = self._rng.uniform(0.06, 0.12)
-        self._yaw: float | None = None
-        self._down: Rotation | None = None
+    name, environment, body = "robosuite/can", "PickPlaceCan", "Can_main"
+    demonstrator, max_steps = CanExpert, 400
 
-    def act(self, observation: Observation, told: SetPoint) -> tuple[Vector, Vector]:
-        """The next delta to the measured pose, m and rad, and the gripper; see `Expert.act`."""
-        tool = np.asarray(observation["robot0_eef_pos"], float)
-        thing = np.asarray(observation["object_pos"], float)
-        here = Rotation.from_quat(observation["robot0_eef_quat"])
-        self._down = self._down or here
-        goal, gripper = self._goal(tool, thing)
-        wanted = Rotation.from_euler("z", self._turn(observation, here)) * self._down
-        move = np.clip(3.0 * (goal - tool) / 5.0, -MOVE, MOVE)
-        turn = np.clip(0.5 * (wanted * here.inv()).as_rotvec(), -TURN, TURN)
-        fresh = NOISE * np.sqrt(1 - 0.7**2) * self._rng.standard_normal(6)
-        self._noise = 0.7 * self._noise + fresh * ([0.4 * MOVE] * 3 + [0.1 * TURN] * 3)
-        clean = np.concatenate([move, turn, [gripper]])
-        return clean, clean + np.append(self._noise, 0.0)
 
-    def _goal(self, tool: Vector, thing: Vector) -> tuple[Vector, float]:
-        aside = float(np.linalg.norm((tool - thing)[:2]))
-        height = float(tool[2] - thing[2])
-        is_there = aside < 0.012 and abs(height) < 0.012
-        self._closed = self._closed + 1 if is_there or (self._closed and aside < 0.03) else 0
-        if self._closed > 6:
-            return thing + [0.0, 0.0, 0.15], CLOSED
-        if self._closed:
-            return thing, CLOSED
-        if aside < 0.015 or (aside < 0.025 and height < 0.04):
-            return thing, OPEN
-        return thing + [0.0, 0.0, self._over if height > 0.03 else 0.08], OPEN
+class Square(Robosuite):
+    """A square nut to be put over a peg."""
 
-    def _turn(self, observation: Observation, here: Rotation) -> float:
-        """Yaw to the cube's nearest face, chosen at first and kept, from how the hand began."""
-        cube = Rotation.from_quat(observation["object_quat"]).as_euler("zyx")[0]
-        if self._yaw is None:
-            x, y, _ = here.as_matrix()[:, 0]
-            ahead = float(np.arctan2(y, x))
-            self._begun = ahead
-            self._yaw = 0.0
-        way = cube - self._begun
-        quarter = np.pi / 2
-        way -= quarter * np.round((way - self._yaw) / quarter)
-        self._yaw = float(way)
-        return self._yaw
+    name, environment, body = "robosuite/square", "NutAssemblySquare", "SquareNut_main"
+    demonstrator, max_steps = SquareExpert, 400

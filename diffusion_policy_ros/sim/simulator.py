@@ -155,12 +155,12 @@ PIP = "pip install 'diffusion_policy_ros[sim]'"
 SIMULATORS: dict[str, Entry] = {
     "mini_lift": Entry("diffusion_policy_ros.sim.lift:Lift", PIP, "mini_lift", "mini_lift_state"),
     "mini_bypass": Entry("diffusion_policy_ros.sim.bypass:Bypass", PIP, "", "mini_bypass"),
-    "robosuite/lift": Entry(
-        "diffusion_policy_ros.sim.robosuite:RobosuiteLift",
-        "make robosuite",
-        "",
-        "robosuite_lift_state",
-    ),
+    **{
+        f"robosuite/{task.lower()}": Entry(
+            f"diffusion_policy_ros.sim.robosuite:{task}", "make robosuite", "", "robosuite_state"
+        )
+        for task in ("Lift", "Can", "Square")
+    },
     "pusht": Entry("diffusion_policy_ros.sim.pusht:PushT", "make pusht", "", "pusht_state"),
 }
 """Name → what is shipped; users' own are entry points of the group `ENTRY_POINTS`."""

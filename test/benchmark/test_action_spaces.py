@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from action_spaces import ROBOTS, Told, interval, table
+from action_spaces import ROBOTS, Told, table
+from cells import wilson
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.policy.frames import Frames, FrameSettings
@@ -48,4 +49,5 @@ def test_the_table_adds_up_the_training_seeds():
         "| delta | 50/100 (40 to 60 %), 30 steps |  |  |",
         "| relative | 194/200 (94 to 99 %), 30 steps |  |  |",
     ]
-    assert interval(100, 100) == (96, 100) and interval(0, 100) == (0, 4)
+    assert wilson(100, 100) == pytest.approx((0.963, 1.0), abs=1e-3)
+    assert wilson(0, 100) == pytest.approx((0.0, 0.037), abs=1e-3)

@@ -155,7 +155,7 @@ def test_damaged_files_of_aloha_are_refused(dataset, tmp_path, capsys):
     words = ["import", "aloha", str(folder), "--contract", contract_file(tmp_path, text)]
     assert main([*words, "--out", str(tmp_path / "out"), "--map", *MAPS]) == 0
     said = capsys.readouterr().out
-    assert "kept      episode_0" in said
+    assert "episode_0" not in said and "1 kept, 1 rejected" in said
     assert "rejected  episode_1" in said
     assert "is cut off, or no HDF5 file" in said
     empty = tmp_path / "empty"

@@ -205,7 +205,7 @@ def test_damage_is_named(run, tmp_path):
     code, said, _ = run(root, PUSHT)
     assert code == 0
     assert f"rejected  episode_0: {root}: data/img/0.0.0.0 cannot be decoded" in said
-    assert "kept      episode_2" in said
+    assert "episode_2" not in said and "2 kept, 1 rejected" in said
     cut = tmp_path / "cut.zarr.zip"
     cut.write_bytes((INTEROP / "umi.zarr.zip").read_bytes()[:-100])
     assert "is cut off, or no zip file" in run(cut, PUSHT)[1]
