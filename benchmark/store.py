@@ -40,10 +40,10 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.compaction import size_of
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.index import FORMAT, SHARDS, Episode, Index
+from diffusion_policy_ros.data.loader import prefetch
 from diffusion_policy_ros.data.pictures import encoded
 from diffusion_policy_ros.data.shards import ENDS, OFFSET, PICTURES, NpyWriter, columns
 from diffusion_policy_ros.data.store import Recording, adding
-from diffusion_policy_ros.train.batches import read_ahead
 
 SIZES = {"84x84": (84, 84), "224x224": (224, 224), "640x480": (480, 640)}
 CAMERAS, BATCH, STEPS = ("left", "right"), 64, 2
@@ -184,18 +184,8 @@ class read_some:
     """Exactly as many batches as readers, each by one of them, as the trainer's loader reads."""
 
     def __init__(self, read: Callable[[int], Any], first: int, readers: int) -> None:
-        self._ahead = read_ahead(
-            self._limited(read, first + readers),
-            first,
-            slice(0, BATCH),
-            torch.device("cpu"),
-            readers,
-        )
-
-    @staticmethod
-    def _limited(read: Callable[[int], Any], stop: int) -> Callable[[int], Any]:
-        empty: tuple[dict[str, np.ndarray], np.ndarray] = ({}, np.zeros((0, 1), bool))
-        return lambda number: read(number) if number < stop else empty
+        stop = first + readers
+        self._ahead = prefetch(lambda n: read(n) if n < stop else None, first, readers)
 
     def __enter__(self) -> Iterator[Any]:
         return self._ahead.__enter__()

@@ -40,7 +40,8 @@ from diffusion_policy_ros.data.shards import STAMP, columns
 from diffusion_policy_ros.data.store import Recording, adding
 from diffusion_policy_ros.policy import convolutions
 from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
-from diffusion_policy_ros.train.batches import Data, batch_indices, open_data
+from diffusion_policy_ros.train.batches import Data, open_data
+from diffusion_policy_ros.train.distributed import Peers
 from diffusion_policy_ros.train.learner import Learner
 
 EPISODES, FRAMES = 10, 100
@@ -84,7 +85,7 @@ class Plain:
 
     def __init__(self, recipe: Recipe, data: Data, device: torch.device) -> None:
         self.data, self.settings, self.update = data, recipe.training, 0
-        learner = Learner(recipe, data, device)
+        learner = Learner(recipe, data, Peers(device))
         self.policy, self.average = learner.policy, learner.average
         for part in self.policy.modules():
             if isinstance(part, nn.Conv1d | nn.Conv2d):
@@ -96,7 +97,7 @@ class Plain:
 
     def step(self) -> None:
         """One update."""
-        indices = batch_indices(self.settings, len(self.data.training), self.update)
+        indices = self.data.indices(self.settings, self.update)
         self.optimizer.zero_grad()
         self.policy.loss(self.data.training.batch(indices)).backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.grad_clip)
@@ -162,7 +163,7 @@ def measure(
     """Trainer and plain loop in turns, each with all threads that it asks for."""
     settings, data = recipe.training, open_data(make_dataset(folder, size), recipe)
     loader, threads = loader_windows_per_s(data, settings.batch_size), torch.get_num_threads()
-    learner = Learner(recipe, data, device)
+    learner = Learner(recipe, data, Peers(device))
     burst = 50 if device.type == "cuda" else 1
     ours_s, plain_s, waited, resident_s = [], [], [], []
     with data.batches(settings, 0, learner.group) as batches:

@@ -11,21 +11,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.engine import Engine
+from diffusion_policy_ros.data.dataset import Dataset
+from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.inference import Inference
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.sim.stamped import duck_typed
 from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step
+from diffusion_policy_ros.train.hooks import Hook
 
 START_NS = 1_000_000_000
 """When an episode begins; a stamp of zero is none."""
+TUNING_SEED = 10_000
+"""The first of those that one may look at while choosing."""
 
 
 @dataclass
@@ -176,3 +183,30 @@ def evaluate(
         if on_episode is not None:
             on_episode(episodes[-1])
     return Result(episodes, policy.chunk_ms)
+
+
+def success_hook(recipe: Recipe, dataset: str | Path | None) -> list[Hook]:
+    """Drives the policy in training in the recipe's simulator, where it names one.
+
+    Args:
+        recipe: says which, how often and for how many episodes.
+        dataset: what is trained on; the recipe's own where none is given.
+
+    Raises:
+        UserError: the simulator is unknown, not installed, or not the dataset's robot.
+    """
+    settings, sim = recipe.training, recipe.training.eval_sim
+    folders = [source.path for source in recipe.data] if dataset is None else [dataset]
+    if sim is None or not folders:  # without a dataset training itself says so
+        return []
+    contract = Dataset(folders).contract
+    sampling, steps = Sampling.of(recipe.policy), recipe.policy.n_obs_steps
+    make_simulator(sim, contract).close()
+    seeds = range(TUNING_SEED, TUNING_SEED + settings.eval_episodes)
+
+    def success(policy: DiffusionPolicy) -> tuple[float]:
+        loop = ClosedLoop(build_engine(policy, "eager"), contract, steps, sampling)
+        with make_simulator(sim, contract) as robot:
+            return (evaluate(robot, loop, seeds).summary()["success_rate"],)
+
+    return [Hook(("success",), settings.eval_every, success)]

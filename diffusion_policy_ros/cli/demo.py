@@ -222,12 +222,19 @@ def _convert(plan: Plan, out: Path) -> None:
 
 
 def _train(plan: Plan, out: Path, settings: list[str]) -> Path:
+    from diffusion_policy_ros.evaluation import success_hook
     from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
+    from diffusion_policy_ros.report.training import training_lines
     from diffusion_policy_ros.train.trainer import train
 
     _say(3, f"training into {out / 'run'}", plan.train)
     recipe = Recipe.load(plan.recipe, parse_overrides(settings))
-    return train(out / "dataset", recipe, out / "run", resume=(out / "run").exists())
+    dataset, run = out / "dataset", out / "run"
+    hooks = success_hook(recipe, dataset)
+    checkpoint = train(dataset, recipe, run, resume=run.exists(), hooks=hooks)
+    for line in training_lines(run):
+        print(line)
+    return checkpoint
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from diffusion_policy_ros.errors import UserError
@@ -41,9 +42,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: recipe, dataset or run do not allow it.
     """
+    from diffusion_policy_ros.evaluation import success_hook
     from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
+    from diffusion_policy_ros.policy.run import RECIPE
+    from diffusion_policy_ros.report.training import training_lines
     from diffusion_policy_ros.shipped import config_names
-    from diffusion_policy_ros.train.trainer import RECIPE, train
+    from diffusion_policy_ros.train.trainer import train
 
     config = args.config
     if config is None and args.resume:
@@ -55,5 +59,10 @@ def run(args: argparse.Namespace) -> int:
         shipped = ", ".join(config_names("recipes"))
         raise UserError("no recipe", "--config", f"give a YAML file or one of: {shipped}")
     recipe = Recipe.load(config, parse_overrides(args.settings))
-    train(args.dataset, recipe, args.out, resume=args.resume, progress=args.progress)
+    hooks = success_hook(recipe, args.dataset)
+    how = {"resume": args.resume, "progress": args.progress, "hooks": hooks}
+    train(args.dataset, recipe, args.out, **how)
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes one speaks
+        for line in training_lines(args.out):
+            print(line)
     return 0

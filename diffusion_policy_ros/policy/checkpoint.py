@@ -189,17 +189,6 @@ def choice_lines(path: str | Path) -> Iterator[str]:
         yield f"{path}: {taken.name}, the best by validation; the newest is {newest[0].name}"
 
 
-def point_to_best(run: Path, best: Path | None) -> None:
-    """Let `find_checkpoint` take this one of a run, or with None the newest."""
-    pointer = run / "checkpoints" / BEST
-    if best is None:
-        pointer.unlink(missing_ok=True)
-        return
-    draft = pointer.with_name(f".{BEST}-{os.getpid()}")
-    draft.symlink_to(best.name)
-    draft.replace(pointer)
-
-
 def run_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first."""
     found = Path(run).glob("checkpoints/update_*")

@@ -287,6 +287,10 @@ class DiffusionPolicy(nn.Module):
                 min_snr_gamma=self.recipe.training.min_snr_gamma,
             )
 
+    def forward(self, batch: Arrays, draws: Draws) -> Tensor:
+        """`loss`, as what wraps a network calls it."""
+        return self.loss(batch, draws=draws)
+
     def sample(
         self,
         observation: Arrays,

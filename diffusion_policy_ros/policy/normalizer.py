@@ -9,6 +9,7 @@ constant that it was, so that a network's small errors never move what no demons
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,7 @@ CONSTANT = 1e-4  # a smaller range than this (m, rad, ...) is a constant, as in 
 ROUNDING = 1e-6  # and so is one that float32 hardly resolves at the values' size
 ROOM = 1e-3  # for quaternions that are not quite of unit length
 TINY = 1e-3  # and a range below this is worth a warning
+BEYOND = 1.2  # times the known range, from which on new data reaches beyond it
 
 Bounds = NDArray[np.float64]
 Statistics = Mapping[
@@ -235,3 +237,17 @@ class Normalizer(nn.Module):
                 yield f"{key}{still} is constant in the data and {effect}"
             if tiny:
                 yield f"{key}{tiny} moves by less than {TINY:g} in the data: is that noise?"
+
+    def reaches(self, other: Normalizer) -> Iterator[tuple[str, float]]:
+        """Keys of which another one's range, such as new data's, lies beyond this one's.
+
+        Yields:
+            The key, and by how many times; infinite for what was constant.
+        """
+        for key in self._kinds:
+            ours, theirs = self[key], other[key]
+            reach = (theirs.center - ours.center).abs() + theirs.spread
+            beyond = torch.where(reach > CONSTANT, math.inf, 0.0)
+            times = float(torch.where(ours.spread > 0, reach / ours.spread, beyond).max())
+            if times > BEYOND:
+                yield key, times

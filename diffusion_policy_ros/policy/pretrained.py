@@ -6,8 +6,9 @@ on. Which file, from where, says `diffusion-policy weights`.
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,13 @@ from torch import Tensor, nn
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.backbones import RESNETS, Timm
-from diffusion_policy_ros.policy.checkpoint import sha256
+from diffusion_policy_ros.policy.checkpoint import (
+    find_checkpoint,
+    load_exactly,
+    load_policy,
+    sha256,
+)
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 
 WHERE = "policy.image_encoder.weights"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,6 +37,42 @@ KNOWN = {
     "resnet50": ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"),
 }
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(pth|pt|safetensors)$")
+
+
+def begin(policy: DiffusionPolicy) -> Iterator[str]:
+    """Take over the weights that others trained, as the policy's recipe asks; says which.
+
+    Raises:
+        UserError: a file is missing, or does not fit.
+    """
+    for key, eye in policy.encoder.image_encoders.items():
+        if (file := eye.settings.weights) is not None:
+            given = read_weights(Path(file), eye.settings.weights_sha256)
+            found = load_backbone(eye.backbone, eye.settings.name, given)
+            left = f"; not used: {', '.join(found.left)}" if found.left else ""
+            yield f"weights   {key}: {found.taken} tensors of {file}{left}"
+    if policy.recipe.training.init_from is not None:
+        yield from begin_with(policy, Path(policy.recipe.training.init_from))
+
+
+def begin_with(policy: DiffusionPolicy, checkpoint: Path) -> Iterator[str]:
+    """Take over a checkpoint's averaged weights; says so, and which data reaches beyond theirs.
+
+    Raises:
+        UserError: there is none, or it is of another robot or network.
+    """
+    source, where = find_checkpoint(checkpoint), "training.init_from"
+    given = load_policy(source, contract=policy.contract)
+    keeps = policy.recipe.training.init_normalizer == "checkpoint"
+    of_data = copy.deepcopy(policy.normalizer)
+    ours = {k: v for k, v in policy.state_dict().items() if k.startswith("normalizer.")}
+    state = given.state_dict()
+    load_exactly(policy, state if keeps else state | ours, f"{where}: {source}")
+    whose = "its statistics" if keeps else "this dataset's statistics"
+    yield f"begins    with the weights of {source}, and {whose}"
+    for key, times in policy.normalizer.reaches(of_data):
+        cure = "training.init_normalizer=dataset takes the new range"
+        yield f"warning   {key} reaches {times:.2g} times what it was scaled by; {cure}"
 
 
 class Loaded(NamedTuple):

@@ -25,9 +25,14 @@ from diffusion_policy_ros.shipped import read_config
 from diffusion_policy_ros.strict_yaml import Problem
 
 
-def _within(default: Any, low: float, high: float) -> Any:
+def _within(default: Any, low: float, high: float, free: bool = False) -> Any:
     """A field with a default and a range that the reader checks."""
-    return dataclasses.field(default=default, metadata={"min": low, "max": high})
+    return dataclasses.field(default=default, metadata={"min": low, "max": high, "free": free})
+
+
+def _free(default: Any) -> Any:
+    """A field that may be another one when a training is resumed."""
+    return dataclasses.field(default=default, metadata={"free": True})
 
 
 @dataclass(frozen=True)
@@ -236,8 +241,15 @@ class TrainingSettings:
         precision: "tf32" lets a GPU round products' factors to 10 bits; "bfloat16" computes the
             networks in mixed precision. Weights stay float32.
         compile: torch.compile the networks; takes a minute before the first update.
-        early_stop: validations without a smaller action error after which training ends; the best
-            checkpoint is kept. 0 never does.
+        metric: by which checkpoints are compared: of a validation, or of `eval_sim`.
+        keep_best: how many of the best checkpoints are kept besides the newest ones; a run's name
+            then means the best. 0 for none.
+        early_stop: measurements of the metric without a better one after which training ends; the
+            best checkpoint is kept. 0 never does.
+        eval_sim: a simulator that the averaged policy is driven in now and then, from the seeds
+            for tuning; none evaluates nothing.
+        eval_every: updates between; 0 for only after the last.
+        eval_episodes: how many.
         tensorboard: write event files where the tensorboard package is installed.
         wandb_project: of Weights & Biases, to log to; none does not.
         init_from: checkpoint or run whose weights training begins with; none begins anew.
@@ -248,8 +260,8 @@ class TrainingSettings:
     seed: int = _within(0, 0, 2**31 - 1)
     batch_size: int = _within(64, 1, 65536)
     noise_samples: int = _within(1, 1, 1024)
-    updates: int = _within(50_000, 1, 10**9)
-    decay_updates: int | None = _within(None, 1, 10**9)
+    updates: int = _within(50_000, 1, 10**9, free=True)
+    decay_updates: int | None = _within(None, 1, 10**9, free=True)
     lr: float = _within(1e-4, 1e-12, 10.0)
     betas: tuple[float, ...] = (0.95, 0.999)
     weight_decay: float = _within(1e-6, 0.0, 10.0)
@@ -264,32 +276,46 @@ class TrainingSettings:
     pad_after: int | None = _within(None, 0, 10_000)
     include_failed: bool = False
     validation_fraction: float = _within(0.02, 0.0, 0.9)
-    val_every: int = _within(1000, 0, 10**9)
-    val_windows: int = _within(256, 1, 10**9)
-    checkpoint_every: int = _within(5000, 0, 10**9)
-    keep_checkpoints: int = _within(3, 0, 10**6)
-    log_every: int = _within(20, 1, 10**9)
-    batch_shares: int = _within(1, 1, 64)
-    readers: int = _within(2, 1, 256)
-    threads: int = _within(0, 0, 1024)
-    device: str = "auto"
-    gradient_accumulation: int = _within(1, 1, 65536)
+    val_every: int = _within(1000, 0, 10**9, free=True)
+    val_windows: int = _within(256, 1, 10**9, free=True)
+    checkpoint_every: int = _within(5000, 0, 10**9, free=True)
+    keep_checkpoints: int = _within(3, 0, 10**6, free=True)
+    log_every: int = _within(20, 1, 10**9, free=True)
+    batch_shares: int = _within(1, 1, 64, free=True)
+    readers: int = _within(2, 1, 256, free=True)
+    threads: int = _within(0, 0, 1024, free=True)
+    device: str = _free("auto")
+    gradient_accumulation: int = _within(1, 1, 65536, free=True)
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    compile: bool = False
-    early_stop: int = _within(0, 0, 10**6)
-    tensorboard: bool = True
-    wandb_project: str | None = None
+    compile: bool = _free(False)
+    metric: Literal["val_action_error", "val_loss", "success"] = "val_action_error"
+    keep_best: int = _within(0, 0, 10**6, free=True)
+    early_stop: int = _within(0, 0, 10**6, free=True)
+    eval_sim: str | None = _free(None)
+    eval_every: int = _within(5000, 0, 10**9, free=True)
+    eval_episodes: int = _within(20, 1, 10_000, free=True)
+    tensorboard: bool = _free(True)
+    wandb_project: str | None = _free(None)
     init_from: str | None = None
     init_normalizer: Literal["checkpoint", "dataset"] = "checkpoint"
+
+    def fixed(self) -> dict[str, Any]:
+        """What a resumed training must not change; how long it is, how watched and where may."""
+        fields = [f.name for f in dataclasses.fields(self) if not f.metadata.get("free")]
+        return {name: getattr(self, name) for name in fields}
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them that types cannot show."""
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             yield Problem("betas", f"{list(self.betas)}", "give two numbers from 0 to below 1")
-        if self.early_stop and not (self.val_every and self.validation_fraction):
+        key = "early_stop" if self.early_stop else "keep_best"
+        validates = self.val_every and self.validation_fraction
+        if (self.early_stop or self.keep_best) and self.metric != "success" and not validates:
             what = "there is no validation to judge by"
             cure = "use 0, or set val_every and validation_fraction"
-            yield Problem("early_stop", what, cure)
+            yield Problem(key, what, cure)
+        if self.metric == "success" and self.eval_sim is None:
+            yield Problem("metric", "there is no simulator", "name one in eval_sim")
 
 
 @dataclass(frozen=True)

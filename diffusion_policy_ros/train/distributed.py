@@ -6,8 +6,10 @@ batch's, so each process then makes the same update. Only the first one writes a
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,6 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.devices import pick_device
 
 STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-BUCKET_NUMBERS = 4_000_000  # of gradients that travel together: 16 MB
 
 
 @dataclass(frozen=True)
@@ -50,33 +51,30 @@ class Peers:
         """This process' part of a batch."""
         return slice(windows * self.rank // self.count, windows * (self.rank + 1) // self.count)
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes."""
-        if not self.several:
-            return
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.flatten() for tensor in bucket])
-            distributed.all_reduce(flat)
-            parts = flat.split([tensor.numel() for tensor in bucket])
-            for tensor, part in zip(bucket, parts, strict=True):
-                tensor.copy_(part.view(tensor.shape))
+    def sum(self, here: Tensor) -> Tensor:
+        """Of all processes' tensors; this one's is replaced."""
+        if self.several:
+            distributed.all_reduce(here)
+        return here
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process."""
-        if not self.several:
-            return here
+        """Whether it is so in any process; waits for all of them."""
         flag = torch.tensor(float(here), device=self.device)
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        if self.several:
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
         return bool(flag)
 
-    def from_first(self, values: tuple[float, float]) -> tuple[float, float]:
+    def wait(self) -> None:
+        """For all others to come here too."""
+        self.any(False)
+
+    def from_first(self, values: Sequence[float]) -> list[float]:
         """The first process' numbers, in all."""
-        if not self.several:
-            return values
         numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.broadcast(numbers, 0)
-        one, two = numbers.tolist()
-        return one, two
+        if self.several:
+            distributed.broadcast(numbers, 0)
+        found: list[float] = numbers.tolist()
+        return found
 
     def check_equal(self, tensors: Sequence[Tensor]) -> None:
         """Make sure that they are the same in all processes, bit for bit.
@@ -95,21 +93,6 @@ class Peers:
             what = "the processes' weights are no longer equal"
             cure = "use one kind of GPU and one version of everything; resume the last checkpoint"
             raise UserError(what, f"process {self.rank} of {self.count}", cure)
-
-    def wait(self) -> None:
-        """For all others to come here too."""
-        self.any(False)
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        bucket.append(tensor)
-        if sum(t.numel() for t in bucket) >= BUCKET_NUMBERS:
-            yield bucket
-            bucket = []
-    if bucket:
-        yield bucket
 
 
 @contextmanager
@@ -142,5 +125,9 @@ def peers(device: str, batch_size: int) -> Iterator[Peers]:
     distributed.init_process_group("nccl" if picked.type == "cuda" else "gloo")
     try:
         yield Peers(picked, rank, count)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
+        gc.collect()  # what exchanges gradients must not outlive the group: it would never end
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What people see of a training: lines, a bar, loss.csv, loss.png."""
+"""What people see of a training: lines, a bar, loss.csv, loggers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,12 @@ from tqdm import tqdm
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
-from diffusion_policy_ros.policy.recipe import TrainingSettings
+from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.train.batches import Data
-from diffusion_policy_ros.train.loggers import Logger
+from diffusion_policy_ros.train.loggers import open_loggers
 
-TABLE, PICTURE = "loss.csv", "loss.png"
-COLUMNS = ("update", "loss", "val_loss", "val_action_error", "seconds")
+TABLE = "loss.csv"
+WORDS = {"val_loss": "held out", "val_action_error": "action error"}
 SECONDS_BETWEEN_LINES = 10.0
 
 Progress = Literal["auto", "bar", "lines", "none"]
@@ -32,8 +33,7 @@ def introduction(
     policy: DiffusionPolicy, data: Data, out: Path, processes: int = 1
 ) -> Iterator[str]:
     """What is about to be trained, on what; and what looks wrong with the data."""
-    settings, training, validation = policy.recipe.training, data.training, data.validation
-    held = 0 if validation is None else len(validation.episodes)
+    settings, training, split = policy.recipe.training, data.training, data.split
     epochs = settings.updates * settings.batch_size / len(training)
     where = policy.device.type
     if where == "cpu":
@@ -41,11 +41,11 @@ def introduction(
     where += f", in {processes} processes" if processes > 1 else ""
     paths = ", ".join(map(str, training.dataset.paths))
     yield f"dataset   {paths}, contract {policy.contract.name}"
-    count = len(training.episodes)
+    count = len(split.training)
     episodes = f"{count} episode{'' if count == 1 else 's'}"
-    out_of = f"; {data.left_out} not chosen" if data.left_out else ""
-    out_of += f"; {data.failed} that failed left out" if data.failed else ""
-    yield f"          {episodes}, {len(training)} windows; {held} held out{out_of}"
+    out_of = f"; {split.left_out} not chosen" if split.left_out else ""
+    out_of += f"; {split.failed} that failed left out" if split.failed else ""
+    yield f"          {episodes}, {len(training)} windows; {len(split.held_out)} held out{out_of}"
     yield f"policy    {_count(policy):,} parameters, {_count(policy.encoder):,} in the encoders"
     for key, camera in policy.encoder.image_encoders.items():
         yield f"sees      {key}: {camera.view.text}: {out / f'view_{key}.png'}"
@@ -53,208 +53,122 @@ def introduction(
     yield f"          every window about {epochs:.1f} times"
     for warning in policy.warnings():
         yield f"warning   {warning}"
-    if validation is None:
+    if data.validation is None:
         cure = "set training.validation_fraction=0.02"
         if settings.validation_fraction:
             cure = "there is only one: convert two or more"
         yield f"warning   no episode is held out, so there is no validation; {cure}"
 
 
-def farewell(
-    out: Path, checkpoint: Path, policy: DiffusionPolicy, update: int, seconds: float
-) -> Iterator[str]:
-    """How it went, and the commands that use the result. Draws loss.png."""
-    drawn = draw_losses(out)
-    yield f"trained   {update} updates in {duration(seconds)}"
-    if update < policy.recipe.training.updates:
-        yield f"stopped   early: the action error was smallest in {checkpoint.name}"
-    yield f"losses    {drawn}"
-    if policy.contract.name.startswith("mini_lift"):
-        yield f"evaluate  diffusion-policy eval {checkpoint} --sim mini_lift --episodes 100"
-    yield f"run       policy_node --ros-args -p checkpoint:={checkpoint}"
-
-
-def interruption(out: Path, recipe: Path, dataset: Path | None, update: int) -> Iterator[str]:
-    """The command that goes on with a run that was stopped."""
-    named = "" if dataset is None else f"--dataset {dataset} "
-    yield f"stopped at update {update}; go on with"
-    yield f"  diffusion-policy train {named}--config {recipe} --out {out} --resume"
-
-
 def _count(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-class Watcher:
+class Log(ExitStack):
     """Writes loss.csv and shows progress; use it in a `with` block.
 
     Args:
         out: the run.
-        settings: how often to write.
+        recipe: says how often to write, and where else.
+        names: of what hooks measure.
         update: updates done before; later lines of the table will be computed again.
         progress: bar or lines; "auto" is the bar where stderr is a terminal.
         say: where lines go.
-        loggers: where numbers go besides loss.csv; closed at the end.
     """
 
     def __init__(
         self,
         out: Path,
-        settings: TrainingSettings,
+        recipe: Recipe,
+        names: Sequence[str],
         update: int,
         progress: Progress,
         say: Say,
-        loggers: Sequence[Logger] = (),
     ) -> None:
-        self.out, self.settings, self.say, self.loggers = out, settings, say, loggers
-        self.style = progress
+        super().__init__()
+        self._settings, self._say, self._out = recipe.training, say, out
         if progress == "auto":
-            self.style = "bar" if sys.stderr.isatty() else "lines"
-        self.recent: list[Tensor] = []
-        self.loss = self.val_loss = self.action_error = math.nan
-        self.first = self.update = update
-        self.begun = time.monotonic()
-        self.spoken = self.begun
-
-    def __enter__(self) -> Watcher:
-        _keep_rows_until(self.out / TABLE, self.first)
-        self.file = (self.out / TABLE).open("a", newline="")
-        self.bar = tqdm(
-            total=self.settings.updates,
-            initial=self.first,
-            unit="up",
-            dynamic_ncols=True,
-            disable=self.style != "bar",
+            progress = "bar" if sys.stderr.isatty() else "lines"
+        self._lines, self._first, self._update = progress == "lines", update, update
+        self._losses: list[Tensor] = []
+        self._newest: dict[str, float] = {}
+        self._file, self._table = _begin_table(out / TABLE, names, update)
+        self.callback(self._file.close)
+        self._loggers = open_loggers(out, recipe, update, self)
+        total, hidden = self._settings.updates, progress != "bar"
+        self._bar = self.enter_context(
+            tqdm(total=total, initial=update, unit="up", dynamic_ncols=True, disable=hidden)
         )
-        return self
+        self._begun = self._spoken = time.monotonic()
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        self.file.close()
-        for logger in self.loggers:
-            logger.close()
-
-    def saw(
-        self,
-        update: int,
-        seconds: float,
-        loss: Tensor,
-        validation: tuple[float, float] | None = None,
+    def write(
+        self, update: int, seconds: float, loss: Tensor, measured: Mapping[str, float]
     ) -> None:
-        """Note an update and, where there was one, its validation (loss, action error).
+        """Note an update and, where there was something, what was measured after it.
 
         Raises:
             UserError: the loss is not finite.
         """
-        self.update = update
-        self.recent.append(loss)
-        self.bar.update()
-        if validation is None and update % self.settings.log_every:
+        self._update = update
+        self._losses.append(loss)
+        self._bar.update()
+        if not measured and update % self._settings.log_every:
             return
-        self.loss = self._mean_of_recent()
-        self.recent.clear()
-        if validation is not None:
-            self.val_loss, self.action_error = validation
-        numbers = [f"{self.loss:.6g}", *(f"{v:.6g}" for v in validation or ()), *[""] * 2][:3]
-        csv.writer(self.file).writerow([update, *numbers, f"{seconds:.2f}"])
-        self.file.flush()
-        named = dict(zip(COLUMNS[1:], (self.loss, *(validation or ())), strict=False))
-        for logger in self.loggers:
-            logger.log(update, {**named, "seconds": seconds})
-        self._show(update, now=validation is not None)
+        self._check()
+        numbers = {"loss": self._newest["loss"], **measured}
+        self._newest |= measured
+        row = {name: f"{number:.6g}" for name, number in numbers.items()}
+        self._table.writerow({"update": update, **row, "seconds": f"{seconds:.2f}"})
+        self._file.flush()
+        for log in self._loggers:
+            log(update, {**numbers, "seconds": seconds})
+        self._show(update, now=bool(measured))
 
-    def _mean_of_recent(self) -> float:
-        loss = float(torch.stack(self.recent).mean())
+    def _check(self) -> None:
+        """Take the mean of the losses since the last line; on a GPU this waits for them."""
+        loss = float(torch.stack(self._losses).mean())
         if not math.isfinite(loss):
-            what = f"the loss is {loss} at update {self.update}"
-            raise UserError(what, str(self.out), "lower training.lr, or look for NaN in the data")
-        return loss
+            what = f"the loss is {loss} at update {self._update}"
+            raise UserError(what, str(self._out), "lower training.lr, or look for NaN in the data")
+        self._losses.clear()
+        self._newest["loss"] = loss
 
-    def card_lines(self) -> str:
-        """Markdown for the checkpoint's card.
+    @property
+    def text(self) -> str:
+        """The newest numbers.
 
         Raises:
             UserError: the loss is not finite, so there is nothing worth saving.
         """
-        loss = self._mean_of_recent() if self.recent else self.loss
-        if not math.isfinite(self.val_loss):
-            return f"- Loss {loss:.4f}; on held-out episodes it was not measured\n"
-        return (
-            f"- Loss {loss:.4f}; on held-out episodes {self.val_loss:.4f}, "
-            f"action error {self.action_error:.4f} (normalised)\n"
-        )
+        if self._losses:
+            self._check()
+        return ", ".join(f"{WORDS.get(k, k)} {v:.4f}" for k, v in self._newest.items())
 
     def _show(self, update: int, now: bool) -> None:
-        text = f"loss {self.loss:.4f}"
-        if math.isfinite(self.val_loss):
-            text += f", held out {self.val_loss:.4f}, action error {self.action_error:.3f}"
-        self.bar.set_postfix_str(text, refresh=False)
+        self._bar.set_postfix_str(self.text, refresh=False)
         clock = time.monotonic()
-        if self.style != "lines" or not (now or clock - self.spoken > SECONDS_BETWEEN_LINES):
+        if not self._lines or not (now or clock - self._spoken > SECONDS_BETWEEN_LINES):
             return
-        self.spoken = clock
-        rate = (update - self.first) / (clock - self.begun)
-        total = self.settings.updates
+        self._spoken, total = clock, self._settings.updates
+        rate = (update - self._first) / (clock - self._begun)
         left = duration((total - update) / rate)
-        self.say(f"update    {update}/{total}  {text}, {rate:.1f} updates/s, {left} left")
+        self._say(f"update    {update}/{total}  {self.text}, {rate:.1f} updates/s, {left} left")
 
 
-class Bystander:
-    """Stands for the Watcher in processes that only compute."""
-
-    def __enter__(self) -> Bystander:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def saw(
-        self,
-        update: int,
-        seconds: float,
-        loss: Tensor,
-        validation: tuple[float, float] | None = None,
-    ) -> None:
-        """Look on."""
-
-    def card_lines(self) -> str:
-        """Nothing to say."""
-        return ""
-
-
-def _keep_rows_until(path: Path, update: int) -> None:
+def _begin_table(
+    path: Path, names: Sequence[str], update: int
+) -> tuple[IO[str], csv.DictWriter[str]]:
     """Begin the table, or drop the rows that the resumed run will compute again."""
-    rows: list[list[str]] = []
+    rows: list[dict[str, str]] = []
     if path.is_file():
         with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(row for row in rows if int(row[0]) <= update)
-
-
-def draw_losses(out: Path) -> str:
-    """Draw loss.png from loss.csv; says where it is, or why there is none."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return f"{out / TABLE}; for a picture: pip install matplotlib"
-    with (out / TABLE).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for column, style in (("loss", "-"), ("val_loss", "o-"), ("val_action_error", "s--")):
-        points = [(int(row["update"]), float(row[column])) for row in rows if row[column]]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=column, markersize=4, linewidth=1)
-    axes.set(xlabel="update", yscale="log", title=out.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(out / PICTURE, dpi=110)
-    return str(out / PICTURE)
+            rows = [row for row in csv.DictReader(file) if (row["update"] or "").isdigit()]
+    file = path.open("w", newline="")
+    columns = ("update", "loss", *names, "seconds")
+    table = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(row for row in rows if int(row["update"]) <= update)
+    return file, table
 
 
 def duration(seconds: float) -> str:

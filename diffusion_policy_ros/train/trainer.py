@@ -1,71 +1,38 @@
 """Training, from a dataset to a checkpoint; read it from top to bottom.
 
-    RUN/recipe.yaml                  what was asked for, every key written out
+    RUN/recipe.yaml, checkpoints/    see policy/run.py
     RUN/view_CAMERA.png              what is seen of each camera, and how it varies
-    RUN/loss.csv, RUN/loss.png       how it went
-    RUN/checkpoints/update_001000/   see policy/checkpoint.py
+    RUN/loss.csv                     how it went
 
 Everything random is a function of the seed and the number of the update: which windows make the
 batch, where crops lie, which noise is added. So an interrupted run that is resumed computes just
 what it would have computed in one go, and nothing of the past is kept but weights and moments.
-What learns is in learner.py, which windows it sees and when in batches.py, what people see of it
-in progress.py, where else numbers go in loggers.py, how several processes train together in
-distributed.py.
+What learns is in learner.py, which windows it sees and when in batches.py, what is measured on the
+way in hooks.py, what people see of it in progress.py, where else numbers go in loggers.py, how
+several processes train together in distributed.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 
-from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import run_checkpoints
 from diffusion_policy_ros.policy.contact_sheet import write_contact_sheets
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
-from diffusion_policy_ros.train.batches import Data, open_data
+from diffusion_policy_ros.policy.run import RECIPE, begin_run, claim_run
+from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.distributed import peers
+from diffusion_policy_ros.train.hooks import Hook, due, validation_hook
 from diffusion_policy_ros.train.learner import Learner
-from diffusion_policy_ros.train.loggers import open_loggers
-from diffusion_policy_ros.train.progress import (
-    Bystander,
-    Progress,
-    Say,
-    Watcher,
-    farewell,
-    interruption,
-    introduction,
-)
-
-RECIPE = "recipe.yaml"
-
-# What may change when a run is resumed: how long, how watched, where.
-FREE_ON_RESUME = (
-    "updates",
-    "decay_updates",
-    "val_every",
-    "val_windows",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "batch_shares",
-    "readers",
-    "threads",
-    "device",
-    "gradient_accumulation",
-    "compile",
-    "early_stop",
-    "tensorboard",
-    "wandb_project",
-)
+from diffusion_policy_ros.train.progress import Log, Progress, Say, introduction
 
 
 def train(
@@ -76,6 +43,7 @@ def train(
     progress: Progress = "auto",
     *,
     say: Say = print,
+    hooks: Sequence[Hook] = (),
     stop_after: int | None = None,
 ) -> Path:
     """Train a policy; started by torchrun, together with the other processes.
@@ -87,6 +55,7 @@ def train(
         resume: go on with the run that is there, exactly as if it had not been interrupted.
         progress: a bar, plain lines, neither, or what suits the terminal.
         say: where lines for people go.
+        hooks: what to measure besides validation, see Hook.
         stop_after: stop at this update as Ctrl-C would.
 
     Returns:
@@ -98,124 +67,69 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     out, settings = Path(out), recipe.training
-    newest = _claim(out, recipe, resume)
+    newest = claim_run(out, recipe, resume)
     data = open_data(dataset_path, recipe)
-    with _threads(settings), peers(settings.device, settings.batch_size) as group:
-        say = say if group.first else _hush
-        learner = Learner(recipe, data, group.device, group)
-        if newest is not None:
-            learner.restore(newest, data)
-        for line in learner.begin() if newest is None else ():
-            say(line)
-        for line in introduction(learner.policy, data, out, group.count):
-            say(line)
+    hooks = (*validation_hook(data.validation, settings), *hooks)
+    together = peers(settings.device, settings.batch_size)
+    with _threads(settings), together as group, closing(Learner(recipe, data, group)) as learner:
+        said = learner.begin() if newest is None else learner.restore(newest)
+        for line in (*said, *introduction(learner.policy, data, out, group.count)):
+            if group.first:
+                say(line)
         group.wait()  # all have seen the run as it was
-        with _watcher(learner, data, out, progress, say) as watcher:
-            _loop(learner, data, watcher, out, stop_after)
+        if group.first:
+            begin_run(out, recipe)
+            list(write_contact_sheets(learner.policy.encoder, data.training.batch([0]), out))
+        names = [name for hook in hooks for name in hook.names]
+        with (
+            Log(out, recipe, names, learner.update, progress, say)
+            if group.first
+            else nullcontext() as log
+        ):
+            _loop(learner, hooks, log, out, stop_after)
         group.wait()  # all is written
-    if learner.finished:
-        checkpoint = learner.best_checkpoint(out)
-        lines = farewell(out, checkpoint, learner.policy, learner.update, learner.seconds)
-    else:
-        named = None if dataset_path is None else data.training.dataset.path
-        lines = interruption(out, out / RECIPE, named, learner.update)
-    for line in lines if group.first else ():
-        say(line)
-    if not learner.finished and stop_after is None:
-        raise KeyboardInterrupt
+    if not learner.finished:
+        named = "" if dataset_path is None else f"--dataset {data.training.dataset.path} "
+        if group.first:
+            say(f"stopped at update {learner.update}; go on with")
+            go_on = f"--config {out / RECIPE} --out {out} --resume"
+            say(f"  diffusion-policy train {named}{go_on}")
+        if stop_after is None:
+            raise KeyboardInterrupt
     return run_checkpoints(out)[-1]
 
 
-def _hush(line: str) -> None:
-    """Say nothing."""
-
-
-def _watcher(
-    learner: Learner, data: Data, out: Path, progress: Progress, say: Say
-) -> AbstractContextManager[Watcher | Bystander]:
-    """Who shows and writes the losses; in all processes but the first nobody does."""
-    if not learner.group.first:
-        return Bystander()
-    _prepare_run(out, learner.recipe)
-    list(write_contact_sheets(learner.policy.encoder, data.training.batch([0]), out))
-    loggers = open_loggers(out, learner.recipe, learner.update)
-    return Watcher(out, learner.recipe.training, learner.update, progress, say, loggers)
-
-
 def _loop(
-    learner: Learner,
-    data: Data,
-    watcher: Watcher | Bystander,
-    out: Path,
-    stop_after: int | None,
+    learner: Learner, hooks: Sequence[Hook], log: Log | None, out: Path, stop_after: int | None
 ) -> None:
     """Train until done or asked to stop; leaves a checkpoint either way."""
     settings, group, stopping = learner.recipe.training, learner.group, False
-    ahead = data.batches(settings, learner.update, group)
+    ahead = learner.data.batches(settings, learner.update, group)
     with _stop_requests(patient=group.several) as stop_requested, ahead as batches:
         while not (learner.finished or stopping):
-            loss, validation = learner.learn(next(batches)), None
-            if learner.update == settings.updates or _due(learner.update, settings.val_every):
-                validation = learner.check(data.validation)
-            watcher.saw(learner.update, learner.seconds, loss, validation)
+            loss = learner.learn(next(batches))
+            measured = dict(_measured(hooks, learner))
+            good = learner.ranking.note(learner.update, measured)
+            if log is not None:
+                log.write(learner.update, learner.seconds, loss, measured)
             # Asking the others takes time, so not at each update.
-            asking = not group.several or _due(learner.update, settings.log_every)
-            stopping = asking and group.any(stop_requested())
-            stopping = stopping or learner.update == stop_after
-            due = _due(learner.update, settings.checkpoint_every) or learner.just_improved
-            if group.first and (learner.finished or stopping or due):
-                learner.save(out, data, watcher.card_lines())
+            asking = not group.several or due(learner.update, settings.log_every)
+            stopping = learner.update == stop_after or (asking and group.any(stop_requested()))
+            regular = due(learner.update, settings.checkpoint_every)
+            if learner.finished or stopping or regular or good:
+                group.check_equal(learner.weights)
+                if log is not None:
+                    learner.save(out, log.text)
 
 
-def _due(update: int, every: int) -> bool:
-    return every > 0 and update % every == 0
-
-
-# --- Before the first update ---------------------------------------------------------------------
-
-
-def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
-    """The checkpoint to go on from; None for a new run. Refuses what would overwrite a run."""
-    occupied = out.is_dir() and any(out.iterdir())
-    if not resume:
-        if occupied or (out.exists() and not out.is_dir()):
-            raise UserError("already exists", str(out), "add --resume, or choose another --out")
-        return None
-    if not occupied:
-        raise UserError("no run to resume", str(out), "leave out --resume to begin one")
-    if not (out / RECIPE).is_file():
-        raise UserError("is no run", str(out), f"choose a directory with {RECIPE}")
-    _check_same_recipe(Recipe.load(out / RECIPE), recipe, out)
-    found = run_checkpoints(out)
-    return found[-1] if found else None
-
-
-def _check_same_recipe(before: Recipe, now: Recipe, out: Path) -> None:
-    def fixed(recipe: Recipe) -> dict[str, Any]:
-        training = dataclasses.asdict(recipe.training)
-        for name in FREE_ON_RESUME:
-            del training[name]
-        return {**dataclasses.asdict(recipe.policy), **training}
-
-    ours, theirs = fixed(before), fixed(now)
-    changed = [name for name in ours if ours[name] != theirs[name]]
-    if changed:
-        what = f"this run was begun with another {', '.join(changed)}"
-        cure = f"resume with --config {out / RECIPE}, or choose another --out"
-        raise UserError(what, str(out), cure)
-
-
-def _prepare_run(out: Path, recipe: Recipe) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RECIPE).write_text(recipe.to_text(), encoding="utf-8")
-    runs, name = out.absolute().parent, out.absolute().name
-    if runs.name == "runs":
-        draft = runs / f".latest-{os.getpid()}"
-        draft.symlink_to(name)
-        draft.replace(runs / "latest")
-
-
-# --- The process ---------------------------------------------------------------------------------
+def _measured(hooks: Sequence[Hook], learner: Learner) -> Iterator[tuple[str, float]]:
+    """What the hooks whose turn it is measure: by the first process, for all."""
+    for hook in hooks:
+        if learner.update == learner.recipe.training.updates or due(learner.update, hook.every):
+            learner.group.check_equal(learner.weights)
+            first = learner.group.first
+            found = hook.measure(learner.average) if first else [0.0] * len(hook.names)
+            yield from zip(hook.names, learner.group.from_first(found), strict=True)
 
 
 @contextmanager
@@ -224,15 +138,16 @@ def _threads(settings: TrainingSettings) -> Iterator[None]:
 
     Never more than there are cores, wherever the recipe was written: they would only wait.
     """
-    before, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32 or settings.precision == "tf32"
+    matmul, before = torch.backends.cuda.matmul, torch.get_num_threads()
+    tf32 = matmul.allow_tf32
+    matmul.allow_tf32 = tf32 or settings.precision == "tf32"
     wanted = settings.threads or max(1, before // settings.batch_shares)
     torch.set_num_threads(min(wanted, os.cpu_count() or wanted))
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        matmul.allow_tf32 = tf32
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def ours(run: Run, data: Data, batch: int, kind: str) -> Iterator[train_throughp
     precision, tf32, compiled = KINDS[kind]
     allow_tf32(tf32)
     settings = made_of(run, batch, precision, compiled)
-    learner = Learner(settings, data, torch.device(run.device))
+    learner = Learner(settings, data, Peers(torch.device(run.device)))
     with data.batches(settings.training, 0, learner.group) as batches:
         yield train_throughput.Ours(learner, batches)
 
@@ -192,7 +192,7 @@ def learn_together(run: Run, folder: Path, backend: str, rank: int, queue: Any) 
         settings = made_of(run, 8)
         group = Peers(torch.device(run.device), rank, 2)
         data = open_data(folder, settings)
-        learner = Learner(settings, data, group.device, group)
+        learner = Learner(settings, data, group)
         with data.batches(settings.training, 0, group) as batches:
             for _ in range(UPDATES_OF_A_PAIR):
                 learner.learn(next(batches))

@@ -14,7 +14,7 @@ from diffusion_policy_ros.data.edits import chosen, edit
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import load_episodes
 from diffusion_policy_ros.policy.recipe import Recipe
-from diffusion_policy_ros.train.batches import batch_indices, open_data
+from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.trainer import train
 
 
@@ -34,7 +34,7 @@ def drawn(data, settings, batches):
     """Which dataset, and which episode, each window of many batches is of."""
     windows, counts = data.training, np.zeros(len(data.training.dataset.episodes))
     for update in range(batches):
-        indices = batch_indices(settings, len(windows), update, data.shares)
+        indices = data.indices(settings, update)
         numbers = np.array(windows.numbers)[windows.episode_of[indices]]
         counts += np.bincount(numbers, minlength=len(counts))
     return counts
@@ -61,8 +61,7 @@ def test_equal_weights_are_drawn_as_ever(dataset, other_dataset, recipe, changed
     settings = changed().training
     plain = open_data(dataset, recipe)
     for update in range(9):
-        batch = batch_indices(settings, len(data.training), update, data.shares)
-        assert np.array_equal(batch, batch_indices(settings, len(plain.training), update))
+        assert np.array_equal(data.indices(settings, update), plain.indices(settings, update))
 
 
 def test_an_episodes_own_weight_counts(dataset, recipe):
@@ -86,7 +85,7 @@ def test_a_recipe_chooses_episodes(dataset, other_dataset, recipe):
     )
     data = open_data(None, with_data(recipe, *sources, validation_fraction=0.0))
     assert data.training.numbers == [0, 2, 4, 5, 7]
-    assert (data.left_out, data.failed) == (3, 0)
+    assert (data.split.left_out, data.split.failed) == (3, 0)
     nothing = with_data(recipe, {"path": str(dataset), "where": "frames>99"})
     with pytest.raises(UserError, match="none of 4 episodes fits 'frames>99'") as caught:
         open_data(None, nothing)

@@ -15,6 +15,7 @@ from diffusion_policy_ros.policy.checkpoint import (
     load_episodes,
     load_policy,
 )
+from diffusion_policy_ros.train import hooks
 from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.learner import Learner
 from diffusion_policy_ros.train.trainer import train
@@ -62,11 +63,11 @@ def test_demonstrations_that_failed_are_not_learned_from_unless_told(dataset, ch
 
 def test_a_run_that_would_be_split_otherwise_does_not_resume(dataset, recipe, changed, tmp_path):
     """Such as one of failures, begun when they were learned from; a plain one resumes."""
-    plain = open_data(dataset, recipe).fingerprint
-    assert plain == "ebae56b69fa5d063"  # as the first version computed it
+    plain = open_data(dataset, recipe).split.fingerprints
+    assert plain[1] == "ebae56b69fa5d063"  # as the first version computed it
     rewrite(dataset, lambda n, e: dataclasses.replace(e, success=n > 0))
-    assert open_data(dataset, changed(include_failed="true")).fingerprint == plain
-    assert open_data(dataset, recipe).fingerprint != plain
+    assert open_data(dataset, changed(include_failed="true")).split.fingerprints == plain
+    assert not set(open_data(dataset, recipe).split.fingerprints) & set(plain)
 
 
 def test_windows_are_padded_no_further_than_asked(dataset):
@@ -92,7 +93,7 @@ def test_images_are_not_read_for_statistics(dataset, recipe, monkeypatch):
     data = open_data(dataset, recipe)
     images = data.training.dataset.rows["camera"]
     monkeypatch.setattr(type(images), "take", _refusing(images, type(images).take))
-    Learner(recipe, data, torch.device("cpu"))
+    Learner(recipe, data)
     with pytest.raises(AssertionError, match="images were read"):
         data.training.statistics()
 
@@ -122,7 +123,7 @@ def test_a_run_means_its_best_checkpoint_where_one_was_chosen(
 ):
     """After early stopping; whoever takes it says so. Otherwise the newest, silently."""
     errors = iter([0.5, 0.4, 0.6, 0.4])
-    monkeypatch.setattr(Learner, "validate", lambda *_: (1.0, next(errors)))
+    monkeypatch.setattr(hooks, "validate", lambda *_: (1.0, next(errors)))
     run = tmp_path / "run"
     stopping = {"updates": 40, "val_every": 2, "keep_checkpoints": 1}
     quietly(dataset, changed(early_stop=2, **stopping), run)
@@ -145,8 +146,8 @@ def test_training_begins_with_the_weights_of_a_checkpoint(
     name, center = "denoiser.out.weight", "normalizer.keys.position.center"
     for normalizer in ("checkpoint", "dataset"):
         recipe = changed(init_from=before.parents[1], init_normalizer=normalizer)
-        learner = Learner(recipe, open_data(other_dataset, recipe), torch.device("cpu"))
-        (line, *_) = learner.begin_with(before.parents[1])
+        learner = Learner(recipe, open_data(other_dataset, recipe))
+        (line, *_) = learner.begin()
         assert line.startswith(f"begins    with the weights of {before}")
         for policy in (learner.policy, learner.average):
             assert torch.equal(policy.state_dict()[name], weights[name])

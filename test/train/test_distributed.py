@@ -1,44 +1,64 @@
 """Several processes train what one trains."""
 
+import importlib
+import multiprocessing
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import traceback
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import run_checkpoints
-from diffusion_policy_ros.train.distributed import Peers
+from diffusion_policy_ros.train.distributed import Peers, peers
 from diffusion_policy_ros.train.trainer import train
 
-TRAIN = ("-m", "diffusion_policy_ros.cli.main", "train")
-ENDS_ALONE = """
-import os
-from diffusion_policy_ros.train.distributed import peers
 
-def threads():
-    return [open(f"/proc/self/task/{n}/comm").read() for n in os.listdir("/proc/self/task")]
+@pytest.fixture(scope="module")
+def together():
+    """Call a function in two processes as torchrun starts them: what they said, how they ended.
 
-with peers("cpu", 8) as group:
-    import torch.optim, torch._dynamo  # as the trainer does, once the group is there
-    group.wait()
-    assert any("gloo" in name for name in threads())
-left = [name for name in threads() if "gloo" in name]
-assert not left, left
-"""
+    They are forked from one that has imported all of it, which takes longest.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diffusion_policy_ros.train.trainer"])
+
+    def run(folder, function):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        both = [
+            context.Process(target=_one, args=(rank, port, folder / f"said_{rank}", function))
+            for rank in range(2)
+        ]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join()
+        said = [(folder / f"said_{rank}").read_text() for rank in range(2)]
+        return said, [process.exitcode for process in both]
+
+    return run
 
 
-def torchrun(*words, program=TRAIN, processes=2):
-    """`torchrun ... PROGRAM WORDS`."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", *program]
-    return subprocess.run(
-        [*command, *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def _one(rank, port, path, function):
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", **{key: str(n) for key, n in where.items()}}
+    with path.open("w") as file:
+        try:
+            function(say=lambda line: print(line, file=file, flush=True))
+        except UserError as error:
+            print(error, file=file)
+            raise SystemExit(2) from None
+        except BaseException:
+            traceback.print_exc(file=file)
+            raise
 
 
 def assert_close(one, two):
@@ -50,65 +70,101 @@ def assert_close(one, two):
             torch.testing.assert_close(others[key], tensor, rtol=1e-5, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("network", ["changed", "with_dropout"])
-def test_two_processes_train_the_weights_of_one(dataset, request, tmp_path, network):
+@pytest.mark.parametrize(
+    ("network", "parts"), [("changed", 1), ("with_dropout", 1), ("with_dropout", 2)]
+)
+def test_two_processes_train_the_weights_of_one(
+    dataset, request, tmp_path, together, network, parts
+):
     """The same global batch, padding masked; resumed in two processes, too; one of them speaks."""
-    recipe = request.getfixturevalue(network)(updates=8, checkpoint_every=4, keep_checkpoints=0)
-    alone = train(dataset, recipe, tmp_path / "alone", progress="none", say=lambda line: None)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(recipe.to_text())
-    words = ["--dataset", dataset, "--config", path, "--out", tmp_path / "two"]
-    done = torchrun(*words, "--progress", "lines")
-    assert done.returncode == 0, done.stderr
-    assert "in 2 processes" in done.stdout
-    assert done.stdout.count("dataset   ") == 1
-    both = run_checkpoints(tmp_path / "two")
-    assert [checkpoint.name for checkpoint in both] == ["update_000004", "update_000008"]
-    assert_close(both[-1], alone)
-    for file in both[-1].iterdir():
-        file.unlink()
-    both[-1].rmdir()
-    done = torchrun(*words, "--resume")
-    assert done.returncode == 0, done.stderr
+    recipe = request.getfixturevalue(network)
+    alone = recipe(updates=4, checkpoint_every=2, keep_checkpoints=0)
+    alone = train(dataset, alone, tmp_path / "alone", progress="none", say=len)
+    several = recipe(
+        updates=4, checkpoint_every=2, keep_checkpoints=0, gradient_accumulation=parts
+    )
+    both = partial(train, dataset, several, tmp_path / "two", progress="lines")
+    said, ended = together(tmp_path, both)
+    assert ended == [0, 0], said
+    assert "in 2 processes" in said[0] and said[1] == ""
+    first, last = run_checkpoints(tmp_path / "two")
+    assert (first.name, last.name) == ("update_000002", "update_000004")
+    assert_close(last, alone)
+    shutil.rmtree(last)
+    said, ended = together(tmp_path, partial(both, resume=True))
+    assert ended == [0, 0], said
     assert_close(run_checkpoints(tmp_path / "two")[-1], alone)
 
 
-def test_nothing_is_at_work_when_the_group_is_left(tmp_path):
-    """No thread of the group outlives it: one that does aborts the process as Python ends."""
-    (tmp_path / "alone.py").write_text(ENDS_ALONE)
-    done = torchrun(program=[tmp_path / "alone.py"])
-    assert done.returncode == 0, done.stderr
-
-
-DRIFTED = """
-import torch
-from diffusion_policy_ros.train.distributed import peers
-
-with peers("cpu", 8) as group:
-    weights = [torch.ones(3), torch.arange(4.0)]
-    group.check_equal(weights)
-    weights[1][2] += 1e-6 * group.rank
-    group.check_equal(weights)
-"""
-
-
-def test_processes_that_have_drifted_apart_are_stopped(tmp_path):
-    """A weight's last bits differ: a line that says so, not two policies."""
-    (tmp_path / "drifted.py").write_text(DRIFTED)
-    done = torchrun(program=[tmp_path / "drifted.py"])
-    assert done.returncode != 0
-    assert "the processes' weights are no longer equal" in done.stderr
-
-
-def test_fewer_windows_than_processes_are_refused(dataset, recipe, tmp_path):
-    """By name, with the cure, before anything is written."""
+def test_torchrun_starts_them(dataset, changed, tmp_path):
+    """By the command that people type; it comes to its end, and one process says how it went."""
     path = tmp_path / "recipe.yaml"
-    path.write_text(recipe.to_text())
+    path.write_text(changed(updates=2).to_text())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "diffusion_policy_ros.cli.main", "train"]
     words = ["--dataset", dataset, "--config", path, "--out", tmp_path / "run"]
-    done = torchrun(*words, "training.batch_size=1")
-    assert done.returncode != 0
-    assert "training.batch_size: 1 windows for 2 processes; raise it" in done.stderr
-    assert not (tmp_path / "run").exists()
+    done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "in 2 processes" in done.stdout
+    assert done.stdout.count("dataset   ") == done.stdout.count("trained   2 updates") == 1
+
+
+def _alone_at_the_end(say):
+    def threads():
+        return [open(f"/proc/self/task/{n}/comm").read() for n in os.listdir("/proc/self/task")]
+
+    with peers("cpu", 8) as group:
+        importlib.import_module("torch._dynamo")  # as the trainer does, once the group is there
+
+        group.wait()
+        assert any("gloo" in name for name in threads())
+    assert not [name for name in threads() if "gloo" in name]
+
+
+def test_nothing_is_at_work_when_the_group_is_left(tmp_path, together):
+    """No thread of the group outlives it: one that does aborts the process as Python ends."""
+    said, ended = together(tmp_path, _alone_at_the_end)
+    assert ended == [0, 0], said
+
+
+def _drifted(say):
+    with peers("cpu", 8) as group:
+        weights = [torch.ones(3), torch.arange(4.0)]
+        group.check_equal(weights)
+        weights[1][2] += 1e-6 * group.rank
+        group.check_equal(weights)
+
+
+def test_processes_that_have_drifted_apart_are_stopped(tmp_path, together):
+    """A weight's last bits differ: a line that says so, not two policies."""
+    said, ended = together(tmp_path, _drifted)
+    assert ended == [2, 2]
+    assert all("the processes' weights are no longer equal" in words for words in said)
+
+
+def _failing(say, dataset, recipe, out):
+    def fail(module, inputs):
+        raise MemoryError("no room")
+
+    torch.nn.modules.module.register_module_forward_pre_hook(fail)
+    train(dataset, recipe, out, progress="none", say=say)
+
+
+def test_processes_that_fail_end(dataset, recipe, tmp_path, together):
+    """In the midst of an update: with the reason, and without waiting for each other for ever."""
+    out = tmp_path / "run"
+    said, ended = together(tmp_path, partial(_failing, dataset=dataset, recipe=recipe, out=out))
+    assert all("no room" in words for words in said)
+    assert all(code not in (0, None) for code in ended)
+
+
+def test_fewer_windows_than_processes_are_refused(dataset, changed, tmp_path, together):
+    """By name, with the cure, before anything is written."""
+    out = tmp_path / "run"
+    said, ended = together(tmp_path, partial(train, dataset, changed(batch_size=1), out))
+    assert ended == [2, 2]
+    assert "training.batch_size: 1 windows for 2 processes; raise it" in said[0]
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(("windows", "count"), [(16, 2), (7, 3), (5, 5)])

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion_policy_ros.data.loader import prefetch
 from diffusion_policy_ros.engine.cuda_graph import allow_tf32
-from diffusion_policy_ros.train.batches import open_data, read_ahead
+from diffusion_policy_ros.train.batches import open_data, upload
+from diffusion_policy_ros.train.distributed import Peers
 from diffusion_policy_ros.train.learner import Learner
 
 pytestmark = [
@@ -15,22 +17,21 @@ pytestmark = [
 
 
 def test_what_is_uploaded_beside_is_what_was_read():
-    """From pinned memory, on a stream of its own, while the GPU computes."""
+    """From pinned memory, by readers of their own, while the GPU computes."""
     random = np.random.default_rng(0)
     read = [random.integers(0, 256, (64, 84, 84, 3), dtype=np.uint8) for _ in range(10)]
-    padding, busy = np.zeros((64, 1), dtype=bool), torch.randn(2048, 2048, device="cuda")
-    with read_ahead(
-        lambda number: ({"image": read[number % 10]}, padding),
-        0,
-        slice(0, 64),
-        torch.device("cuda"),
-    ) as batches:
+    busy = torch.randn(2048, 2048, device="cuda")
+
+    def prepare(number):
+        return upload({"image": read[number % 10]}, torch.device("cuda"))
+
+    with prefetch(prepare, 0, readers=2) as batches:
         sums = []
         for number in range(10):
             batch = next(batches)
             busy = (busy @ busy).tanh()
-            sums.append(batch.arrays["image"].long().sum())
-            assert batch.arrays["image"].is_cuda, number
+            sums.append(batch["image"].long().sum())
+            assert batch["image"].is_cuda, number
     assert [int(total) for total in sums] == [int(images.sum()) for images in read]
 
 
@@ -45,6 +46,6 @@ def test_a_gpu_learns_what_a_cpu_learns(dataset, changed, precision, tolerance):
 def train(dataset, recipe, device):
     """Losses of five updates."""
     data = open_data(dataset, recipe)
-    learner = Learner(recipe, data, torch.device(device))
+    learner = Learner(recipe, data, Peers(torch.device(device)))
     with data.batches(recipe.training, 0, learner.group) as batches:
         return [float(learner.learn(next(batches))) for _ in range(5)]

@@ -13,6 +13,8 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import run_checkpoints
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
+from diffusion_policy_ros.report.training import training_lines
+from diffusion_policy_ros.train import hooks
 from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.learner import Learner, decay_groups
 from diffusion_policy_ros.train.trainer import train
@@ -27,9 +29,9 @@ def quietly(*args, **kwargs):
 def gradients(dataset, recipe):
     """Loss and gradients of the first batch."""
     data = open_data(dataset, recipe)
-    learner = Learner(recipe, data, torch.device("cpu"))
+    learner = Learner(recipe, data)
     with data.batches(recipe.training, 0) as batches:
-        loss = learner._backward(next(batches))
+        loss = learner.backward(next(batches))
     return loss, [w.grad for w in learner.policy.parameters() if w.requires_grad]
 
 
@@ -78,7 +80,7 @@ def test_compiled_networks_learn_the_same(dataset, changed):
 def with_errors(monkeypatch, errors):
     """Let validations find these action errors."""
     left = iter(errors)
-    monkeypatch.setattr(Learner, "validate", lambda *_: (1.0, next(left)))
+    monkeypatch.setattr(hooks, "validate", lambda *_: (1.0, next(left)))
 
 
 STOPPING = {"updates": 40, "val_every": 2, "early_stop": 2, "keep_checkpoints": 1}
@@ -87,7 +89,8 @@ STOPPING = {"updates": 40, "val_every": 2, "early_stop": 2, "keep_checkpoints": 
 def test_it_stops_early_and_keeps_the_best(dataset, changed, tmp_path, monkeypatch):
     """Two validations without a smaller error end it; best and newest checkpoint are kept."""
     with_errors(monkeypatch, [0.5, 0.4, 0.6, 0.4])
-    _, said = quietly(dataset, changed(**STOPPING), tmp_path / "run")
+    quietly(dataset, changed(**STOPPING), tmp_path / "run")
+    said = list(training_lines(tmp_path / "run"))
     names = [path.name for path in run_checkpoints(tmp_path / "run")]
     assert names == ["update_000004", "update_000008"]
     assert any("stopped   early" in line and "update_000004" in line for line in said)
@@ -100,8 +103,8 @@ def test_patience_is_resumed(dataset, changed, tmp_path, monkeypatch):
     quietly(dataset, changed(**STOPPING), tmp_path / "run", stop_after=7)
     quietly(dataset, changed(**STOPPING), tmp_path / "run", resume=True)
     assert run_checkpoints(tmp_path / "run")[-1].name == "update_000008"
-    _, said = quietly(dataset, changed(**STOPPING), tmp_path / "run", resume=True)
-    assert said[-1].endswith("update_000004")
+    quietly(dataset, changed(**STOPPING), tmp_path / "run", resume=True)
+    assert list(training_lines(tmp_path / "run"))[-1].endswith("update_000004")
 
 
 def test_early_stop_needs_a_validation(changed):

@@ -1,0 +1,90 @@
+"""A run: the folder of a training, with its recipe and checkpoints.
+
+RUN/recipe.yaml                  what was asked for, every key written out
+RUN/checkpoints/update_001000/   see checkpoint.py
+RUN/checkpoints/best             points to one of them, where one was chosen
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.policy.checkpoint import BEST, run_checkpoints
+from diffusion_policy_ros.policy.recipe import Recipe
+
+RECIPE = "recipe.yaml"
+
+
+def claim_run(run: Path, recipe: Recipe, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a new run.
+
+    Raises:
+        UserError: something would be overwritten, or there is no run of this recipe to resume.
+    """
+    occupied = run.is_dir() and any(run.iterdir())
+    if not resume:
+        if occupied or (run.exists() and not run.is_dir()):
+            raise UserError("already exists", str(run), "add --resume, or choose another --out")
+        return None
+    if not occupied:
+        raise UserError("no run to resume", str(run), "leave out --resume to begin one")
+    if not (run / RECIPE).is_file():
+        raise UserError("is no run", str(run), f"choose a directory with {RECIPE}")
+    before, now = _fixed(Recipe.load(run / RECIPE)), _fixed(recipe)
+    changed = [name for name in before if before[name] != now[name]]
+    if changed:
+        what = f"this run was begun with another {', '.join(changed)}"
+        cure = f"resume with --config {run / RECIPE}, or choose another --out"
+        raise UserError(what, str(run), cure)
+    found = run_checkpoints(run)
+    return found[-1] if found else None
+
+
+def _fixed(recipe: Recipe) -> dict[str, Any]:
+    return dataclasses.asdict(recipe.policy) | recipe.training.fixed()
+
+
+def begin_run(run: Path, recipe: Recipe) -> None:
+    """Make its folder; in one named `runs`, `latest` then points to it."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / RECIPE).write_text(recipe.to_text(), encoding="utf-8")
+    runs, name = run.absolute().parent, run.absolute().name
+    if runs.name == "runs":
+        _point(runs / "latest", name)
+
+
+def checkpoint_path(run: Path, update: int) -> Path:
+    """Where a run's checkpoint of an update is."""
+    return run / "checkpoints" / f"update_{update:06d}"
+
+
+def keep_checkpoints(run: Path, newest: int, best: Sequence[int]) -> None:
+    """Remove a run's older checkpoints, and let `find_checkpoint` take the best one.
+
+    Args:
+        run: its folder.
+        newest: how many of the newest are kept; 0 for all.
+        best: updates that are kept besides, the best first; with none, the newest is taken.
+    """
+    kept = [path for path in (checkpoint_path(run, update) for update in best) if path.is_dir()]
+    pointer = run / "checkpoints" / BEST
+    if kept:
+        _point(pointer, kept[0].name)
+    else:
+        pointer.unlink(missing_ok=True)
+    for old in run_checkpoints(run)[:-newest] if newest else ():
+        if old not in kept:
+            shutil.rmtree(old)
+
+
+def _point(pointer: Path, name: str) -> None:
+    """Make or replace a link, in one step."""
+    draft = pointer.with_name(f".{pointer.name}-{os.getpid()}")
+    draft.symlink_to(name)
+    draft.replace(pointer)
