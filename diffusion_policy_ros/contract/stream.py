@@ -130,17 +130,17 @@ class Stream:
         """The message type's entry in `MESSAGE_TYPES`, or what is known of any other."""
         return MESSAGE_TYPES.get(self.type, ANY)
 
-    @property
+    @functools.cached_property
     def is_image(self) -> bool:
         """Whether it becomes a uint8 (H, W, C) array rather than a float32 vector."""
         return self.message.image
 
-    @property
+    @functools.cached_property
     def is_depth(self) -> bool:
         """Whether it becomes a picture of depth."""
         return self.is_image and (self.encoding in DEPTH_ENCODINGS or self.far > 0)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Number of values."""
         return int(functools.reduce(lambda a, b: a * b, self.shape, 1))

@@ -138,9 +138,9 @@ class Commands:
         values = np.zeros((len(times_ns), stream.size), np.float32)
         valid = np.ones(len(times_ns), bool)
         for latency in np.unique(latencies):
-            columns, sent_ns = latencies == latency, times_ns - latency
-            begins = np.searchsorted(stamps, sent_ns)
-            ends = np.searchsorted(stamps, sent_ns + self._contract.period_ns)
+            columns, sent_ns = np.flatnonzero(latencies == latency), times_ns - latency
+            begins = np.searchsorted(stamps, sent_ns).tolist()
+            ends = np.searchsorted(stamps, sent_ns + self._contract.period_ns).tolist()
             for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
                 if (
                     begin == end

@@ -140,7 +140,11 @@ class _Conversion:
         self._frames: dict[str, str] = {}
         self._anchor_ns: list[int] = []
         self._idle: list[tuple[int, int]] = []
-        self._images = [k for k, stream in contract.observations.items() if stream.is_image]
+        self._images = {
+            key: storage(stream, options.images) == "raw"
+            for key, stream in contract.observations.items()
+            if stream.is_image
+        }
         self._vectors = [k for k, stream in contract.observations.items() if not stream.is_image]
         self._row = shard.rows
         self._history = History(contract, n_obs_steps=1)
@@ -250,10 +254,10 @@ class _Conversion:
 
     def _picture(self, key: str, frame: Frame) -> Array | list[bytes]:
         """A frame's picture: as it came where it is kept so, else its pixels."""
-        stream = self.contract.observations[key]
-        if storage(stream, self.options.images) == "raw":
+        if self._images[key]:
             return frame.arrays[key][None]
-        came = as_they_came(stream, self._history.message(key, frame))
+        message = self._history.message(key, frame)
+        came = as_they_came(self.contract.observations[key], message)
         return frame.arrays[key][None] if came is None else [came]
 
     def _between(self, after: Frame) -> Iterator[Frame]:

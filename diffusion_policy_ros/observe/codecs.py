@@ -22,6 +22,9 @@ from diffusion_policy_ros.observe.paths import numbers
 Array = NDArray[Any]
 
 
+LARGEST = float(np.finfo(np.float32).max)
+
+
 class DecodeError(UserError):
     """A message that is not what the contract says; ``where`` is the stream's name and topic."""
 
@@ -49,12 +52,10 @@ def decode(stream: Stream, msg: Any) -> Array:
         if stream.frame_id:
             _check_frame(stream, msg)
         decoder = DECODERS.get(stream.type)
-        value = decoder(stream, msg) if decoder else _float32(numbers(stream.field, msg))
-        if stream.is_image:
-            return fitted(stream, value)
+        value = decoder(stream, msg) if decoder else _vector(numbers(stream.field, msg))
+        return fitted(stream, value) if stream.is_image else _checked(stream, value)
     except UserError as error:
         raise DecodeError(error.what, f"{stream.name} ({stream.topic})", error.cure) from None
-    return _checked(stream, value)
 
 
 def _check_frame(stream: Stream, msg: Any) -> None:
@@ -67,7 +68,7 @@ def _check_frame(stream: Stream, msg: Any) -> None:
 
 def _joint_state(stream: Stream, msg: Any) -> Array:
     if not stream.names:
-        return _float32(numbers(stream.field, msg))
+        return _vector(numbers(stream.field, msg))
     return _picked(stream, msg.name, getattr(msg, stream.field))
 
 
@@ -81,13 +82,13 @@ def _joint_trajectory(stream: Stream, msg: Any) -> Array:
 def _picked(stream: Stream, names: Sequence[str], values: Sequence[float]) -> Array:
     """The contract's joints, by name and in the contract's order."""
     if not stream.names:
-        return _float32(values)
+        return _vector(values)
     places = {name: i for i, name in enumerate(names)}
     missing = _missing(stream, places, values)
     if missing:
         what = f"no {stream.field} of joint '{missing[0]}'"
         raise UserError(what, "", f"the message has {names_said(places)}")
-    return _float32([values[places[name]] for name in stream.names])
+    return _vector([values[places[name]] for name in stream.names])
 
 
 def _missing(stream: Stream, places: Mapping[str, int], values: Sequence[float]) -> list[str]:
@@ -116,21 +117,20 @@ DECODERS: dict[str, Callable[[Stream, Any], Array]] = {
 """Message type → decoder, of types that are more than a path to numbers, see `paths.numbers`."""
 
 
-def _float32(values: Any) -> Array:
-    with np.errstate(over="ignore"):  # infinite then, and refused
-        return np.asarray(values, dtype=np.float32)
+def _vector(values: Any) -> Array:
+    return np.asarray(values, dtype=np.float64)
 
 
 def _checked(stream: Stream, value: Array) -> Array:
-    """A vector of the right size, finite, in SI units."""
-    where = f"{stream.name} ({stream.topic})"
+    """A float32 vector of the right size, finite, in SI units."""
     if value.shape != stream.shape:
-        raise DecodeError(
-            f"{value.size} values, the contract says {stream.size}", where, "mend shape or names"
-        )
+        what = f"{value.size} values, the contract says {stream.size}"
+        raise UserError(what, "", "mend shape or names")
     numbers = value.tolist()  # a few of them: plain floats are checked faster than arrays
-    if not all(map(math.isfinite, numbers)):
-        raise DecodeError(f"not finite: {numbers}", where, "check the publisher")
-    if stream.quantity == "orientation" and not 0.9 < math.hypot(*numbers) < 1.1:
-        raise DecodeError(f"{numbers} is no unit quaternion", where, "check the publisher")
-    return value * np.array(stream.scale, np.float32) if stream.scale else value
+    length = math.hypot(*numbers)
+    if not length <= LARGEST:
+        raise UserError(f"not finite: {numbers}", "", "check the publisher")
+    if stream.quantity == "orientation" and not 0.9 < length < 1.1:
+        raise UserError(f"{numbers} is no unit quaternion", "", "check the publisher")
+    vector = value.astype(np.float32)
+    return vector * np.array(stream.scale, np.float32) if stream.scale else vector

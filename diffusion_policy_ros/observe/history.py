@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -86,14 +87,20 @@ class _Pending(NamedTuple):
     arrival_ns: int
 
 
+_Entry = tuple[int, Any, dict[str, bool]]
+
+
 @dataclass
 class _Topic:
-    """The recent messages of one topic, oldest first, not yet decoded."""
+    """The recent messages of one topic, oldest first, not yet decoded.
+
+    An entry is a stamp, a message, and which streams' joints it is known to hold.
+    """
 
     streams: list[Stream]
     keep_ns: int
     latency_ns: int
-    messages: deque[tuple[int, Any]] = field(default_factory=deque)
+    messages: deque[_Entry] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.static: bool = self.streams[0].static
@@ -107,7 +114,7 @@ class _Topic:
     def push(self, stamp: int, msg: Any) -> None:
         if self.static:
             self.messages.clear()
-        self.messages.append((stamp, msg))
+        self.messages.append((stamp, msg, {}))
         while self.messages[0][0] < stamp - self.keep_ns:
             self.messages.popleft()
 
@@ -116,7 +123,7 @@ class _Topic:
         place = len(self.messages)
         while place and self.messages[place - 1][0] > stamp:
             place -= 1
-        self.messages.insert(place, (stamp, msg))
+        self.messages.insert(place, (stamp, msg, {}))
 
     def has_shown(self, time_ns: int) -> bool:
         """Whether nothing older than ``time_ns`` is still to be expected."""
@@ -127,26 +134,34 @@ class _Topic:
         return not self.shared or all(self._has_shown(s, time_ns) for s in self.streams)
 
     def _has_shown(self, stream: Stream, time_ns: int) -> bool:
-        for stamp, msg in reversed(self.messages):
-            if stamp < time_ns:
+        for entry in reversed(self.messages):
+            if entry[0] < time_ns:
                 return False
-            if holds(stream, msg):
+            if _holds(stream, entry):
                 return True
         return False
 
-    def at(self, stream: Stream, time_ns: int) -> tuple[int, Any] | None:
+    def at(self, stream: Stream, time_ns: int) -> _Entry | None:
         """The newest message with a stamp at or before ``time_ns`` that holds the stream's joints;
         the newest of all where none does.
         """
         if self.static:
             return self.messages[-1] if self.messages else None
-        newest: tuple[int, Any] | None = None
-        for stamp, msg in reversed(self.messages):
-            if stamp <= time_ns:
-                if not self.shared or holds(stream, msg):
-                    return stamp, msg
-                newest = newest or (stamp, msg)
+        newest: _Entry | None = None
+        for entry in reversed(self.messages):
+            if entry[0] <= time_ns:
+                if not self.shared or _holds(stream, entry):
+                    return entry
+                newest = newest or entry
         return newest
+
+
+def _holds(stream: Stream, entry: _Entry) -> bool:
+    """`holds`, looked into once."""
+    _, msg, known = entry
+    if stream.name not in known:
+        known[stream.name] = holds(stream, msg)
+    return known[stream.name]
 
 
 def latency_ns(seconds: float) -> int:
@@ -238,7 +253,8 @@ class History:
 
     def poll(self, now_ns: int) -> list[Event]:
         """Close frames whose ``settle_s`` has passed by the clock of ``arrival_ns``."""
-        return self._close(now_ns) if self._pending else []
+        settles = self.settles_ns
+        return [] if settles is None or now_ns < settles else self._close(now_ns)
 
     @property
     def settles_ns(self) -> int | None:
@@ -260,7 +276,7 @@ class History:
         """What a frame that has just closed has an observation from; None once it is forgotten."""
         topic = self._topics[self.contract.observations[key].topic]
         wanted = frame.time_ns - frame.ages_ns[key]
-        fitting = (msg for stamp, msg in reversed(topic.messages) if stamp == wanted)
+        fitting = (msg for stamp, msg, _ in reversed(topic.messages) if stamp == wanted)
         return None if topic.static else next(fitting, None)
 
     def newest_stamps(self) -> dict[str, int | None]:
@@ -310,8 +326,9 @@ class History:
     def _is_complete(self, pending: _Pending, now_ns: int) -> bool:
         if now_ns - pending.arrival_ns >= self._settle:
             return True
-        if not all(topic.has_shown(pending.time_ns) for topic in self._topics.values()):
-            return False
+        for topic in self._topics.values():
+            if not topic.has_shown(pending.time_ns):
+                return False
         newest = (self._tf.newest_ns(stream) for stream in self._tf_streams)
         return all(stamp is not None and stamp >= pending.time_ns for stamp in newest)
 
@@ -352,7 +369,7 @@ class History:
         return frame
 
 
-def _too_old(stream: Stream, found: tuple[int, Any] | None, time_ns: int) -> str:
+def _too_old(stream: Stream, found: Sequence[Any] | None, time_ns: int) -> str:
     if found is None:
         return f"{stream.name} ({stream.topic}): no message at or before the frame"
     age = (time_ns - found[0]) / 1e9

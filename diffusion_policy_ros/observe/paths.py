@@ -16,6 +16,7 @@ from diffusion_policy_ros.contract.fields import Step, parsed
 from diffusion_policy_ros.errors import UserError, did_you_mean
 
 AXES = ("x", "y", "z", "w")
+_NUMBER = (int, float, np.generic)
 
 
 def numbers(path: str, msg: Any) -> Sequence[float]:
@@ -77,14 +78,14 @@ def field_names(msg: Any) -> Iterator[str]:
 
 def _flat(value: Any, path: str) -> Sequence[float]:
     """All numbers of a value, one after the other."""
-    if isinstance(value, int | float | bool | np.generic):
+    if isinstance(value, _NUMBER):
         return (float(value),)
     if isinstance(value, str | bytes):
         raise UserError(f"{path} is text", "", "name a number")
     if hasattr(value, "x") and hasattr(value, "z"):
         return [getattr(value, axis) for axis in AXES if hasattr(value, axis)]
     if hasattr(value, "__len__") and not isinstance(value, tuple):
-        if not len(value) or isinstance(value[0], int | float | np.generic):
+        if not len(value) or isinstance(value[0], _NUMBER):
             return value  # type: ignore[no-any-return]
         return [number for one in value for number in _flat(one, path)]
     found: list[float] = []
