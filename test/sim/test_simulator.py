@@ -1,5 +1,6 @@
 """The protocol: a simulator of the user's own, with joints and at 10 Hz, is a robot like ours."""
 
+import csv
 import json
 import sys
 
@@ -16,11 +17,9 @@ from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.evaluation import ClosedLoop, evaluate, make_simulator
 from diffusion_policy_ros.observe.codecs import decode, stamp_ns
-from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim import simulator
 from diffusion_policy_ros.simulated_robot import SimulatedRobot
-from diffusion_policy_ros.train.trainer import train
 
 TOY = "toy/reach"
 SAMPLING = Sampling(num_inference_steps=1, sampler="ddim", replan_steps=1, n_action_steps=8)
@@ -78,12 +77,20 @@ def test_its_expert_is_recorded_in_the_robots_units(contract, tmp_path):
 
 
 def test_the_whole_way_without_ros(toy, contract, tmp_path, capsys):
-    """Recorded, converted, trained for a moment, evaluated by the command line."""
+    """Recorded, converted, trained for a moment, driven meanwhile, evaluated by command."""
     record_demonstrations(contract, tmp_path / "bags", 3, sim=TOY)
     convert([tmp_path / "bags"], contract, tmp_path / "dataset")
-    words = ["training.updates=4", "training.batch_size=8"]
-    recipe = Recipe.load("small_state", parse_overrides(words))
-    train(tmp_path / "dataset", recipe, tmp_path / "run")
+    words = ["train", "--dataset", str(tmp_path / "dataset"), "--config", "small_state"]
+    words += ["--out", str(tmp_path / "run"), "training.updates=4", "training.batch_size=8"]
+    words += ["training.metric=success", "training.eval_every=3", "training.eval_episodes=2"]
+    assert main([*words, "training.keep_best=1", "training.eval_sim=mini_lift"]) == 2
+    assert "mini_lift is told positions, not joints" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*words, "training.keep_best=1", f"training.eval_sim={TOY}"]) == 0
+    with (tmp_path / "run" / "loss.csv").open(newline="") as table:
+        driven = {row["update"]: row["success"] for row in csv.DictReader(table) if row["success"]}
+    assert driven.keys() == {"3", "4"}
+    assert set(driven.values()) <= {"0", "0.5", "1"}
     file = tmp_path / "figures.json"
     words = ["eval", str(tmp_path / "run"), "--sim", TOY, "--episodes", "2", "--steps", "1"]
     assert main([*words, "--engine", "eager", "--json", str(file)]) == 0

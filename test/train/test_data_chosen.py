@@ -186,6 +186,24 @@ def test_what_is_learned_does_not_depend_on_readers_nor_on_how_pictures_are_kept
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_run_goes_on_when_its_dataset_was_compacted_meanwhile(dataset, changed, tmp_path):
+    """What was dropped before is gone for good, rows have moved: the weights are the same bits."""
+    change(dataset, [1], dropped=True)
+    quiet = {"progress": "none", "say": len}
+    recipe = changed(val_every=0)
+    whole = train(dataset, recipe, tmp_path / "whole", **quiet)
+    train(dataset, recipe, tmp_path / "run", stop_after=5, **quiet)
+    before = [e.start for e in Index.load(dataset).episodes if not e.dropped]
+    compact(dataset)
+    assert [e.start for e in Index.load(dataset).episodes] != before
+    resumed = train(dataset, recipe, tmp_path / "run", resume=True, **quiet)
+    ours, theirs = (load_file(path / "weights.safetensors") for path in (whole, resumed))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    change(dataset, [0], dropped=True)
+    with pytest.raises(UserError, match="begun with other episodes.*training.init_from"):
+        train(dataset, recipe, tmp_path / "run", resume=True, **quiet)
+
+
 def test_a_broken_picture_ends_training_in_one_line(dataset, changed, tmp_path):
     """With file and cure, from whichever reader."""
     compact(dataset, "png")
