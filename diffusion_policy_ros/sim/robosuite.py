@@ -12,6 +12,7 @@ of a turn from it: here both are the grip site's.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -34,10 +35,13 @@ from diffusion_policy_ros.sim.waypoints import (
     SquareExpert,
 )
 
-import robosuite  # isort: skip  # after MuJoCo, whose way to draw is chosen before it is imported
-from robosuite.controllers import load_composite_controller_config  # isort: skip
-from robosuite.controllers.parts import controller  # isort: skip
-from robosuite.utils import binding_utils  # isort: skip
+# It greets every process with what else could be installed.
+logging.getLogger("robosuite_logs").addFilter(lambda said: said.levelno >= logging.ERROR)
+# After MuJoCo, whose way to draw is chosen before it is imported.
+import robosuite  # noqa: E402  # isort: skip
+from robosuite.controllers import load_composite_controller_config  # noqa: E402  # isort: skip
+from robosuite.controllers.parts import controller  # noqa: E402  # isort: skip
+from robosuite.utils import binding_utils  # noqa: E402  # isort: skip
 
 FREE, BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
 SITE = "gripper0_right_grip_site"

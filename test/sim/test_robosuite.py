@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.runtime.tail import Chunk
 from diffusion_policy_ros.simulated_robot import SimulatedRobot
 
 pytestmark = pytest.mark.robosuite
@@ -53,6 +54,22 @@ def test_the_expert_does_the_task(task):
         results = [run(robot, seed)[0] for seed in range(20_000, 20_003)]
         assert sum(result.success for result in results) >= 2
         assert min(result.steps for result in results) < robot.simulator.max_steps / 2
+
+
+def test_a_delta_leads_from_what_is_measured():
+    """A chunk through the player tells the arm what robosuite's own controller makes of it."""
+    actions = np.random.default_rng(1).uniform(-0.02, 0.02, (8, 7))
+    with SimulatedRobot(CONTRACT, False, sim="robosuite/lift") as robot:
+        robot.reset(6, START)
+        robot.offer(Chunk(START, actions, CONTRACT.period_ns))
+        for i, action in enumerate(actions):
+            before = dict(robot.obs)
+            told = robot.advance(START + i * CONTRACT.period_ns).set_point
+            moved = told["translation"] - before["robot0_eef_pos"]
+            np.testing.assert_allclose(moved, action[:3], atol=1e-6)
+            turned = Rotation.from_quat(told["rotation"])
+            turned *= Rotation.from_quat(before["robot0_eef_quat"]).inv()
+            np.testing.assert_allclose(turned.as_rotvec(), action[3:6], atol=1e-6)
 
 
 def test_it_goes_where_it_is_told(robot):
