@@ -60,9 +60,10 @@ class Task(NamedTuple):
 
 TASKS = {
     "mini_lift": Task("mini_lift", "mini_lift_state", "mini_lift_state", 200, 1200),
-    "robosuite/lift": Task("robosuite/lift", "robosuite_state", "small_state", 200, 2000),
-    "robosuite/can": Task("robosuite/can", "robosuite_state", "robosuite_state", 200, 6000),
-    "robosuite/square": Task("robosuite/square", "robosuite_state", "robosuite_state", 200, 6000),
+    "robosuite/lift": Task("robosuite/lift", "robosuite_state", "small_state", 200, 3000),
+    "robosuite/can": Task("robosuite/can", "robosuite_state", "small_state", 200, 10000),
+    "robosuite/square": Task("robosuite/square", "robosuite_state", "small_state", 200, 10000),
+    "pusht": Task("pusht", "pusht_state", "small_state", 250, 10000),
     "mini_bypass": Task("mini_bypass", "mini_bypass", "mini_bypass", 200, 4000),
 }
 

@@ -29,13 +29,21 @@ EPISODE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo does in a simulator; durations as seen on two cores."""
+    """What to do in a simulator; durations as seen on two cores, updates if not the recipe's."""
 
     contract: str
     recipe: str
     demonstrations: int
     record: str
     train: str
+    updates: str = ""
+
+    def recipe_with(self, settings: list[str]) -> Recipe:
+        """The recipe, with what the task and the user change."""
+        from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
+
+        own = {"training.updates": self.updates} if self.updates else {}
+        return Recipe.load(self.recipe, own | parse_overrides(settings))
 
 
 PLANS = {
@@ -49,14 +57,17 @@ PLANS = {
         "mini_bypass", "mini_bypass", 200, "about 10 seconds", "about a minute"
     ),
     ("robosuite/lift", "state"): Plan(
-        "robosuite_state", "small_state", 200, "about 3 minutes", "about 4 minutes"
+        "robosuite_state", "small_state", 200, "about 2 minutes", "about 2 minutes"
     ),
     **{
         (f"robosuite/{task}", "state"): Plan(
-            "robosuite_state", "robosuite_state", 200, "about 6 minutes", "about 10 minutes"
+            "robosuite_state", "small_state", 200, "about 6 minutes", "about 6 minutes", "10000"
         )
         for task in ("can", "square")
     },
+    ("pusht", "state"): Plan(
+        "pusht_state", "small_state", 250, "about 5 minutes", "about 6 minutes", "10000"
+    ),
 }
 OTHERS = {
     "cameras": Plan("", "mini_lift", 300, "as long as it takes", "about 7 minutes"),
@@ -82,10 +93,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--state", action="store_true", help="things' poses instead of cameras: quicker"
     )
-    parser.add_argument(
-        "--contract", help="the robot, a name or a file (default: the simulator's own)"
-    )
-    parser.add_argument("--recipe", help="a name or a file (default: the simulator's own)")
+    for name, what in (("contract", "the robot"), ("recipe", "the training")):
+        told = f"{what}, a name or a file (default: the simulator's own)"
+        parser.add_argument(f"--{name}", help=told)
     parser.add_argument(
         "--out",
         type=Path,
@@ -145,7 +155,8 @@ def _plan(args: argparse.Namespace, kind: str) -> Plan:
     found(args.sim)
     plan = PLANS.get((args.sim, kind)) or OTHERS[kind]
     contract = args.contract or plan.contract or default_contract(args.sim, kind == "cameras")
-    return replace(plan, contract=contract, recipe=args.recipe or plan.recipe)
+    plan = replace(plan, contract=contract)
+    return replace(plan, recipe=args.recipe, updates="") if args.recipe else plan
 
 
 def _check(args: argparse.Namespace, plan: Plan) -> None:
@@ -155,10 +166,8 @@ def _check(args: argparse.Namespace, plan: Plan) -> None:
         UserError: a number is too low, a setting has a mistake, the engine cannot run the policy,
             the figures cannot be written.
     """
-    from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
-
     check_least(args, episodes=1, demonstrations=1, seed=0)
-    recipe = Recipe.load(plan.recipe, parse_overrides(args.settings))
+    recipe = plan.recipe_with(args.settings)
     if args.engine or args.dtype:
         _try_engine(plan, recipe, args)
     check_json(args.json)
@@ -223,17 +232,14 @@ def _convert(plan: Plan, out: Path) -> None:
 
 def _train(plan: Plan, out: Path, settings: list[str]) -> Path:
     from diffusion_policy_ros.evaluation import success_hook
-    from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
     from diffusion_policy_ros.report.training import training_lines
     from diffusion_policy_ros.train.trainer import train
 
     _say(3, f"training into {out / 'run'}", plan.train)
-    recipe = Recipe.load(plan.recipe, parse_overrides(settings))
-    dataset, run = out / "dataset", out / "run"
+    recipe, dataset, run = plan.recipe_with(settings), out / "dataset", out / "run"
     hooks = success_hook(recipe, dataset)
     checkpoint = train(dataset, recipe, run, resume=run.exists(), hooks=hooks)
-    for line in training_lines(run):
-        print(line)
+    print("\n".join(training_lines(run)))
     return checkpoint
 
 
@@ -284,7 +290,7 @@ def _drive(
         "episodes": len(seeds),
         "first_seed": seeds.start,
         "gif": out / "rollout.gif" if _has_pictures(sim) else "",
-        "gif_episodes": 3,
+        "gif_episodes": 3 if sim == "mini_lift" else 1,  # others' take time that the arm has not
         "cameras": out.name == "cameras",
     }
     with (
@@ -351,11 +357,8 @@ def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
             return drive
         dead = [node.args[2].rpartition(".")[2] for node in nodes if node.poll() is not None]
         if time.monotonic() > deadline or (dead and len(drive.episodes) < episodes):
-            why = (
-                f"{dead[0]} ended"
-                if dead
-                else f"no episode ended in time: {drive.policy.get('message', '')}"
-            )
+            late = f"no episode ended in time: {drive.policy.get('message', '')}"
+            why = f"{dead[0]} ended" if dead else late
             raise UserError(why, "demo", "read the .log files in the demo's folder")
     raise UserError("the monitor ended", "demo", f"read {MONITOR}.log in the demo's folder")
 

@@ -3,26 +3,20 @@
 The plane of 512 pixels is one of 512 mm: a pixel is a millimetre. The disc is told where to be as
 two joints, x and y, in metres; a driver's millimetres are what is recorded, which the contract's
 scale undoes. Success is coverage above 0.95, as everybody reports it.
-
-It has no demonstrator: record somebody's, or import a dataset.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.sim.pusht_planner import MM, Planner, PushTEnv
 from diffusion_policy_ros.sim.simulator import Expert, Observation, SetPoint
 from diffusion_policy_ros.sim.stamped import IMAGE, JOINTS, POSE, Arrays, Stamped, Stamper, Types
 
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-from gym_pusht.envs.pusht import PushTEnv  # noqa: E402
-
-MM = 1e-3
 MAX_STEPS = 300
 
 
@@ -88,9 +82,9 @@ class PushT:
             found.insert(0, make.image("/camera/image_raw", "camera", observation["image"]))
         return found
 
-    def expert(self, seed: int) -> Expert | None:
-        """None."""
-        return None
+    def expert(self, seed: int) -> Expert:
+        """The planner of the episode."""
+        return Planner(seed)
 
     def render(self, camera: str, height: int, width: int) -> np.ndarray:
         """The plane from above."""
