@@ -103,12 +103,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="folder for everything (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument(
-        "--episodes", type=int, default=20, help="to run in the end (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=10000, help="of the first of them; unseen from 10000 (default)"
-    )
+    for name, usual, what in (
+        ("episodes", 20, "to run in the end (default: 20)"),
+        ("seed", 10000, "of the first of them; unseen from 10000 (default)"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=usual, help=what)
     parser.add_argument(
         "--demonstrations", type=int, help="to record (default: 300, with --state 200)"
     )
@@ -263,7 +262,7 @@ class Drive:
 
 
 def _milliseconds(text: str | None) -> float:
-    """A figure of the diagnostics, which have a dash for one that is not there yet."""
+    """A figure of the diagnostics; a dash is one that is not there yet."""
     return float("nan") if text in (None, "-") else float(text or 0)
 
 
@@ -388,8 +387,7 @@ def _finish(sim: str, out: Path, figures: dict[str, Any], drive: Drive) -> None:
     page.heading("The policy node's last diagnostics")
     page.facts(drive.policy)
     page.heading("Go on")
-    chosen = "" if sim == "mini_lift" else f" --sim {sim}"
-    page.code(f"diffusion-policy eval {figures['checkpoint']}{chosen} --episodes 100")
+    page.code(f"diffusion-policy eval {figures['checkpoint']} --sim {sim} --episodes 100")
     page.code(f"policy_node --ros-args -p checkpoint:={figures['checkpoint']}")
     page.save(out / "report.html")
     episodes = counted(figures["episodes"], "episode")

@@ -7,15 +7,19 @@ scale undoes. Success is coverage above 0.95, as everybody reports it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.sim.pusht_planner import MM, Planner, PushTEnv
+from diffusion_policy_ros.sim.pusht_planner import MM, Planner
 from diffusion_policy_ros.sim.simulator import Expert, Observation, SetPoint
 from diffusion_policy_ros.sim.stamped import IMAGE, JOINTS, POSE, Arrays, Stamped, Stamper, Types
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+from gym_pusht.envs.pusht import PushTEnv  # noqa: E402
 
 MAX_STEPS = 300
 
@@ -84,7 +88,9 @@ class PushT:
 
     def expert(self, seed: int) -> Expert:
         """The planner of the episode."""
-        return Planner(seed)
+        copy = PushTEnv(obs_type="state")
+        copy.reset(seed=0)
+        return Planner(copy, seed)
 
     def render(self, camera: str, height: int, width: int) -> np.ndarray:
         """The plane from above."""

@@ -7,16 +7,13 @@ corners nearest to the outline's is done: around the T, to the edge, on. Then it
 
 from __future__ import annotations
 
-import os
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.sim.simulator import Observation, SetPoint, Vector
-
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-from gym_pusht.envs.pusht import PushTEnv  # noqa: E402
 
 MM = 1e-3
 RADIUS, CLEAR = 15.0, 4.0
@@ -59,7 +56,7 @@ def _edges() -> tuple[Vector, Vector]:
     return np.array(places), np.array(ways)
 
 
-def _speeds(env: PushTEnv) -> list[list[float]]:
+def _speeds(env: Any) -> list[list[float]]:
     """The disc's, from rest, in each tick of each step of a push that leads a pixel a step.
 
     Nothing slows it, so all pushes are this one, longer or shorter.
@@ -78,13 +75,13 @@ class Planner:
     """The demonstrator of an episode.
 
     Args:
+        copy: an environment of gym-pusht's, for it alone, to try pushes in.
         seed: of the noise that is executed and not recorded.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, copy: Any, seed: int) -> None:
         self._rng = np.random.default_rng([seed, 1])
-        self._copy = PushTEnv(obs_type="state")
-        self._copy.reset(seed=0)
+        self._copy = copy
         self._speeds = _speeds(self._copy)
         self._to_do: list[Vector] = []
 
