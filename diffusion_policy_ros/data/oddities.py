@@ -58,7 +58,8 @@ def oddities(dataset: Dataset, numbers: Sequence[int]) -> list[Oddity]:
     for key in vectors:
         found += _jumps(arrays, key, dataset.contract.observations[key].quantity == "orientation")
     found += _idle(arrays, [*vectors, ACTION], dataset.contract.rate_hz)
-    found += _saturation(arrays, dataset.contract.action_names)
+    if dataset.contract.action.commands:  # what is derived from states rests where the arm does
+        found += _saturation(arrays, dataset.contract.action_names)
     found += _duplicates(arrays, [*vectors, ACTION])
     return sorted(found, key=lambda one: (one.number, one.kind, one.start or 0))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from diffusion_policy_ros.data.oddities import Oddity, oddities
 from diffusion_policy_ros.report.html import Page
 from diffusion_policy_ros.report.plot import empty_figure, png
 
-FRAMES, HEIGHT = 8, 96
-"""Pictures of a strip, and how high a camera's are."""
+FRAMES, HEIGHT, GAP = 8, 96, 3
+"""Pictures of a strip, how high a camera's are, and what is between them."""
+NAMED = 14
+"""Components whose names stand beside a plot, at most."""
 SHADES = {"idle": "#999999", "jump": "#d55e00"}
 
 
@@ -46,8 +48,9 @@ def write_data_page(path: Path, folder: Path, lines: Sequence[int], most: int) -
     if len(drawn) < len(numbers):
         more = f"{len(drawn)} of {len(numbers)} episodes are drawn, those that look odd first."
         page.paragraph(more)
+    ranges = _ranges(dataset, numbers)
     for number in drawn:
-        _draw(page, dataset, number, [one for one in found if one.number == number])
+        _draw(page, dataset, number, [one for one in found if one.number == number], ranges)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
     return [_line(dataset, one) for one in found]
@@ -71,12 +74,13 @@ def _introduce(
 ) -> None:
     episodes, contract = [dataset.episodes[n] for n in numbers], dataset.contract
     frames = sorted(episode.frames for episode in episodes)
+    lengths = str(frames[0]) if frames[0] == frames[-1] else f"{frames[0]} to {frames[-1]}"
     known = [e.success for e in episodes if e.success is not None]
     tags = sorted({tag for episode in episodes for tag in episode.tags})
     page.facts(
         {
             "contract": f"{contract.name}, {contract.rate_hz:g} Hz",
-            "episodes": f"{len(episodes)}, of {frames[0]} to {frames[-1]} frames",
+            "episodes": f"{len(episodes)}, of {lengths} frames",
             "frames": f"{sum(frames)}, {sum(frames) / contract.rate_hz:.0f} s",
             "successes": f"{sum(known)} of {len(known)}" if known else "not recorded",
             "tasks": ", ".join(sorted({e.task for e in episodes if e.task})) or "none said",
@@ -95,6 +99,7 @@ def _introduce(
     ]
     if rows:
         page.table(("no.", "source", "what", ""), rows)
+        page.paragraph("What should not be learned from is left out by, for example:")
         page.code(f"diffusion-policy data drop {dataset.path} --episodes {rows[0][0]}")
     else:
         page.paragraph("Nothing: lengths, steps, stillness and commands are alike.")
@@ -105,20 +110,37 @@ def _row(dataset: Dataset, one: Oddity) -> tuple[object, ...]:
     return dataset.lines[one.number], source, one.kind, _text(dataset, one)
 
 
-def _draw(page: Page, dataset: Dataset, number: int, found: Sequence[Oddity]) -> None:
+Ranges = Mapping[str, tuple[Any, Any]]
+
+
+def _ranges(dataset: Dataset, numbers: Sequence[int]) -> Ranges:
+    """Smallest and largest value of each vector's components in all these episodes."""
+    firsts = [(dataset.first_row(n), dataset.episodes[n].frames) for n in numbers]
+    rows = np.concatenate([np.arange(first, first + count) for first, count in firsts])
+    streams = dataset.contract.observations.items()
+    keys = [key for key, stream in streams if not stream.is_image]
+    values = {key: dataset.rows[key].take(rows) for key in (*keys, ACTION)}
+    return {key: (array.min(0), array.max(0)) for key, array in values.items()}
+
+
+def _draw(
+    page: Page, dataset: Dataset, number: int, found: Sequence[Oddity], ranges: Ranges
+) -> None:
     episode = dataset.episodes[number]
     page.heading(f"{dataset.lines[number]}: {episode.source}")
     success = {True: "success", False: "failed", None: ""}[episode.success]
     said = (f"{episode.frames} frames", success, episode.task, *episode.tags, episode.split)
     page.paragraph(", ".join(filter(None, said)))
-    for one in found:
-        page.paragraph(f"{one.kind}: {_text(dataset, one)}")
+    for kind in dict.fromkeys(one.kind for one in found):
+        texts = [_text(dataset, one) for one in found if one.kind == kind]
+        page.paragraph(f"{kind}: {'; '.join(texts)}")
     strip = _strip(dataset, number)
     if strip is not None:
         page.figure(strip, "cameras from top to bottom, time from left to right", "image/jpeg")
-    plot = _plot(dataset, number, found)
+    plot = _plot(dataset, number, found, ranges)
     if plot is not None:
-        page.figure(plot, "states above, actions below; grey is still, red a jump")
+        each = "each number between its smallest and its largest value in these episodes"
+        page.figure(plot, f"states above, actions below, {each}; grey is still, red a jump")
 
 
 def _strip(dataset: Dataset, number: int) -> bytes | None:
@@ -128,34 +150,49 @@ def _strip(dataset: Dataset, number: int) -> bytes | None:
         return None
     start, frames = dataset.first_row(number), dataset.episodes[number].frames
     rows = start + np.linspace(0, frames - 1, min(FRAMES, frames)).round().astype(np.int64)
-    lines = [np.concatenate([_small(p) for p in dataset.rows[k].take(rows)], 1) for k in cameras]
-    width = max(line.shape[1] for line in lines)
-    whole = np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]), (0, 0))) for a in lines])
-    buffer = io.BytesIO()
-    Image.fromarray(whole).save(buffer, "JPEG", quality=80)
+    lines = [[_small(picture) for picture in dataset.rows[key].take(rows)] for key in cameras]
+    width = max(line[0].width for line in lines) + GAP
+    size = (len(rows) * width - GAP, len(lines) * (HEIGHT + GAP) - GAP)
+    whole, buffer = Image.new("RGB", size, "white"), io.BytesIO()
+    for down, line in enumerate(lines):
+        for across, picture in enumerate(line):
+            whole.paste(picture, (across * width, down * (HEIGHT + GAP)))
+    whole.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 
-def _small(picture: Any) -> Any:
-    """(H, W, C) in colour, HEIGHT high."""
+def _small(picture: Any) -> Image.Image:
+    """Of (H, W, C), in colour, HEIGHT high."""
     height, width, channels = picture.shape
     image = Image.fromarray(picture if channels == 3 else picture[..., 0]).convert("RGB")
-    return np.asarray(image.resize((max(1, round(width * HEIGHT / height)), HEIGHT)))
+    return image.resize((max(1, round(width * HEIGHT / height)), HEIGHT))
 
 
-def _plot(dataset: Dataset, number: int, found: Sequence[Oddity]) -> bytes | None:
-    figure = empty_figure(10, 3.2)
+def _plot(dataset: Dataset, number: int, found: Sequence[Oddity], ranges: Ranges) -> bytes | None:
+    figure = empty_figure(10, 4)
     if figure is None:
         return None
     start = dataset.first_row(number)
     rows = np.arange(start, start + dataset.episodes[number].frames)
-    vectors = [key for key, stream in dataset.contract.observations.items() if not stream.is_image]
-    for axes, keys in zip(figure.subplots(2, 1, sharex=True), (vectors, [ACTION]), strict=True):
+    names = {key: [f"{key}.{i}" for i in range(len(low))] for key, (low, _) in ranges.items()}
+    names[ACTION] = list(dataset.contract.action_names)
+    vectors = [key for key in ranges if key != ACTION]
+    both = figure.subplots(2, 1, sharex=True)
+    for axes, keys in zip(both, (vectors, [ACTION]), strict=True):
         for key in keys:
-            axes.plot(dataset.rows[key].take(rows), lw=0.9)
+            low, high = ranges[key]
+            values = (dataset.rows[key].take(rows) - low) / np.where(high > low, high - low, 1)
+            axes.plot(values, lw=0.9, label=names[key])
+        count = sum(len(names[key]) for key in keys)
+        if 0 < count <= NAMED:
+            beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
+            axes.legend(**beside, fontsize=6)
         for one in found:
             if one.start is not None and one.stop is not None and one.kind in SHADES:
                 axes.axvspan(one.start, one.stop, color=SHADES[one.kind], alpha=0.25, lw=0)
+        axes.set_yticks([])
+        axes.margins(x=0)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
+    both[1].set_xlabel("frame", fontsize=7)
     return png(figure)

@@ -107,6 +107,22 @@ def test_what_is_odd_is_named_with_its_episode(tmp_path, number, arrays, kind, t
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_an_arm_that_rests_where_it_was_measured_is_not_saturated(tmp_path):
+    """Its actions are its next states: no command was cut off."""
+    text = CONTRACT.text.replace("kind: position}", "kind: position, state: position}").replace(
+        "kind: binary}", "kind: scalar, state: width}"
+    )
+    head, _, _ = text.partition("  record:")
+    width = "  width: {topic: /width, type: std_msgs/msg/Float64MultiArray, shape: [1]}\naction:"
+    contract = Contract.from_text(f"{head.replace('action:', width)}  record: next_state\n")
+    with adding(tmp_path / "data", contract) as new:
+        for number in range(4):
+            arrays = saturated() if number == 3 else episode(number)
+            arrays["width"] = arrays["action"][:, 3:]
+            new.add(Recording(f"demo_{number}", arrays, hash=f"{number:016d}"))
+    assert oddities(Dataset(tmp_path / "data"), range(4)) == []
+
+
 def test_numbers_on_the_page_are_those_that_verbs_take(tmp_path, capsys):
     """Also after some were dropped; few are drawn when few are asked for, odd ones first."""
     folder = write(tmp_path / "data", {6: episode(3)})
