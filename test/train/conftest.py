@@ -1,5 +1,7 @@
 """A dataset of four short episodes on disk, and a recipe that trains on it in a second."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,17 @@ def with_dropout(recipe):
         overrides={"policy.denoiser": TRANSFORMER}
         | {f"training.{key}": str(value) for key, value in settings.items()},
     )
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """A class of processes that begin at once: forked from one that has imported the trainer."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diffusion_policy_ros.cli.main", TRAINER, REPORT])
+    return context.Process
+
+
+TRAINER, REPORT = "diffusion_policy_ros.train.trainer", "diffusion_policy_ros.report.training"
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Several processes train what one trains."""
 
 import importlib
-import multiprocessing
 import os
 import shutil
 import socket
@@ -20,21 +19,16 @@ from diffusion_policy_ros.train.distributed import Peers, peers
 from diffusion_policy_ros.train.trainer import train
 
 
-@pytest.fixture(scope="module")
-def together():
-    """Call a function in two processes as torchrun starts them: what they said, how they ended.
-
-    They are forked from one that has imported all of it, which takes longest.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diffusion_policy_ros.train.trainer"])
+@pytest.fixture
+def together(forked):
+    """Call a function in two processes as torchrun starts them: what they said, how they ended."""
 
     def run(folder, function):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         both = [
-            context.Process(target=_one, args=(rank, port, folder / f"said_{rank}", function))
+            forked(target=_one, args=(rank, port, folder / f"said_{rank}", function))
             for rank in range(2)
         ]
         for process in both:

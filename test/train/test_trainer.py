@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.data.loader import batch_indices
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
@@ -309,6 +309,14 @@ def test_lines_come_where_there_is_no_terminal(dataset, recipe, tmp_path, monkey
     assert "\r" not in captured.out + captured.err
 
 
+def _command(words, folder):
+    """The command line, what it says in a file."""
+    with (folder / "said").open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.exit(main(words))
+
+
 def wait_for(condition):
     """Wait until it holds; a deadline, no fixed sleep."""
     deadline = time.monotonic() + 180
@@ -318,22 +326,21 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_says_how_to_go_on(dataset, changed, tmp_path, number):
+def test_ctrl_c_saves_and_says_how_to_go_on(dataset, changed, tmp_path, forked, number):
     """The command that it prints goes on to what an uninterrupted run would have been."""
     whole, _ = quietly(dataset, changed(updates=10**4, val_every=0), tmp_path / "a", stop_after=40)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(changed(updates=10**4, val_every=0).to_text())
-    command = [sys.executable, "-m", "diffusion_policy_ros.cli.main", "train", "--dataset"]
-    command += [str(dataset), "--config", str(recipe), "--out", str(tmp_path / "b")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    )
+    words = ["train", "--dataset", str(dataset), "--config", str(recipe)]
+    process = forked(target=_command, args=([*words, "--out", str(tmp_path / "b")], tmp_path))
+    process.start()
     table = tmp_path / "b" / "loss.csv"
-    wait_for(lambda: process.poll() is not None or (table.exists() and table.stat().st_size > 60))
-    process.send_signal(number)
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
+    wait_for(lambda: process.exitcode or (table.exists() and table.stat().st_size > 60))
+    os.kill(process.pid, number)
+    process.join(180)
+    out = (tmp_path / "said").read_text()
+    assert process.exitcode == 130, out
+    assert "Traceback" not in out
     line = next(line for line in out.splitlines() if line.endswith("--resume"))
     assert f"--out {tmp_path / 'b'}" in line
     update = int(run_checkpoints(tmp_path / "b")[-1].name.removeprefix("update_"))
