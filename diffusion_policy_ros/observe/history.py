@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -175,10 +175,15 @@ class History:
     Args:
         contract: the robot.
         n_obs_steps: To, the frames of a window.
+
+    Attributes:
+        known_ns: times of frames of another run, which a replay follows: its grid is theirs, as
+            of a camera of twice the rate either half of the pictures may be a run's.
     """
 
     def __init__(self, contract: Contract, n_obs_steps: int) -> None:
         self.contract = contract
+        self.known_ns: Collection[int] = ()
         self.frames: deque[Frame] = deque(maxlen=n_obs_steps)
         self._period = contract.period_ns
         self._settle = round(contract.settle_s * 1e9)
@@ -288,7 +293,9 @@ class History:
         period = self._period
         offset = 0.0 if self._due_ns is None else stamp - self._due_ns
         if offset < -EARLY * period:
-            return False
+            if stamp not in self.known_ns:
+                return False
+            self._due_ns, offset = None, 0.0
         if holds(self._anchor, msg):
             self._anchor_came = True
         elif self._anchor_came:

@@ -50,6 +50,11 @@ class LiveRun:
         """Times of the frames that chunks followed, published or dropped as too late."""
         return {*self.chunks, *self.provenance}
 
+    @property
+    def frames_ns(self) -> set[int]:
+        """Times of all known frames: the newest and the oldest ones of windows."""
+        return {*self.stamps, *(made.oldest_ns for made in self.provenance.values())}
+
     def how(self, time_ns: int) -> Provenance | None:
         """How the chunk of that time was made; where that was not recorded, as the newest."""
         return self.provenance.get(time_ns) or next(reversed(self.provenance.values()), None)

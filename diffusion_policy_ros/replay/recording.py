@@ -138,6 +138,8 @@ class _BagReplay:
         how = (policy.n_obs_steps, policy.sampling, lambda _: None, lambda: self.now_ns)
         self.loop = PolicyLoop(policy.engine, self.contract, *how)
         self.loop.wants = self._is_chosen
+        if live is not None:
+            self.loop.history.known_ns = live.frames_ns
         self.found = Replayed(bag.path.name, notes=list(bag.notes), live=live)
         self.found.ages_ns = {key: [] for key in self.contract.observations}
         self.joiner, self.run_begins, self.run_whole = Joiner(self.contract), -1, False
@@ -245,8 +247,8 @@ class _BagReplay:
             self.run_whole = frame.time_ns == begins
 
     def _is_whole(self, frame: Frame, join: str) -> bool:
-        known = self.live is not None and frame.time_ns in self.live.provenance
-        known &= len(self.found.times_ns) >= self.policy.n_obs_steps
+        made = self.live.provenance.get(frame.time_ns) if self.live is not None else None
+        known = made is not None and self.loop.history.frames[0].time_ns == made.oldest_ns
         self.run_whole &= known
         return known and (join == "replace" or self.run_whole)
 
