@@ -96,12 +96,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for name, what in (("contract", "the robot"), ("recipe", "the training")):
         told = f"{what}, a name or a file (default: the simulator's own)"
         parser.add_argument(f"--{name}", help=told)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("demo"),
-        help="folder for everything (default: %(default)s)",
-    )
+    where = "folder for everything (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("demo"), help=where)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     for name, usual, what in (
         ("episodes", 20, "to run in the end (default: 20)"),
