@@ -61,9 +61,9 @@ class Task(NamedTuple):
 TASKS = {
     "mini_lift": Task("mini_lift", "mini_lift_state", "mini_lift_state", 200, 1200),
     "robosuite/lift": Task("robosuite/lift", "robosuite_state", "small_state", 200, 3000),
-    "robosuite/can": Task("robosuite/can", "robosuite_state", "small_state", 200, 10000),
-    "robosuite/square": Task("robosuite/square", "robosuite_state", "small_state", 200, 10000),
-    "pusht": Task("pusht", "pusht_state", "small_state", 250, 10000),
+    "robosuite/can": Task("robosuite/can", "robosuite_state", "small_state", 100, 8000),
+    "robosuite/square": Task("robosuite/square", "robosuite_state", "small_state", 100, 8000),
+    "pusht": Task("pusht", "pusht_state", "small_state", 200, 8000),
     "mini_bypass": Task("mini_bypass", "mini_bypass", "mini_bypass", 200, 4000),
 }
 
@@ -266,11 +266,11 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
     found = []
     seeds, steps = (list(map(int, text.split(","))) for text in (args.seeds, args.steps))
     for task in args.tasks:
-        found.append(Cell(task, "", "expert", 0, 0, args.episodes))
         for target, seed in itertools.product(args.targets.split(","), seeds):
             where = str(trained(task, target, seed, args))
             wanted = [k for k in steps if k or target == "sample"]
             found += [Cell(task, where, target, seed, k, args.episodes) for k in wanted]
+        found.append(Cell(task, "", "expert", 0, 0, args.episodes))
     return found
 
 

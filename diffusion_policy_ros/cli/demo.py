@@ -61,12 +61,12 @@ PLANS = {
     ),
     **{
         (f"robosuite/{task}", "state"): Plan(
-            "robosuite_state", "small_state", 200, "about 6 minutes", "about 6 minutes", "10000"
+            "robosuite_state", "small_state", 100, "about 2 minutes", "about 5 minutes", "8000"
         )
         for task in ("can", "square")
     },
     ("pusht", "state"): Plan(
-        "pusht_state", "small_state", 250, "about 5 minutes", "about 6 minutes", "10000"
+        "pusht_state", "small_state", 200, "about 4 minutes", "about 5 minutes", "8000"
     ),
 }
 OTHERS = {
