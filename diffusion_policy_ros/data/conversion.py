@@ -139,6 +139,7 @@ class _Conversion:
         self._stamped: dict[str, bool] = {}
         self._frames: dict[str, str] = {}
         self._anchor_ns: list[int] = []
+        self._apart_ns: dict[str, int] = {}
         self._idle: list[tuple[int, int]] = []
         self._images = {
             key: storage(stream, options.images) == "raw"
@@ -169,7 +170,8 @@ class _Conversion:
         self.report.gaps = max(0, len(self.segments) - 1 - len(self.report.resets))
         self._refuse_unstamped()
         if not self.segments:
-            reason = next(iter(self.report.refused), "its messages make no frame")
+            self._refuse_apart()
+            reason = most_refused(self.report.refused) or "its messages make no frame"
             raise UserError(f"not a single frame: {reason}")
         first_ns = self.segments[0].times[0]
         self._marks += [first_ns + round(s * 1e9) for s in self.options.split_times]
@@ -179,6 +181,7 @@ class _Conversion:
             self.report.refused[reason] = count
         rate = remarks.rate(self._anchor_ns, self.contract)
         if not self.report.episodes:
+            self._refuse_apart()
             raise UserError(rate if "above" in rate else self._why_nothing())
         bridged = f"{self._bridged} missing frames bridged" if self._bridged else ""
         said = (
@@ -197,7 +200,7 @@ class _Conversion:
 
     def _read(self, topics: dict[str, str]) -> None:
         """Push every message through the frame rule; images go into the shard at once."""
-        history, clock = self._history, ReceiptClock()
+        history, clock = self._history, ReceiptClock(self.contract)
         observed, commanded, log_ns = self.contract.topics, self.commands.topics, 0
         split = self.options.split_topic
         for recorded, log_ns, msg in self.bag.messages({*topics, *filter(None, [split])}):
@@ -207,7 +210,7 @@ class _Conversion:
                 continue
             topic = topics[recorded]
             self._last_ns[topic] = log_ns
-            if topic == self._anchor.topic or not self._stamped.get(topic):
+            if topic in (self._anchor.topic, clock.leader) or not self._stamped.get(topic):
                 self._note_stamp(topic, msg, log_ns, clock)
             received_ns = clock.at(log_ns)
             if topic in observed:
@@ -220,10 +223,11 @@ class _Conversion:
 
     def _note_stamp(self, topic: str, msg: Any, log_ns: int, clock: ReceiptClock) -> None:
         """What the stamps of the anchor, and the first ones of other topics, tell of a bag."""
-        stamp, is_anchor = stamp_ns(msg), topic == self._anchor.topic
-        if is_anchor or not self._anchor_ns:
-            clock.note(stamp, log_ns)
-        if is_anchor:
+        stamp = stamp_ns(msg)
+        clock.note(topic, stamp, log_ns)
+        if stamp:
+            self._apart_ns.setdefault(topic, stamp - log_ns)
+        if topic == self._anchor.topic:
             own = stamp if self._anchor.time == "header" else None
             self._anchor_ns.append(clock.at(log_ns) if own is None else own)
         if stamp is not None and topic not in self._frames:
@@ -329,6 +333,16 @@ class _Conversion:
                 what = f"all stamps of {topic} are zero"
                 raise UserError(what, "", "give its streams time: receipt, or mend its driver")
 
+    def _refuse_apart(self) -> None:
+        """Stamps of two clocks are why there is no frame, or none with a command.
+
+        Raises:
+            UserError: the topic whose clock is not the others', and the cure.
+        """
+        what = remarks.other_clock(self._apart_ns, self.contract)
+        if what:
+            raise UserError(what, "", "give its streams time: receipt, or mend its driver")
+
     def _idle_said(self) -> str:
         """Where idle frames were left out, in seconds from the first frame."""
         spans, first_ns = self._idle, self.segments[0].times[0]
@@ -344,7 +358,7 @@ class _Conversion:
             return (
                 f"the arm does not move in its {self.report.frames} frames; --keep-idle keeps them"
             )
-        reason = next(iter(self.commands.refused), "")
+        reason = most_refused(self.commands.refused)
         return f"no {MIN_FRAMES} frames in a row with an action" + (
             f": {reason}" if reason else ""
         )
@@ -356,6 +370,15 @@ def _mixed(before: Array, after: Array, share: float, turn: bool) -> Array:
         after = -after
     mixed = before + np.float32(share) * (after - before)
     return np.asarray(mixed / np.linalg.norm(mixed) if turn else mixed)
+
+
+def most_refused(counts: Mapping[str, int]) -> str:
+    """The reason of most refusals, and of how many others there are; empty where there is none."""
+    if not counts:
+        return ""
+    reason, others = max(counts, key=lambda reason: counts[reason]), len(counts) - 1
+    more = f" ({counts[reason]} of {sum(counts.values())} frames)" if others else ""
+    return f"{reason}{more}"
 
 
 def reason_kind(reason: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.contract.check import FRAMED, FRAMED_ROLES, UNSAID, recorded
 from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.observe.receipt import APART_NS
 
 FASTER = 1.1
 """Frames wanted faster than the anchor comes by this factor are a mistake, not jitter."""
@@ -77,6 +78,33 @@ def depth(arrays: Mapping[str, Array], contract: Contract) -> Iterator[str]:
         if known < KNOWN:
             what = f"{key}: {1 - known:.0%} of its pixels are not between near and far"
             yield f"{what}: is its scale right?"
+
+
+def other_clock(apart_ns: Mapping[str, int], contract: Contract) -> str:
+    """The topic whose stamps are of another clock than most; empty where all are of one.
+
+    Args:
+        apart_ns: topic → its first stamp less its log time.
+        contract: the robot.
+    """
+    streams = [s for group in contract.topics.values() for s in group]
+    used = {
+        stream.topic
+        for stream in (*streams, *contract.action.commands)
+        if stream.time == "header" and not stream.static
+    }
+    found = {topic: ns for topic, ns in apart_ns.items() if topic in used}
+
+    def trust(ns: int) -> tuple[int, int]:
+        alike = sum(abs(ns - other) <= APART_NS for other in found.values())
+        return alike, -abs(ns)
+
+    usual_ns = max(found.values(), key=trust, default=0)
+    for topic, ns in found.items():
+        if abs(ns - usual_ns) > APART_NS:
+            far_s = abs(ns - usual_ns) / 1e9
+            return f"the stamps of {topic} are {far_s:.0f} s from the others': of another clock"
+    return ""
 
 
 def silent(last_ns: Mapping[str, int], contract: Contract) -> Iterator[str]:

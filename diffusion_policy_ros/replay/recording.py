@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.actions import Commands, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
-from diffusion_policy_ros.data.conversion import cell_of, reason_kind, resolve_topics
+from diffusion_policy_ros.data.conversion import cell_of, most_refused, reason_kind, resolve_topics
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.errors import UserError
@@ -151,14 +151,12 @@ class _BagReplay:
 
     def run(self) -> Replayed:
         topics = {recorded: topic for topic, recorded in self._topics().items()}
-        log_ns, clock = 0, ReceiptClock()
-        anchor = self.contract.observations[self.contract.anchor].topic
+        log_ns, clock = 0, ReceiptClock(self.contract)
         self.loop.start(0)
         for recorded, log_ns, msg in self.bag.messages(topics):
             topic = topics[recorded]
             stamp, _ = read_stamp(msg, log_ns)
-            if topic == anchor:
-                clock.note(stamp, log_ns)
+            clock.note(topic, stamp, log_ns)
             self.now_ns = clock.at(log_ns)
             if topic in self.contract.topics:
                 if self.contract.topics[topic][0].time == "header" and stamp is not None:
@@ -170,7 +168,7 @@ class _BagReplay:
                 self.commands.push(topic, msg, clock.at(log_ns), self.life)
         self._take(self.loop.poll(log_ns + round(self.contract.settle_s * 1e9)))
         if not self.found.times_ns:
-            reason = next(iter(self.found.refused), "its messages make no frame")
+            reason = most_refused(self.found.refused) or "its messages make no frame"
             raise UserError(f"not a single frame: {reason}", "", "inspect the bag")
         if not self.found.chunks:
             what = "no frame has the time of a recorded chunk"

@@ -83,6 +83,31 @@ def test_observations_with_zero_stamps_are_named_and_the_cure_works(tmp_path):
     assert report.status == "kept" and sum(count for _, count in report.episodes) >= 10
 
 
+@pytest.mark.parametrize(
+    ("topic", "old"), [("/camera", "resize:"), ("/pose", "field:"), ("/command", "shape: [7]")]
+)
+def test_a_clock_of_its_own_is_named_and_the_cure_works(topic, old, tmp_path):
+    """A camera, a driver or a commander that stamps by the time since its boot."""
+    messages, booted = list(demonstration(12)), list(demonstration(12))
+    for name, ns, msg in booted:
+        if name == topic:
+            since_boot = ns - START + 5_000 * 10**9
+            msg.header.stamp.sec, msg.header.stamp.nanosec = divmod(since_boot, 10**9)
+    bag = write_bag(tmp_path / "bag", booted)
+    said = f"the stamps of {topic} are 4999 s from the others': of another clock; give its"
+    with pytest.raises(Exception, match=said):
+        convert([bag], CONTRACT, tmp_path / "data")
+    cured = Contract.from_text(TEXT.replace(old, f"time: receipt, {old}"))
+    for path, contract in ((bag, cured), (write_bag(tmp_path / "clean", messages), CONTRACT)):
+        convert([path], contract, tmp_path / f"{path.name}s", options=Options(keep_idle=True))
+    found, clean = (Dataset(tmp_path / name).episode(0) for name in ("bags", "cleans"))
+    assert len(found["position"]) >= 11
+    # A pose that counts from its receipt on is a frame's that begins after that: the next one's.
+    later = int(topic == "/pose")
+    for key, first in (("position", 0), ("camera", later), ("action", later)):
+        np.testing.assert_array_equal(found[key][:10], clean[key][first : first + 10])
+
+
 def test_simulated_stamps_beside_a_stream_without_any(tmp_path):
     """The recorder's clock is years away; the simulation's is taken for the time of receipt."""
     extra = "  wrench: {topic: /w, type: std_msgs/msg/Float64MultiArray, shape: [1]}\naction:"

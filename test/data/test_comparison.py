@@ -2,7 +2,18 @@
 
 import numpy as np
 import pytest
-from made_bags import CONTRACT, MS, START, TEXT, demonstration, image, make_bag, pose, write_bag
+from made_bags import (
+    CONTRACT,
+    MS,
+    START,
+    TEXT,
+    demonstration,
+    image,
+    joint_state,
+    make_bag,
+    pose,
+    write_bag,
+)
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
@@ -10,6 +21,7 @@ from diffusion_policy_ros.data.bags import open_bag
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.convert import Options, convert
 from diffusion_policy_ros.data.survey import survey
+from diffusion_policy_ros.errors import UserError
 
 ARM = """
 name: arm
@@ -173,6 +185,20 @@ def test_reasons_of_refusal_are_counted_apart(tmp_path):
     (old,) = [count for reason, count in counts.items() if "old" in reason]
     (unreadable,) = [count for reason, count in counts.items() if "not finite" in reason]
     assert (old, unreadable) == (7, 4)
+
+
+def test_a_bag_is_refused_for_what_refused_most_of_its_frames(tmp_path):
+    """One frame before the first message, and eight whose driver does not know the joint."""
+    joint = "  q: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [a]}\naction:"
+    contract, messages = Contract.from_text(TEXT.replace("action:", joint)), []
+    for topic, ns, msg in demonstration(9):
+        messages.append((topic, ns, msg))
+        if topic == "/pose" and ns > START + 50 * MS:
+            messages.append(("/joint_states", ns, joint_state(ns - MS, ["z"], [0.0])))
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    said = r"no position of joint 'a'; the message has z \(8 of 9 frames\)"
+    with pytest.raises(UserError, match=f"not a single frame: .*{said}"):
+        convert([bag], contract, tmp_path / "data")
 
 
 def test_frames_that_were_all_left_out_say_nothing():

@@ -126,13 +126,14 @@ def retimed(msg):
 
 def test_the_receipt_clock_follows_a_simulation():
     """Its stamps are of another clock than the recorder's; those of a robot are not touched."""
-    clock = ReceiptClock()
-    clock.note(1_700_000_000 * 10**9 - 5 * MS, 1_700_000_000 * 10**9)
+    clock = ReceiptClock(CONTRACT)
+    clock.note("/joint_states", 1_700_000_000 * 10**9 - 5 * MS, 1_700_000_000 * 10**9)
     assert clock.at(1_700_000_001 * 10**9) == 1_700_000_001 * 10**9
-    clock.note(100 * 10**9, 1_700_000_000 * 10**9)
+    clock.note("/joint_states", 100 * 10**9, 1_700_000_000 * 10**9)
     assert clock.at(1_700_000_000 * 10**9 + 7) == 100 * 10**9 + 7
-    clock.note(None, 5)
-    clock.note(0, 5)
+    clock.note("/joint_states", None, 5)
+    clock.note("/joint_states", 0, 5)
+    clock.note("/goal", 1, 5)  # latched long ago: that is no clock
     assert clock.at(1_700_000_000 * 10**9 + 7) == 100 * 10**9 + 7
 
 
