@@ -5,7 +5,9 @@
 `samples_per_s`         windows a second, by the trainer
 `plain_samples_per_s`   the same networks, contiguous, default AdamW, EMA as a loop over parameters
 `ratio`                 the one by the other; both took turns, so what else runs slowed both
-`data_wait_share`       of the trainer's time spent waiting for a batch
+`data_wait_share`       of the trainer's time spent waiting for a batch, in updates one after
+                        another, once what had been read ahead is used up
+`read_share`            processor time of reading a batch, of that of an update
 `loader_windows_per_s`  windows read in one thread, without a model
 `peak_mb`               memory at the highest: of the process on a CPU, of the GPU's on one
 `resident_samples_per_s`  on a GPU only: with the data already in its memory
@@ -45,6 +47,7 @@ from diffusion_policy_ros.train.distributed import Peers
 from diffusion_policy_ros.train.learner import Learner
 
 EPISODES, FRAMES = 10, 100
+WAITED = 8  # updates of which the waiting is measured
 AIMS = {"ratio": 1.2, "data_wait_share": 0.02, "loader_share": 20.0}
 RECIPE = """
 name: train_throughput
@@ -150,6 +153,14 @@ def loader_windows_per_s(data: Data, batch_size: int) -> float:
     return count / (time.perf_counter() - begun)
 
 
+def read_cpu_s(data: Data, batch_size: int) -> float:
+    """Processor time of reading a batch, the mean of some."""
+    random, begun = np.random.default_rng(1), time.process_time()
+    for _ in range(WAITED):
+        data.training.batch(random.integers(0, len(data.training), batch_size))
+    return (time.process_time() - begun) / WAITED
+
+
 def peak_mb(device: torch.device) -> float:
     """Memory at its highest so far."""
     if device.type == "cuda":
@@ -165,7 +176,7 @@ def measure(
     loader, threads = loader_windows_per_s(data, settings.batch_size), torch.get_num_threads()
     learner = Learner(recipe, data, Peers(device))
     burst = 50 if device.type == "cuda" else 1
-    ours_s, plain_s, waited, resident_s = [], [], [], []
+    ours_s, plain_s, resident_s = [], [], []
     with data.batches(settings, 0, learner.group) as batches:
         ours = Ours(learner, batches)
         shared = max(1, threads // settings.batch_shares) if device.type == "cpu" else threads
@@ -178,14 +189,18 @@ def measure(
         until = time.perf_counter() + seconds
         while time.perf_counter() < until or len(ours_s) < 3:
             torch.set_num_threads(settings.threads or shared)
-            ours.waits.clear()
             ours_s += timed(ours.step, burst, device)
-            waited.append(sum(ours.waits) / burst)
             if device.type == "cuda":
                 batch = next(batches)
                 resident_s += timed(lambda batch=batch: learner.learn(batch), burst, device)
             torch.set_num_threads(threads)
             plain_s += timed(plain.step, burst, device)
+        torch.set_num_threads(settings.threads or shared)
+        timed(ours.step, settings.readers + 1, device)
+        ours.waits.clear()
+        begun = time.process_time()
+        together_s = sum(timed(ours.step, WAITED, device)) * (WAITED if burst > 1 else 1)
+        update_cpu_s = (time.process_time() - begun) / WAITED
     torch.set_num_threads(threads)
     rate, plain_rate = (settings.batch_size / statistics.median(s) for s in (ours_s, plain_s))
     row = {
@@ -194,7 +209,8 @@ def measure(
         "samples_per_s": round(rate, 2),
         "plain_samples_per_s": round(plain_rate, 2),
         "ratio": round(rate / plain_rate, 3),
-        "data_wait_share": round(sum(waited) / sum(ours_s), 5),
+        "data_wait_share": round(sum(ours.waits) / together_s, 5),
+        "read_share": round(read_cpu_s(data, settings.batch_size) / update_cpu_s, 4),
         "loader_windows_per_s": round(loader),
         "loader_share": round(loader / rate, 1),
         "peak_mb": round(peak),

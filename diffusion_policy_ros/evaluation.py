@@ -25,14 +25,13 @@ from diffusion_policy_ros.runtime.inference import Inference
 from diffusion_policy_ros.runtime.policy_loop import PolicyLoop
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.runtime.tail import Chunk
+from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
 from diffusion_policy_ros.sim.stamped import duck_typed
 from diffusion_policy_ros.simulated_robot import EpisodeResult, SimulatedRobot, Step
 from diffusion_policy_ros.train.hooks import Hook
 
 START_NS = 1_000_000_000
 """When an episode begins; a stamp of zero is none."""
-TUNING_SEED = 10_000
-"""The first of those that one may look at while choosing."""
 
 
 @dataclass
@@ -202,7 +201,7 @@ def success_hook(recipe: Recipe, dataset: str | Path | None) -> list[Hook]:
     contract = Dataset(folders).contract
     sampling, steps = Sampling.of(recipe.policy), recipe.policy.n_obs_steps
     make_simulator(sim, contract).close()
-    seeds = range(TUNING_SEED, TUNING_SEED + settings.eval_episodes)
+    seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + settings.eval_episodes)
 
     def success(policy: DiffusionPolicy) -> tuple[float]:
         loop = ClosedLoop(build_engine(policy, "eager"), contract, steps, sampling)

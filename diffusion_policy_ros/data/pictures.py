@@ -107,7 +107,7 @@ def _still_there(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        cure = "open it again"
+        cure = "open it again; a training goes on with --resume"
         raise UserError("is gone: the dataset was compacted", str(path), cure) from None
 
 

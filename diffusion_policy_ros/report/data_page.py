@@ -177,6 +177,8 @@ def _plot(dataset: Dataset, number: int, found: Sequence[Oddity], ranges: Ranges
     names = {key: [f"{key}.{i}" for i in range(len(low))] for key, (low, _) in ranges.items()}
     names[ACTION] = list(dataset.contract.action_names)
     vectors = [key for key in ranges if key != ACTION]
+    figure.set_layout_engine(None)  # which would draw all of it twice
+    figure.subplots_adjust(0.01, 0.1, 0.85, 0.99, hspace=0.06)
     both = figure.subplots(2, 1, sharex=True)
     for axes, keys in zip(both, (vectors, [ACTION]), strict=True):
         for key in keys:

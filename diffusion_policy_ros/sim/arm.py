@@ -174,6 +174,11 @@ class SimArm:
         return project(self._model, self._data, points, camera, height, width)
 
     @property
+    def model(self) -> mujoco.MjModel:
+        """The compiled scene; what of it is changed before the first picture is seen there."""
+        return self._model
+
+    @property
     def measured(self) -> Pose:
         """The tool's pose as it is, float64 (the commanded one runs ahead of it)."""
         return self._pose(self._hand)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
@@ -20,6 +21,7 @@ from torch import Tensor, distributed
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.devices import pick_device
 
+PATIENCE = timedelta(hours=6)  # while the first process measures and writes
 STARTED_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -122,7 +124,8 @@ def peers(device: str, batch_size: int) -> Iterator[Peers]:
     # Its functions keep the group that is there when it is imported, which the optimizer does: a
     # group that is kept is still at work when Python ends, and the process then aborts.
     importlib.import_module("torch.distributed.nn")
-    distributed.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    backend = "nccl" if picked.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield Peers(picked, rank, count)
     except BaseException as error:
