@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from diffusion_policy_ros.policy.recipe import Recipe
 
 MONITOR = "demo_monitor"
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 600.0
+"""For the policy's first word: on a busy machine its networks are compiled for minutes."""
 EPISODE_TIMEOUT_S = 60.0
+"""For each episode after that."""
 
 
 @dataclass(frozen=True)
@@ -343,9 +345,10 @@ def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
     drive, deadline = Drive(), time.monotonic() + START_TIMEOUT_S
     for line in monitor.stdout:
         heard = json.loads(line)
+        if "episode" in heard or ("policy" in heard and not drive.policy):
+            deadline = time.monotonic() + EPISODE_TIMEOUT_S
         if "episode" in heard:
             drive.episodes.append(heard["episode"])
-            deadline = time.monotonic() + EPISODE_TIMEOUT_S
             _show(drive, episodes)
         drive.policy = heard.get("policy", drive.policy)
         if len(drive.episodes) >= episodes and "policy" in heard:

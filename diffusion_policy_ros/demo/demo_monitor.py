@@ -1,5 +1,5 @@
 """Watches a demo over DDS and prints what it hears as JSON lines: one for each episode, one a
-second of diagnostics.
+second of diagnostics, and an empty one a second, so that whoever reads it can look around.
 
 `diffusion-policy demo` starts it as a process of its own, because nothing but nodes may need
 rclpy.
@@ -27,6 +27,7 @@ class DemoMonitor(Node):
         qos = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(String, "/sim_robot/episode", self._episode, qos)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, 100)
+        self.create_timer(1.0, lambda: _print({}))
 
     def _episode(self, msg: String) -> None:
         _print({"episode": json.loads(msg.data)})

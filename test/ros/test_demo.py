@@ -10,6 +10,7 @@ import pytest
 pytestmark = pytest.mark.ros
 
 SMALL = ["--demonstrations", "4", "--episodes", "1", "training.updates=5", "training.val_every=0"]
+SMALL += ["--engine", "eager"]  # compiling would take longer than all the rest
 
 
 def demo(out):
