@@ -22,7 +22,6 @@ import importlib
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ PACKAGES = "packages"  # of a packed folder
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmark"), str(ROOT)]
 sys.path.append(str(ROOT / PACKAGES))
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 from gpu_checks import pack  # noqa: E402
 from gpu_checks.ceilings import ceilings  # noqa: E402
@@ -55,22 +55,31 @@ PARTS: dict[str, tuple[Part, float]] = {
 }
 
 
+class Outcomes:
+    """A plugin of pytest's that counts."""
+
+    found: dict[str, int]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Passed, failed, skipped and the like, of the tests that ran."""
+        self.found = {name: len(of) for name, of in terminalreporter.stats.items() if name}
+
+
 def tests(run: Run) -> None:
-    """The suite's tests that need a GPU; without one they are skipped."""
+    """The suite's tests that need a GPU, in this process; without one they are skipped."""
     marked = [
         str(path)
         for path in sorted((ROOT / "test").rglob("test_*.py"))
         if re.search(r"mark\.gpu", path.read_text(encoding="utf-8"))
     ]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([*command, *marked], cwd=ROOT, env=env, capture_output=True, text=True)
-    print(done.stdout, done.stderr)
-    found = {
-        name: int(n) for n, name in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)
-    }
+    os.chdir(ROOT)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # of the processes that they start
+    outcomes = Outcomes()
+    code = pytest.main(["-q", "-m", "gpu", "-p", "no:cacheprovider", *marked], [outcomes])
+    kinds = ("passed", "failed", "skipped", "error")
+    found = {name: outcomes.found[name] for name in kinds if name in outcomes.found}
     run.row("tests", files=len(marked), **found)
-    good = done.returncode == 0 and (run.device == "cpu" or found.get("passed", 0) > 0)
+    good = code == pytest.ExitCode.OK and (run.device == "cpu" or found.get("passed", 0) > 0)
     run.aim("tests", "the GPU's tests pass", float(good), 1.0)
 
 

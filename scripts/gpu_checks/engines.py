@@ -237,5 +237,5 @@ def profile(run: Run) -> None:
     policy = make_policy(MAIN, run.tiny)
     for variant in BASE:
         engine, _ = first_chunk_s(run, policy, variant)
-        work = partial(chunk_ms, run, engine, MANY, few=True)
+        work = partial(chunk_ms, run, engine, FEW if run.tiny else MANY, few=True)
         run.profile(f"engines_{variant.engine}", work)

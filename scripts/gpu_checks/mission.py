@@ -22,7 +22,7 @@ STAND_IN = Variant("cuda_graph", "f32")
 RATES = (20, 100)
 SIDES = ((84, 84), (480, 640))
 PATIENCE_S = 5.0
-"""Until the first chunk of a stretch, at most."""
+"""Until the first chunk of a stretch, or its failure, at most."""
 SECONDS = 30.0
 """With each size of image: a minute at each rate."""
 OTHER_STEPS, TINY_STEPS = (2, 3, 4, 5, 8), (1, 2, 3, 4, 5)
@@ -51,13 +51,14 @@ class Robot:
     def play(self, seconds: float) -> list[float]:
         """Milliseconds of each chunk, of as many as are kept; a slow machine has more time."""
         self.counts.chunk_ms.clear()
+        before = self._answers
         self._end_ns, making, due = None, Future[None](), time.monotonic()
         making.set_result(None)
         end, at_last = due + seconds, due + seconds + PATIENCE_S
         with ThreadPoolExecutor(1, "inference") as thread:
             for number in itertools.count():
                 time.sleep(max(0.0, due - time.monotonic()))
-                enough = due >= end and bool(self.counts.chunk_ms)
+                enough = due >= end and self._answers > before
                 if enough or due > at_last:
                     break
                 due += self._period_s
@@ -70,6 +71,10 @@ class Robot:
                 else:
                     self.counts.replaced += 1
         return list(self.counts.chunk_ms)
+
+    @property
+    def _answers(self) -> int:
+        return self.counts.chunks + self.counts.failures
 
     def _infer(self, window: dict[str, np.ndarray], now_ns: int) -> None:
         request = Request(now_ns, window, self.sampling, 0, self._joiner)
