@@ -8,18 +8,14 @@ same process finds how many threads are fastest.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import logging
 import os
 import shutil
 import subprocess
 import sys
 import timeit
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +23,13 @@ import numpy as np
 import openvino
 import torch
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-from torch import Tensor, fx, nn
-from torch.nn import functional
+from torch import Tensor, fx
 
 from diffusion_policy_ros import __version__
 from diffusion_policy_ros.errors import first_line
 from diffusion_policy_ros.policy.checkpoint import sha256
 
-FORMAT = 4
+FORMAT = 5
 """Of what is kept; raise it when networks are converted in another way."""
 HINTS = {"f32": "f32", "int8": "f32", "bf16": "bf16"}  # dtype -> what OpenVINO computes in
 TRIAL_S = 900
@@ -92,46 +87,6 @@ def capabilities() -> set[str]:
     """What the processor computes in, as dtypes of HINTS."""
     has_bf16 = "BF16" in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {"f32", "int8", "bf16"} if has_bf16 else {"f32", "int8"}
-
-
-def trace(network: nn.Module, example: Sequence[Tensor]) -> fx.GraphModule:
-    """The network as core ATen operations, for a batch of any size.
-
-    Args:
-        network: called with one list of tensors.
-        example: such a list, of a batch that is not 1.
-    """
-    batch = torch.export.Dim("batch", min=1, max=1 << 16)
-    shapes = ([{0: batch} for _ in example],)
-    logging.disable(logging.WARNING)  # OpenVINO's, of operations that torch no longer has
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), _layer_norms(network):
-            warnings.simplefilter("ignore", FutureWarning)  # torch's, of its own parts
-            exported = torch.export.export(network, (list(example),), dynamic_shapes=shapes)
-            traced: fx.GraphModule = TorchFXPythonDecoder.from_exported_program(exported).pt_module
-            return traced
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-@contextmanager
-def _layer_norms(network: nn.Module) -> Iterator[None]:
-    """Group normalisation as OpenVINO computes it fast: 2026.4 is slow at the operation itself."""
-    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
-    for norm in norms:
-        norm.forward = functools.partial(_group_norm, norm)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.forward
-
-
-def _group_norm(norm: nn.GroupNorm, maps: Tensor) -> Tensor:
-    rows = maps.reshape(maps.shape[0], norm.num_groups, -1)  # len would be a number, not the size
-    rows = functional.layer_norm(rows, rows.shape[2:], eps=norm.eps)
-    filters = [1, -1, *[1] * (maps.dim() - 2)]
-    return rows.reshape(maps.shape) * norm.weight.view(filters) + norm.bias.view(filters)
 
 
 def convert(network: fx.GraphModule) -> openvino.Model:

@@ -23,9 +23,9 @@ from diffusion_policy_ros.engine.compiled import (
     Store,
     capabilities,
     convert,
-    trace,
 )
 from diffusion_policy_ros.engine.stages import split
+from diffusion_policy_ros.engine.tracing import trace
 from diffusion_policy_ros.engine.weights import compress, unroll
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, find_checkpoint
