@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from diffusion_policy_ros.contract.limits import (
+    FARTHEST,
     FORMER,
     LIMITS_OF,
     FieldLimits,
@@ -286,6 +288,16 @@ class Action:
             for part in self.fields
             if part.role != "binary" and not {"velocity", "step"} & {*self.limits_of(part).given}
         ]
+
+    @property
+    def unlikely(self) -> Iterator[str]:
+        """Limits that no arm would reach, as of degrees for rad or of mm for m."""
+        for part in self.fields:
+            farthest, unit, other = FARTHEST.get(part.role, (math.inf, "", ""))
+            for name, value in self.limits_of(part).given.items():
+                reach = max(map(abs, value if isinstance(value, tuple) else (value,)))
+                if reach > farthest and name != "acceleration":
+                    yield f"{part.name}.{name} {reach:g}: is this in {other}? give {unit}"
 
     def idle_limits(self) -> Iterator[Problem]:
         """Limits of a role that no field has; with which what was recorded stays readable."""

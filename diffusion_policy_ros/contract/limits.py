@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +28,13 @@ LIMITS_OF: dict[str, tuple[str, ...]] = {
     "binary": (),
 }
 """Role of a field → the limits that act on it."""
+FARTHEST = {
+    "position": (20.0, "m", "mm"),
+    "rotation": (8 * math.pi, "rad", "degrees"),
+    "joints": (8 * math.pi, "rad", "degrees"),
+    "joint_velocity": (8 * math.pi, "rad/s", "degrees a second"),
+}
+"""Role of a field → what no limit of it reaches, its unit, and the one that it then looks like."""
 OF_MEASURED = ("lead", "following_error")
 """Limits that need to know where the robot is."""
 FORMER: dict[str, dict[str, str]] = {

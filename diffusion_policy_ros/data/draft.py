@@ -22,6 +22,7 @@ from diffusion_policy_ros.observe.codecs import decode, holds
 from diffusion_policy_ros.observe.images import ENCODINGS, PNG
 from diffusion_policy_ros.observe.paths import field_names
 
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 FASTEST_HZ = 20.0
 APART_S = 1.0
 """Stamps that are farther from those of most topics are of another clock."""
@@ -103,6 +104,8 @@ def _streams(topic: Topic, late: set[str]) -> tuple[dict[str, dict[str, Any]], s
     message = MESSAGE_TYPES.get(topic.type)
     if topic.type == TF_MESSAGE:
         return {}, "name two of its frames, as tf: {parent: base_link, child: tool0}"
+    if topic.type == TRAJECTORY:
+        return {}, "a command" if topic.first.points else "empty"
     if message is None:
         return {}, f"name a field of it by its path, as field: {_example(topic.first)}"
     base: dict[str, Any] = {"topic": topic.name, "type": topic.type}
@@ -129,9 +132,6 @@ def _of_type(
         joints = [_joints(msg) for msg in topic.variants]
         keys = [key if i == 0 else f"{key}_{i + 1}" for i in range(len(joints))]
         return {k: {**base, **found} for k, found in zip(keys, joints, strict=True) if found}
-    if topic.type == "trajectory_msgs/msg/JointTrajectory":
-        names = list(topic.first.joint_names)
-        return {key: {**base, "names": names}} if names and topic.first.points else {}
     fields = {f: size for f, size in message.fields.items() if "covariance" not in f}
     found = {}
     for field, size in fields.items():
@@ -197,11 +197,15 @@ def _image(topic: Topic) -> dict[str, Any]:
 
 
 def _action(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> Iterator[str]:
-    """Actions from the state one frame later, the pose's change or where the joints are; else what
-    was commanded; nothing where there is neither.
+    """Actions from the state one frame later, the pose's change or where the joints are, unless
+    trajectories of these joints were recorded; else what was commanded; nothing where there is
+    neither.
     """
     fields = _derived(streams)
-    record = [] if fields else list(_commanded(topics, fields))
+    if fields:
+        record = list(_trajectories(topics, streams[fields[0]["state"]].get("names", [])))[:1]
+    else:
+        record = list(_commanded(topics, fields))
     if not fields:
         return
     yield "  fields:"
@@ -236,6 +240,14 @@ def _derived(streams: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         size = len(streams[joints]["names"])
         fields.append({"name": "joints", "kind": "joint_position", "size": size, "state": joints})
     return fields
+
+
+def _trajectories(topics: dict[str, Topic], joints: list[str]) -> Iterator[dict[str, Any]]:
+    """Recorded commands of just these joints, in whatever order, which the names take care of."""
+    for topic in topics.values():
+        msg = topic.first if topic.type == TRAJECTORY else None
+        if msg is not None and msg.points and sorted(msg.joint_names) == sorted(joints):
+            yield {"topic": topic.name, "type": topic.type, "names": joints}
 
 
 def _commanded(topics: dict[str, Topic], fields: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

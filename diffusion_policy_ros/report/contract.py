@@ -38,6 +38,7 @@ def contract_lines(contract: Contract) -> Iterator[str]:
     for output in contract.outputs:
         fields = ", ".join(part.name for part in output.fields)
         yield f"the action player sends {fields} to {output.topic} ({output.type})"
+    yield from (f"note: {line}" for line in contract.action.unlikely)
     for name in contract.action.unlimited:
         yield f"note: no {name}.velocity limit: set-points go as fast as the policy says"
 

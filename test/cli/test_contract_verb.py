@@ -87,3 +87,24 @@ def test_a_robot_without_a_limit_of_speed_is_noted(tmp_path, capsys, limits, not
     path.write_text(f"{JOINTS}  limits: {limits}\n")
     assert main(["contract", "check", str(path)]) == 0
     assert ("note: no arm.velocity limit" in capsys.readouterr().out) is noted
+
+
+@pytest.mark.parametrize(
+    ("limits", "noted"),
+    [
+        ("{joint_min: [-90, -90], joint_max: [90, 90], joint_velocity: [0.5]}", ["min", "max"]),
+        ("{joint_velocity: [180]}", ["velocity"]),
+        (
+            "{joint_min: [-6.3], joint_max: [6.3], joint_velocity: [3], joint_acceleration: [60]}",
+            [],
+        ),
+    ],
+)
+def test_limits_in_another_unit_are_noted(tmp_path, capsys, limits, noted):
+    """No arm turns by 90 rad; degrees look so, and as limits they are none."""
+    path = tmp_path / "arm.yaml"
+    path.write_text(f"{JOINTS}  limits: {limits}\n")
+    assert main(["contract", "check", str(path)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "in degrees?" in line]
+    assert [line.split()[1] for line in said] == [f"arm.{name}" for name in noted]
+    assert all(line.endswith("give rad") for line in said)

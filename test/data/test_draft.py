@@ -4,13 +4,24 @@ import io
 
 import numpy as np
 import pytest
-from made_bags import MS, PERIOD, START, filled, stamped
+from made_bags import (
+    JOINTS,
+    MS,
+    PERIOD,
+    START,
+    TRAJECTORY,
+    filled,
+    joint_state,
+    stamped,
+    trajectory,
+)
 from PIL import Image
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, serialize
 from diffusion_policy_ros.data.convert import Options, convert
+from diffusion_policy_ros.data.dataset import Dataset
 
 
 def picture(encoding, width=64, height=48):
@@ -109,6 +120,26 @@ def test_every_draft_passes_the_check_and_reads_its_bag(case, tmp_path, capsys):
     assert main(["contract", "check", str(path)]) == 0, capsys.readouterr().err
     report = convert([bag], Contract.load(path), tmp_path / "d", options=Options(keep_idle=True))
     assert report.bags[0].status == "kept" and report.frames >= 8
+
+
+def test_joint_trajectories_are_drafted_as_the_command(tmp_path, capsys):
+    """The joints are those of its first point, which the state names, too."""
+    stamps = START + np.arange(10) * PERIOD
+    with BagWriter(tmp_path / "bag", {"/joint_states": JOINTS, "/arm/command": TRAJECTORY}) as bag:
+        for i, ns in enumerate(stamps.tolist()):
+            said = {"/joint_states": joint_state(ns, ["a0", "a1"], [0.1 * i, 0.2])}
+            said["/arm/command"] = trajectory(ns, [0.1 * i + 0.1, 0.2])
+            for topic, msg in said.items():
+                bag.write(topic, ns + MS, serialize(bag.topics[topic], msg))
+    path = tmp_path / "mine.yaml"
+    assert main(["inspect", str(tmp_path / "bag"), "--draft", str(path)]) == 0
+    assert main(["contract", "check", str(path)]) == 0, capsys.readouterr().err
+    contract = Contract.load(path)
+    (command,) = contract.action.commands
+    assert (command.topic, command.names) == ("/arm/command", ("a0", "a1"))
+    convert([tmp_path / "bag"], contract, tmp_path / "d", options=Options(keep_idle=True))
+    actions = Dataset(tmp_path / "d").episode(0)["action"]
+    np.testing.assert_allclose(actions[:5], [[0.1 * i + 0.1, 0.2] for i in range(5)], rtol=1e-6)
 
 
 def test_two_drivers_of_one_topic_are_two_observations(tmp_path):

@@ -48,6 +48,13 @@ def test_numbers_go_on(tmp_path):
     assert names == ["episode_0008", "episode_0009"]
 
 
+def test_commands_with_zero_stamps_have_the_rate_that_they_came_at(writer):
+    """As clients of trajectory controllers publish them: not "20 at 0.0 Hz"."""
+    for i in range(1, 21):
+        writer.put("/command", i * 50 * MS, command(0))
+    assert "/command: 20 at 20.0 Hz" in str(writer.keep({}))
+
+
 def test_what_was_put_is_kept(writer):
     """Messages come back in their order, with what was noted at start and end."""
     stamps = [i * 50 * MS for i in range(1, 41)]
