@@ -8,17 +8,20 @@ RUN/checkpoints/best             points to one of them, where one was chosen
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import BEST, run_checkpoints
-from diffusion_policy_ros.policy.recipe import Recipe
+from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 
 RECIPE = "recipe.yaml"
+LARGER_IS_BETTER = ("success",)  # of the metrics
 
 
 def claim_run(run: Path, recipe: Recipe, resume: bool) -> Path | None:
@@ -81,6 +84,52 @@ def keep_checkpoints(run: Path, newest: int, best: Sequence[int]) -> None:
     for old in run_checkpoints(run)[:-newest] if newest else ():
         if old not in kept:
             shutil.rmtree(old)
+
+
+@dataclass
+class Ranking:
+    """Which checkpoints of a run are best by its recipe's metric.
+
+    Attributes:
+        best: (score, update), the smallest score first; as many as are kept, and one at least.
+        stale: measurements since the first of them.
+    """
+
+    settings: TrainingSettings
+    best: list[tuple[float, int]] = field(default_factory=list)
+    stale: int = 0
+
+    @property
+    def kept(self) -> list[int]:
+        """Updates whose checkpoints are kept for being good, the best first."""
+        count = max(self.settings.keep_best, self.settings.early_stop > 0)
+        return [update for _, update in self.best[:count]]
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether training ends because nothing improves any more."""
+        return 0 < self.settings.early_stop <= self.stale
+
+    def note(self, update: int, numbers: Mapping[str, float]) -> bool:
+        """Take in what was measured; whether this update's checkpoint is now to be kept for it."""
+        value = numbers.get(self.settings.metric, math.nan)
+        if not math.isfinite(value):
+            return False
+        score = -value if self.settings.metric in LARGER_IS_BETTER else value
+        improves = not self.best or score < self.best[0][0]
+        self.stale = 0 if improves else self.stale + 1
+        self.best = sorted([*self.best, (score, update)])[: max(self.settings.keep_best, 1)]
+        return update in self.kept
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint noted; older ones noted the best action error alone."""
+        if values.get("best_update"):
+            values = {
+                "best": [[values["best_action_error"], values["best_update"]]],
+                "stale": values["stale_validations"],
+            }
+        self.best = [(float(score), int(update)) for score, update in values.get("best", ())]
+        self.stale = int(values.get("stale", 0))
 
 
 def _point(pointer: Path, name: str) -> None:

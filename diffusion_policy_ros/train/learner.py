@@ -28,10 +28,9 @@ from diffusion_policy_ros.policy.checkpoint import (
 )
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy, Draws
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
-from diffusion_policy_ros.policy.run import checkpoint_path, keep_checkpoints
+from diffusion_policy_ros.policy.run import Ranking, checkpoint_path, keep_checkpoints
 from diffusion_policy_ros.train.batches import NOISE, Batch, Data, torch_generator
 from diffusion_policy_ros.train.distributed import Peers
-from diffusion_policy_ros.train.hooks import Ranking
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 

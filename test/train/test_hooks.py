@@ -9,8 +9,9 @@ from hypothesis import given, strategies as st
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import choice_lines, find_checkpoint, run_checkpoints
 from diffusion_policy_ros.policy.recipe import TrainingSettings
+from diffusion_policy_ros.policy.run import Ranking
 from diffusion_policy_ros.report.training import training_lines
-from diffusion_policy_ros.train.hooks import Hook, Ranking
+from diffusion_policy_ros.train.hooks import Hook
 from diffusion_policy_ros.train.trainer import train
 
 BY_SUCCESS = {

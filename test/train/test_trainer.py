@@ -18,10 +18,10 @@ from diffusion_policy_ros.data.loader import batch_indices
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.validation import validate
 from diffusion_policy_ros.report.training import training_lines
 from diffusion_policy_ros.train import progress
 from diffusion_policy_ros.train.batches import open_data
-from diffusion_policy_ros.train.hooks import validate
 from diffusion_policy_ros.train.learner import Learner, ema_decay, learning_rate
 from diffusion_policy_ros.train.trainer import train
 
@@ -220,7 +220,10 @@ def test_validation_is_repeatable_and_without_random_crops(dataset, recipe, tmp_
     """The averaged weights in eval mode see the same windows and noise each time."""
     data = open_data(dataset, recipe)
     learner = Learner(recipe, data)
-    first, again = (validate(learner.average, data.validation, recipe.training) for _ in range(2))
+    first, again = (
+        validate(learner.average, data.validation, 256, torch.Generator().manual_seed(1))
+        for _ in range(2)
+    )
     assert first == again
     assert not learner.average.training
     assert all(math.isfinite(value) for value in first)
