@@ -137,7 +137,7 @@ def table(rows: list[Row]) -> str:
             mine = [row for row in rows if (row["recipe"], row["shift"]) == (recipe, shift)]
             won, of = (sum(row[name] for row in mine) for name in ("successes", "episodes"))
             low, high = wilson(won, of) if of else (0.0, 0.0)
-            words.append(f"{won} of {of} ({low:.0%} to {high:.0%})" if of else "")
+            words.append(f"{won} of {of} ({max(low, 0):.0%} to {high:.0%})" if of else "")
         lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines)
 
