@@ -6,7 +6,7 @@ import torch
 from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition, Sizes
 from diffusion_policy_ros.policy.denoisers.mlp import MLP, MLPSettings
 from diffusion_policy_ros.policy.denoisers.transformer import Transformer, TransformerSettings
-from diffusion_policy_ros.policy.denoisers.unet1d import UNet1DSettings
+from diffusion_policy_ros.policy.denoisers.unet1d import SinusoidalEmbedding, UNet1DSettings
 
 SETTINGS = {
     "unet1d": UNet1DSettings(down_dims=(16, 32), n_groups=4, diffusion_step_embed_dim=16),
@@ -158,3 +158,11 @@ def test_the_perceptron_has_the_layers_that_it_is_told():
     net = MLP(Sizes(2, 8, global_cond=10), MLPSettings())
     count = sum(weight.numel() for weight in net.parameters())
     assert count == (16 + 64 + 10 + 1) * 256 + 3 * 257 * 256 + 257 * 16
+
+
+@pytest.mark.parametrize("dim", [0, 2, 5])
+def test_a_step_that_cannot_be_embedded_is_refused(dim):
+    """Two numbers have one frequency, which cannot fall; odd ones no cosine for each sine."""
+    with pytest.raises(ValueError, match=f"{dim} numbers: give an even number"):
+        SinusoidalEmbedding(dim)
+    assert SinusoidalEmbedding(4).frequencies.tolist() == pytest.approx([1.0, 1e-4])

@@ -84,12 +84,21 @@ class UNet1DSettings:
 
 
 class SinusoidalEmbedding(nn.Module):
-    """Sines, then cosines, of geometrically falling frequency."""
+    """Sines, then cosines, of geometrically falling frequency.
+
+    Args:
+        dim: of the embedding: even, and at least 4, for the frequencies fall from 1 to 1e-4.
+
+    Raises:
+        ValueError: it is not.
+    """
 
     frequencies: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        if dim < 4 or dim % 2:
+            raise ValueError(f"an embedding of {dim} numbers: give an even number, 4 or more")
         half = dim // 2
         frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
         self.register_buffer("frequencies", frequencies, persistent=False)
