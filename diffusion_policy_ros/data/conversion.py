@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.contract.messages import TF_STATIC
 from diffusion_policy_ros.data import remarks
 from diffusion_policy_ros.data.actions import Commands, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
@@ -20,6 +19,7 @@ from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.definitions import name_types_of
 from diffusion_policy_ros.data.idle import departures, idle_ends
 from diffusion_policy_ros.data.pictures import Images, as_they_came, storage
+from diffusion_policy_ros.data.recorded_as import cell_of, other_cell, resolve_topics
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
 from diffusion_policy_ros.data.store import BagReport
 from diffusion_policy_ros.errors import UserError, names_said
@@ -28,8 +28,6 @@ from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 from diffusion_policy_ros.observe.receipt import ReceiptClock
 
 MIN_FRAMES = 2
-OF_THE_PLAYER = re.compile(r"\.(limits|send)\b")
-"""Keys of a contract that no recording depends on."""
 SPANS = 5
 """Spans of idle frames that are told of a bag."""
 
@@ -83,38 +81,13 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
         if options.skip_failed and report.success is False:
             raise UserError("its recorder noted that the episode failed")
         read_as = cell_of(bag, contract) if options.own_cells else contract
-        report.notes += filter(None, [_other_cell(bag, read_as)])
+        report.notes += filter(None, [other_cell(bag, read_as)])
         _Conversion(bag, read_as, shard, options, report).run()
         report.status = "kept"
     except UserError as error:
         shard.truncate(before)
         report.reason = str(error).removeprefix(f"{path}: ")
     return report
-
-
-def cell_of(bag: Bag, contract: Contract) -> Contract:
-    """The contract that a bag was recorded with, where it means the same; else the one given.
-
-    So topics, types and encodings may have changed since.
-    """
-    text = bag.metadata.get("contract", "")
-    recorded = Contract.from_text(text, f"{bag.path}: contract") if text else contract
-    return recorded if recorded.hash == contract.hash else contract
-
-
-def _other_cell(bag: Bag, contract: Contract) -> str:
-    """How the contract that a bag was recorded with differs from the one that it is read by."""
-    text = bag.metadata.get("contract", "")
-    if text in ("", contract.text):
-        return ""
-    try:
-        recorded = Contract.from_text(text)
-    except UserError:
-        return ""  # of another age
-    cell = (key for key in contract.cell_difference(recorded) if not OF_THE_PLAYER.search(key))
-    differs = contract.difference(recorded) or names_said(cell)
-    told = f"it was recorded with another contract, which is not used: {differs}"
-    return told if differs else ""
 
 
 def _success(bag: Bag) -> bool | None:
@@ -132,7 +105,7 @@ class _Conversion:
         self.commands = Commands(contract)
         self.segments: list[_Segment] = []
         self.life = 0
-        self.refused: dict[str, list[Any]] = {}
+        self.refused: Counter[str] = Counter()
         self.comparison = Comparison(contract)
         self._anchor = contract.observations[contract.anchor]
         self._last_ns: dict[str, int] = {}
@@ -165,20 +138,19 @@ class _Conversion:
             what = f"{self.options.split_topic}, at which to split, is not in the bag"
             raise UserError(what, "", f"it has {names_said(self.bag.topics)}")
         self._read({recorded: topic for topic, recorded in names.items()})
-        self.report.refused = {reason: count for count, reason in self.refused.values()}
+        self.report.refused = remarks.by_kind(self.refused)
         self.report.frames = sum(len(segment.times) for segment in self.segments)
         self.report.gaps = max(0, len(self.segments) - 1 - len(self.report.resets))
         self._refuse_unstamped()
         if not self.segments:
             self._refuse_apart()
-            reason = most_refused(self.report.refused) or "its messages make no frame"
+            reason = remarks.most_refused(self.report.refused) or "its messages make no frame"
             raise UserError(f"not a single frame: {reason}")
         first_ns = self.segments[0].times[0]
         self._marks += [first_ns + round(s * 1e9) for s in self.options.split_times]
         for segment in self.segments:
             self._finish(segment)
-        for reason, count in self.commands.refused.items():
-            self.report.refused[reason] = count
+        self.report.refused |= remarks.by_kind(self.commands.refused)
         rate = remarks.rate(self._anchor_ns, self.contract)
         if not self.report.episodes:
             self._refuse_apart()
@@ -236,7 +208,7 @@ class _Conversion:
 
     def _take(self, event: Frame | Refused | Reset) -> None:
         if isinstance(event, Refused):
-            self.refused.setdefault(reason_kind(event.reason), [0, event.reason])[0] += 1
+            self.refused[event.reason] += 1
             return
         if isinstance(event, Reset):
             self.report.resets.append(event.reason)
@@ -358,7 +330,7 @@ class _Conversion:
             return (
                 f"the arm does not move in its {self.report.frames} frames; --keep-idle keeps them"
             )
-        reason = most_refused(self.commands.refused)
+        reason = remarks.most_refused(remarks.by_kind(self.commands.refused))
         return f"no {MIN_FRAMES} frames in a row with an action" + (
             f": {reason}" if reason else ""
         )
@@ -370,59 +342,3 @@ def _mixed(before: Array, after: Array, share: float, turn: bool) -> Array:
         after = -after
     mixed = before + np.float32(share) * (after - before)
     return np.asarray(mixed / np.linalg.norm(mixed) if turn else mixed)
-
-
-def most_refused(counts: Mapping[str, int]) -> str:
-    """The reason of most refusals, and of how many others there are; empty where there is none."""
-    if not counts:
-        return ""
-    reason, others = max(counts, key=lambda reason: counts[reason]), len(counts) - 1
-    more = f" ({counts[reason]} of {sum(counts.values())} frames)" if others else ""
-    return f"{reason}{more}"
-
-
-def reason_kind(reason: str) -> str:
-    """A reason without its numbers: ages and sizes differ from frame to frame."""
-    return re.sub(r"[-+.\d]+", "#", reason)
-
-
-def resolve_topics(bag: Bag, wanted: Mapping[str, str]) -> dict[str, str]:
-    """The contract's topics → the bag's, where a relative one was recorded below a namespace.
-
-    Args:
-        bag: the recording.
-        wanted: topic → message type, as the contract has them.
-
-    Raises:
-        UserError: a topic is not in the bag, or of another type.
-    """
-    found: dict[str, str] = {}
-    for topic, kind in wanted.items():
-        fitting = [
-            t for t in bag.topics if t == topic or (topic[0] != "/" and t.endswith(f"/{topic}"))
-        ]
-        came = any(bag.topics[t][1] for t in fitting)
-        if topic == TF_STATIC and not came:
-            continue  # a tree that only moves
-        if not came:
-            what = (
-                "has no messages"
-                if fitting
-                else f"is not in the bag, which has {names_said(bag.topics)}"
-            )
-            raise UserError(f"{topic} {what}", "", "record it, or mend the contract")
-        if len(fitting) > 1:
-            raise UserError(
-                f"'{topic}' may be {' or '.join(fitting)}",
-                "",
-                "write the whole name in the contract",
-            )
-        recorded = bag.topics[fitting[0]][0]
-        if recorded != kind:
-            raise UserError(
-                f"{topic} is {recorded} in the bag, {kind} in the contract",
-                "",
-                "mend the contract",
-            )
-        found[topic] = fitting[0]
-    return found

@@ -1,7 +1,7 @@
 """Bags into a dataset: the frame rule, actions, idle ends, and nothing half-written.
 
 Messages go through `observe.history.History` in the order of their log time, as they went through
-the node's: `conversion.py`. How frames become a dataset in one step is in `building.py`.
+the node's: `conversion.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""What is odd about a recording, in one line each: for a person to look at, nothing is refused."""
+"""What is odd about a recording, and why frames of it were refused, in one line each."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -115,3 +117,26 @@ def silent(last_ns: Mapping[str, int], contract: Contract) -> Iterator[str]:
         limit_s = max(SILENT_S, *(stream.max_age_s for stream in streams))
         if silent_s > limit_s and not streams[0].static:
             yield f"{topic} says nothing in the last {silent_s:.1f} s: did it die?"
+
+
+def most_refused(counts: Mapping[str, int]) -> str:
+    """The reason of most refusals, and of how many others there are; empty where there is none."""
+    if not counts:
+        return ""
+    reason, others = max(counts, key=lambda reason: counts[reason]), len(counts) - 1
+    more = f" ({counts[reason]} of {sum(counts.values())} frames)" if others else ""
+    return f"{reason}{more}"
+
+
+def by_kind(counts: Mapping[str, int]) -> dict[str, int]:
+    """Reasons that differ in their numbers only are counted together, under the first of them."""
+    first: dict[str, str] = {}
+    found: Counter[str] = Counter()
+    for reason, count in counts.items():
+        found[first.setdefault(reason_kind(reason), reason)] += count
+    return dict(found)
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without its numbers: ages and sizes differ from frame to frame."""
+    return re.sub(r"[-+.\d]+", "#", reason)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.actions import Commands, next_state_actions
 from diffusion_policy_ros.data.bags import Bag, open_bag
-from diffusion_policy_ros.data.conversion import cell_of, most_refused, reason_kind, resolve_topics
 from diffusion_policy_ros.data.dataset import WindowDataset
+from diffusion_policy_ros.data.recorded_as import cell_of, resolve_topics
+from diffusion_policy_ros.data.remarks import by_kind, most_refused
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
@@ -144,7 +145,7 @@ class _BagReplay:
         self.found.ages_ns = {key: [] for key in self.contract.observations}
         self.joiner, self.run_begins, self.run_whole = Joiner(self.contract), -1, False
         self.live = live
-        self.reasons: dict[str, str] = {}
+        self.refused: Counter[str] = Counter()
         self.lives: list[int] = []
         self.vectors: list[dict[str, Array]] = []
         self.life = self.waited = 0
@@ -167,6 +168,7 @@ class _BagReplay:
             if topic in self.commands.topics:
                 self.commands.push(topic, msg, clock.at(log_ns), self.life)
         self._take(self.loop.poll(log_ns + round(self.contract.settle_s * 1e9)))
+        self.found.refused = Counter(by_kind(self.refused))
         if not self.found.times_ns:
             reason = most_refused(self.found.refused) or "its messages make no frame"
             raise UserError(f"not a single frame: {reason}", "", "inspect the bag")
@@ -190,8 +192,7 @@ class _BagReplay:
             if isinstance(event, Frame):
                 self._note(event)
             elif isinstance(event, Refused):
-                kind = reason_kind(event.reason)
-                self.found.refused[self.reasons.setdefault(kind, event.reason)] += 1
+                self.refused[event.reason] += 1
             else:
                 self.found.resets.append(event.reason)
                 self.life += 1

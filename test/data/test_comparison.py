@@ -171,20 +171,26 @@ def test_a_rate_that_does_not_divide_the_cameras_is_named(tmp_path):
 
 
 def test_reasons_of_refusal_are_counted_apart(tmp_path):
-    """Eight frames of a stream that is too old, and four of one that cannot be read."""
+    """Seven frames of a stream that is too old, four of one and three commands without meaning.
+
+    Of each the numbers differ from frame to frame.
+    """
     messages = []
     for topic, ns, msg in demonstration(40):
         i = (ns - START) // (50 * MS)
         if topic == "/pose" and 10 <= i < 20:
             continue
         if topic == "/pose" and 25 <= i < 29:
-            msg.pose.position.x = float("nan")
+            msg.pose.position.x, msg.pose.position.y = float("nan"), 0.1 * i
+        if topic == "/command" and 32 <= i < 35:
+            msg.points[0].positions[:2] = float("inf"), 0.1 * i
         messages.append((topic, ns, msg))
     report = convert([write_bag(tmp_path / "bag", messages)], CONTRACT, tmp_path / "data").bags[0]
     counts = {reason: count for reason, count in report.refused.items() if "position" in reason}
     (old,) = [count for reason, count in counts.items() if "old" in reason]
     (unreadable,) = [count for reason, count in counts.items() if "not finite" in reason]
-    assert (old, unreadable) == (7, 4)
+    (lost,) = [count for reason, count in report.refused.items() if "/command" in reason]
+    assert (old, unreadable, lost) == (7, 4, 3)
 
 
 def test_a_bag_is_refused_for_what_refused_most_of_its_frames(tmp_path):
