@@ -136,6 +136,47 @@ def test_what_is_exported_gives_the_same_actions_when_it_is_read(tmp_path, setti
     assert "joints: joint_position, grip: binary" in told
 
 
+@pytest.mark.parametrize(
+    "eyes", [{}, {"shared": True, "crop": [33, 40]}, {"norm": "frozen"}], ids=str
+)
+def test_lerobot_s_own_code_gives_the_same_actions(tmp_path, eyes):
+    """Its loader, its processors, its network and its sampler, where it is installed."""
+    pytest.importorskip("lerobot", reason="needs lerobot: pip install lerobot")
+    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy as Theirs
+    from lerobot.policies.factory import make_pre_post_processors
+
+    run = saved(tmp_path, changed(image_encoder={**EYES, **eyes}))
+    out = export_lerobot(run, tmp_path / "theirs", "ddim", 5)
+    ours, theirs = load_policy(run), Theirs.from_pretrained(str(out)).eval()
+    on_cpu = {"device_processor": {"device": "cpu"}}
+    before, after = make_pre_post_processors(
+        theirs.config,
+        pretrained_path=str(out),
+        preprocessor_overrides=on_cpu,
+        postprocessor_overrides=on_cpu,
+    )
+    window, cameras = seen(ours), list(theirs.config.image_features)
+    frames = []
+    for step in range(2):
+        frame = {"observation.state": [window["joints"][:, step], window["turn"][:, step]]}
+        frame = {key: torch.from_numpy(np.concatenate(parts, 1)) for key, parts in frame.items()}
+        for key in cameras:
+            pixels = torch.from_numpy(window[key.rpartition(".")[2]][:, step])
+            frame[key] = pixels.permute(0, 3, 1, 2) / 255
+        frames.append(before(frame))
+    told = {
+        "observation.state": torch.stack([f["observation.state"] for f in frames], 1),
+        "observation.images": torch.stack(
+            [torch.stack([f[key] for key in cameras], 1) for f in frames], 1
+        ),
+    }
+    start = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        condition = theirs.diffusion._prepare_global_conditioning(told)
+        found = after(theirs.diffusion.conditional_sample(2, global_cond=condition, noise=start))
+    assert apart(found, ours.sample(window, noise=start, sampler="ddim", steps=5)) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["policy_two_cameras", "policy_batch_norm"])
 def test_lerobot_s_own_policies_come_back_as_they_were(foreign_folder, tmp_path, name):
     """Every tensor under its name, but what ENV is there; so the names are LeRobot's."""
