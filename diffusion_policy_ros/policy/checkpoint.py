@@ -186,7 +186,8 @@ def choice_lines(path: str | Path) -> Iterator[str]:
     """Say which checkpoint of a run `find_checkpoint` takes, where it is not simply the newest."""
     newest, taken = run_checkpoints(path)[-1:], find_checkpoint(path)
     if newest and newest[0].name != taken.name:
-        yield f"{path}: {taken.name}, the best by validation; the newest is {newest[0].name}"
+        metric = Recipe.from_text(_text(taken / CONFIG), str(taken / CONFIG)).training.metric
+        yield f"{path}: {taken.name}, the best by {metric}; the newest is {newest[0].name}"
 
 
 def run_checkpoints(run: str | Path) -> list[Path]:

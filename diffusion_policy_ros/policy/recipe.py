@@ -231,7 +231,7 @@ class TrainingSettings:
         log_every: updates between lines of loss.csv.
         batch_shares: parts of each batch that are computed side by side on a CPU. Two shares with
             a thread each are faster than one with two threads, and do not collapse where something
-            else is running.
+            else is running. Where several processes train, each computes its parts in turn.
         readers: threads that read batches ahead, each one; batches and their order are the same
             for any number.
         threads: of each share's computation on a CPU; 0 divides torch's own choice among them.

@@ -129,7 +129,7 @@ def test_a_run_means_its_best_checkpoint_where_one_was_chosen(
     quietly(dataset, changed(early_stop=2, **stopping), run)
     assert find_checkpoint(run) == run / "checkpoints" / "update_000004"
     (line,) = choice_lines(run)
-    assert "update_000004, the best by validation; the newest is update_000008" in line
+    assert "update_000004, the best by val_action_error; the newest is update_000008" in line
     assert list(choice_lines(find_checkpoint(run))) == []
     monkeypatch.undo()
     quietly(dataset, changed(**{**stopping, "updates": 9, "val_every": 0}), run, resume=True)

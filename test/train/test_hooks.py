@@ -48,7 +48,7 @@ def test_the_best_by_a_metric_are_kept_beside_the_newest(dataset, changed, tmp_p
     assert len(seen) == 5 and not any(policy.training for policy in seen)
     assert find_checkpoint(tmp_path / "run").name == "update_000004"
     (line,) = choice_lines(tmp_path / "run")
-    assert "update_000004" in line and "the newest is update_000010" in line
+    assert "update_000004, the best by success; the newest is update_000010" in line
     assert any("update_000004, by success" in line for line in training_lines(tmp_path / "run"))
     with (tmp_path / "run" / "loss.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
