@@ -57,7 +57,7 @@ def chunk(policy, dataset, task):
 
 def test_a_policy_does_the_task_that_it_is_told(two_ways, recipe, tmp_path):
     """The same window, the same noise: to the left, or to the right."""
-    learning = with_tasks(recipe, updates=150, lr=3e-3, val_every=0, batch_size=16)
+    learning = with_tasks(recipe, updates=70, lr=5e-3, val_every=0, batch_size=8)
     checkpoint = train(two_ways, learning, tmp_path / "run", progress="none", say=len)
     policy = load_policy(checkpoint)
     assert policy.recipe.policy.tasks == TASKS
