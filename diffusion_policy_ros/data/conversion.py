@@ -174,15 +174,15 @@ class _Conversion:
         """Push every message through the frame rule; images go into the shard at once."""
         history, clock = self._history, ReceiptClock(self.contract)
         observed, commanded, log_ns = self.contract.topics, self.commands.topics, 0
-        split = self.options.split_topic
+        split, anchor, stamped = self.options.split_topic, self._anchor.topic, self._stamped
         for recorded, log_ns, msg in self.bag.messages({*topics, *filter(None, [split])}):
             if recorded == split:
                 self._marks.append(stamp_ns(msg) or clock.at(log_ns))
-            if recorded not in topics:
+            topic = topics.get(recorded)
+            if topic is None:
                 continue
-            topic = topics[recorded]
             self._last_ns[topic] = log_ns
-            if topic in (self._anchor.topic, clock.leader) or not self._stamped.get(topic):
+            if topic == anchor or topic == clock.leader or not stamped.get(topic):
                 self._note_stamp(topic, msg, log_ns, clock)
             received_ns = clock.at(log_ns)
             if topic in observed:

@@ -15,7 +15,6 @@ import numpy as np
 from diffusion_policy_ros.contract.fields import Step, parsed
 from diffusion_policy_ros.errors import UserError, did_you_mean
 
-AXES = ("x", "y", "z", "w")
 _NUMBER = (int, float, np.generic)
 
 
@@ -82,12 +81,16 @@ def _flat(value: Any, path: str) -> Sequence[float]:
         return (float(value),)
     if isinstance(value, str | bytes):
         raise UserError(f"{path} is text", "", "name a number")
-    if hasattr(value, "x") and hasattr(value, "z"):
-        return [getattr(value, axis) for axis in AXES if hasattr(value, axis)]
     if hasattr(value, "__len__") and not isinstance(value, tuple):
         if not len(value) or isinstance(value[0], _NUMBER):
             return value  # type: ignore[no-any-return]
         return [number for one in value for number in _flat(one, path)]
+    try:
+        axes = [value.x, value.y, value.z]  # most of what is read of robots
+    except AttributeError:
+        axes = []
+    if axes:
+        return [*axes, value.w] if hasattr(value, "w") else axes
     found: list[float] = []
     for name in field_names(value):
         if name != "header":
