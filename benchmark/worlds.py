@@ -49,20 +49,21 @@ FIRST_REPORTED_SEED = 20_000
 
 
 class Task(NamedTuple):
-    """A simulator with a contract, a recipe and so many demonstrations."""
+    """A simulator with a contract, a recipe, its changes, and so many demonstrations."""
 
     sim: str
     contract: str
     recipe: str
     demonstrations: int
     updates: int
+    replan_steps: int | None = None
 
 
 TASKS = {
     "mini_lift": Task("mini_lift", "mini_lift_state", "mini_lift_state", 200, 1200),
     "robosuite/lift": Task("robosuite/lift", "robosuite_state", "small_state", 200, 3000),
-    "robosuite/can": Task("robosuite/can", "robosuite_state", "small_state", 100, 8000),
-    "robosuite/square": Task("robosuite/square", "robosuite_state", "small_state", 100, 8000),
+    "robosuite/can": Task("robosuite/can", "robosuite_state", "small_state", 100, 5000),
+    "robosuite/square": Task("robosuite/square", "robosuite_state", "small_state", 100, 8000, 4),
     "pusht": Task("pusht", "pusht_state", "small_state", 200, 8000),
     "mini_bypass": Task("mini_bypass", "mini_bypass", "mini_bypass", 200, 4000),
 }
@@ -170,6 +171,8 @@ def trained(task: str, target: str, seed: int, args: argparse.Namespace) -> Path
         "training.batch_shares": "1",
         "training.threads": "1",
     }
+    if plan.replan_steps:
+        changes["policy.replan_steps"] = str(plan.replan_steps)
     begun, recipe = time.process_time(), Recipe.load(plan.recipe, changes)
     found = train(folder / "dataset", recipe, run_folder, begun_before, "none", say=_hush)
     print(f"{task}, {target}, seed {seed}: {time.process_time() - begun:.0f} s", flush=True)

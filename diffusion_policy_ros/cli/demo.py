@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.figures import check_json, check_least, counted, write_json
 from diffusion_policy_ros.demo.domains import free_domain
+from diffusion_policy_ros.demo.plans import OTHERS, PLANS, Plan
 from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,55 +28,6 @@ START_TIMEOUT_S = 600.0
 """For the policy's first word: on a busy machine its networks are compiled for minutes."""
 EPISODE_TIMEOUT_S = 60.0
 """For each episode after that."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do in a simulator; durations as seen on two cores, updates if not the recipe's."""
-
-    contract: str
-    recipe: str
-    demonstrations: int
-    record: str
-    train: str
-    updates: str = ""
-
-    def recipe_with(self, settings: list[str]) -> Recipe:
-        """The recipe, with what the task and the user change."""
-        from diffusion_policy_ros.policy.recipe import Recipe, parse_overrides
-
-        own = {"training.updates": self.updates} if self.updates else {}
-        return Recipe.load(self.recipe, own | parse_overrides(settings))
-
-
-PLANS = {
-    ("mini_lift", "cameras"): Plan(
-        "mini_lift", "mini_lift", 300, "about half a minute", "about 7 minutes"
-    ),
-    ("mini_lift", "state"): Plan(
-        "mini_lift_state", "mini_lift_state", 200, "about 15 seconds", "about 2 minutes"
-    ),
-    ("mini_bypass", "state"): Plan(
-        "mini_bypass", "mini_bypass", 200, "about 10 seconds", "about a minute"
-    ),
-    ("robosuite/lift", "state"): Plan(
-        "robosuite_state", "small_state", 200, "about 2 minutes", "about 2 minutes"
-    ),
-    **{
-        (f"robosuite/{task}", "state"): Plan(
-            "robosuite_state", "small_state", 100, "about 2 minutes", "about 5 minutes", "8000"
-        )
-        for task in ("can", "square")
-    },
-    ("pusht", "state"): Plan(
-        "pusht_state", "small_state", 200, "about 4 minutes", "about 5 minutes", "8000"
-    ),
-}
-OTHERS = {
-    "cameras": Plan("", "mini_lift", 300, "as long as it takes", "about 7 minutes"),
-    "state": Plan("", "small_state", 200, "as long as it takes", "a few minutes"),
-}
-"""Of any other simulator, whose contract has to be given."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -153,7 +105,7 @@ def _plan(args: argparse.Namespace, kind: str) -> Plan:
     plan = PLANS.get((args.sim, kind)) or OTHERS[kind]
     contract = args.contract or plan.contract or default_contract(args.sim, kind == "cameras")
     plan = replace(plan, contract=contract)
-    return replace(plan, recipe=args.recipe, updates="") if args.recipe else plan
+    return replace(plan, recipe=args.recipe, changes=()) if args.recipe else plan
 
 
 def _check(args: argparse.Namespace, plan: Plan) -> None:
