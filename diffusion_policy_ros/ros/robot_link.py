@@ -80,7 +80,7 @@ class RobotLink:
         self._jumped_ns = 0
         self._built, self._started = contextlib.ExitStack(), contextlib.ExitStack()
         self._simulated = self._last_chance = False
-        self._wound_ns = self._overdue_ns = self._said_at_ns = -1
+        self._wound_ns = self._overdue_ns = self._said_at_ns = self._waited_from_ns = -1
         self.loop = PolicyLoop(
             engine,
             self.contract,
@@ -194,13 +194,15 @@ class RobotLink:
             round(CLOCK_STANDS_S * 1e9) if self._simulated else self.loop.frame_timeout_ns
         )
         self._overdue_ns, self._last_chance = now_ns + frame_timeout_ns, False
+        self._waited_from_ns = self._node.get_clock().now().nanoseconds
 
     def _when_overdue(self, now_ns: int) -> None:
         if not self._last_chance:
             self._last_chance, self._overdue_ns = True, now_ns + LAST_CHANCE_NS
             return
         self._said_at_ns = self._node.get_clock().now().nanoseconds
-        moved_ns = self._said_at_ns - self.loop.frame_time_ns
+        # Not since the frame: /clock may come after what it is the time of, and catch up then.
+        moved_ns = self._said_at_ns - self._waited_from_ns
         stands = self._simulated and moved_ns < self.loop.frame_timeout_ns
         self.loop.overdue(now_ns, f"/clock moved {moved_ns / 1e9:.3f} s since" if stands else "")
         self._wait_from(now_ns)

@@ -5,6 +5,7 @@ of streams that die and of two who command.
 import contextlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -190,6 +191,11 @@ class Terminal:
             while data := os.read(self._fd, 4096):
                 self.shown += data.decode(errors="replace")
 
+    def until_hears(self, topic):
+        """Wait for its messages: before that nobody may be known to publish it."""
+        counted = re.compile(rf"{topic} +[1-9]")
+        self.domain.until(lambda: counted.search(self.shown), 60, lambda: self.shown[-2000:])
+
     def press(self, key, until):
         """A key, and what is written from then on up to something."""
         before = len(self.shown)
@@ -210,7 +216,7 @@ class Terminal:
 def test_a_terminal_records_keeps_labels_and_discards_by_keys(domain, robot, tmp_path):
     """Space, f, d and q; counts, rates and what is silent are seen live."""
     terminal = Terminal(domain, "--out", str(tmp_path / "bags"))
-    domain.until(lambda: "/tool_pose" in terminal.shown, 60, lambda: terminal.shown)
+    terminal.until_hears("/tool_pose")
     for key, told in ((" ", "kept /"), ("f", "kept /"), ("d", "discarded /")):
         terminal.press(" ", "recording /")
         robot.go(10)
@@ -231,7 +237,7 @@ def test_a_terminal_records_keeps_labels_and_discards_by_keys(domain, robot, tmp
 def test_an_interruption_keeps_what_is_being_recorded(domain, robot, tmp_path):
     """Ctrl-C, whatever it interrupts: a whole bag, and the terminal as it was."""
     terminal = Terminal(domain, "--topics", "/tool_pose", "--out", str(tmp_path / "bags"))
-    domain.until(lambda: "/tool_pose" in terminal.shown, 60, lambda: terminal.shown)
+    terminal.until_hears("/tool_pose")
     terminal.press(" ", "recording /")
     robot.go(10)
     terminal.interrupt()
