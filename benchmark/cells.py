@@ -15,11 +15,18 @@ import numpy as np
 from diffusion_policy_ros.engine import Engine
 from diffusion_policy_ros.evaluation import ClosedLoop, Result, evaluate, make_simulator
 from diffusion_policy_ros.observe.codecs import Array
+from diffusion_policy_ros.policy.checkpoint import run_checkpoints
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
+from diffusion_policy_ros.policy.recipe import Recipe
+from diffusion_policy_ros.policy.run import RECIPE, checkpoint_path
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
+from diffusion_policy_ros.train.progress import Progress, Say
+from diffusion_policy_ros.train.trainer import train
 
 Row = dict[str, Any]
+FIRST_REPORTED_SEED = 20_000
+"""Of episodes that no choice was made by."""
 
 
 def held(path: Path) -> list[Row]:
@@ -51,6 +58,25 @@ def run(
             out.write(json.dumps(row) + "\n")
             out.flush()
             print(show(row), file=sys.stderr, flush=True)
+
+
+def is_trained(recipe: Recipe, run: Path) -> bool:
+    """Whether a run's last checkpoint is there."""
+    last = checkpoint_path(run, recipe.training.updates)
+    return (run / RECIPE).exists() and run_checkpoints(run)[-1:] == [last]
+
+
+def trained(
+    dataset: Path, recipe: Recipe, run: Path, progress: Progress = "none", say: Say = print
+) -> Path:
+    """A run's last checkpoint; trained if it is not there, and what was begun goes on."""
+    if is_trained(recipe, run):
+        return run_checkpoints(run)[-1]
+    return train(dataset, recipe, run, (run / RECIPE).exists(), progress, say=say)
+
+
+def hush(line: str) -> None:
+    """So many introductions are too many."""
 
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:

@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from cells import hush, trained
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.evaluation import ClosedLoop, evaluate, make_simulator
-from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
+from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
-from diffusion_policy_ros.train.trainer import train
 
 NAME = "mini_lift_state"
 DEMONSTRATIONS = 200
@@ -53,7 +53,7 @@ def make_dataset(out: Path) -> Path:
     return out / "dataset"
 
 
-def trained(out: Path, network: str, target: str, updates: int) -> Path:
+def checkpoint(out: Path, network: str, target: str, updates: int) -> Path:
     """The checkpoint of a pair, trained unless it is there, in a run of its own."""
     run = out / "runs" / f"{NETWORKS[network]['name']}_{target}"
     changes = {
@@ -63,15 +63,7 @@ def trained(out: Path, network: str, target: str, updates: int) -> Path:
         "training.batch_shares": "1",
         "training.threads": "1",
     }
-    recipe = Recipe.load(NAME, changes)
-    done = run_checkpoints(run) if run.exists() else []
-    if done and done[-1].name == f"update_{updates:06}":
-        return done[-1]
-    return train(out / "dataset", recipe, run, resume=run.exists(), progress="none", say=_hush)
-
-
-def _hush(line: str) -> None:
-    """Nine introductions are too many."""
+    return trained(out / "dataset", Recipe.load(NAME, changes), run, say=hush)
 
 
 def pairs(out: Path, updates: int) -> Iterator[tuple[dict[str, Any], Engine]]:
@@ -79,7 +71,7 @@ def pairs(out: Path, updates: int) -> Iterator[tuple[dict[str, Any], Engine]]:
     for network in NETWORKS:
         for target in TARGETS:
             begun = time.process_time()
-            policy = load_policy(trained(out, network, target, updates))
+            policy = load_policy(checkpoint(out, network, target, updates))
             row = {"network": network, "target": target}
             row["parameters"] = sum(p.numel() for p in policy.denoiser.parameters())
             print(f"{network}, {target}: {time.process_time() - begun:.0f} s", flush=True)

@@ -13,26 +13,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import Row, held, run, wilson
+from cells import FIRST_REPORTED_SEED, Row, held, run, trained, wilson
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.engine import build_engine
 from diffusion_policy_ros.evaluation import ClosedLoop, evaluate, make_simulator
-from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
+from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.sampling import Sampling
-from diffusion_policy_ros.train.trainer import train
 
-NAME, REPORTED_SEED = "mini_lift", 20_000
+NAME = "mini_lift"
 EYES = "policy.image_encoder.augment"
 AUGMENT = (
     "{brightness: 0.4, contrast: 0.3, saturation: 0.4, hue: 0.05, rotate_deg: 4, translate: 0.04}"
@@ -103,16 +101,13 @@ class Cell:
     episodes: int
 
 
-def trained(out: Path, name: str, seed: int, updates: int | None) -> Path:
-    """The newest checkpoint of a recipe, trained unless it is there."""
+def checkpoint(out: Path, name: str, seed: int, updates: int | None) -> Path:
+    """The last one of a recipe and a training seed."""
     changes = {**RECIPES[name], "training.seed": str(seed)}
     if updates is not None:
         changes["training.updates"] = str(updates)
-    recipe, folder = Recipe.load(NAME, changes), out / "runs" / f"{name}_{seed}"
-    done = run_checkpoints(folder) if folder.exists() else []
-    if done and done[-1].name == f"update_{recipe.training.updates:06}":
-        return done[-1]
-    return train(out / "dataset", recipe, folder, resume=folder.exists(), progress="lines")
+    folder = out / "runs" / f"{name}_{seed}"
+    return trained(out / "dataset", Recipe.load(NAME, changes), folder, "lines")
 
 
 def measure(cell: Cell) -> Row:
@@ -123,7 +118,7 @@ def measure(cell: Cell) -> Row:
     loop = ClosedLoop(engine, contract, settings.n_obs_steps, Sampling.of(settings))
     with make_simulator(NAME, contract) as robot:
         SHIFTS[cell.shift](robot.simulator.arm.model)  # type: ignore[attr-defined]
-        seeds = range(REPORTED_SEED, REPORTED_SEED + cell.episodes)
+        seeds = range(FIRST_REPORTED_SEED, FIRST_REPORTED_SEED + cell.episodes)
         found = evaluate(robot, loop, seeds).episodes
     return {**dataclasses.asdict(cell), "successes": sum(episode.success for episode in found)}
 
@@ -159,13 +154,12 @@ def main() -> None:
     contract = Contract.load(NAME)
     record_demonstrations(contract, args.out / "bags", args.demonstrations)
     convert([args.out / "bags"], contract, args.out / "dataset")
-    make = functools.partial(trained, args.out, updates=args.updates)
     seeds = [int(seed) for seed in args.training_seeds.split(",")]
     cells = [
-        Cell(name, seed, str(checkpoint), shift, args.episodes)
+        Cell(name, seed, str(path), shift, args.episodes)
         for name in RECIPES
         for seed in seeds
-        for checkpoint in [make(name, seed)]
+        for path in [checkpoint(args.out, name, seed, args.updates)]
         for shift in SHIFTS
     ]
     notes = args.out / "cells.jsonl"

@@ -30,22 +30,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cells import Row, held, run, wilson
+from cells import FIRST_REPORTED_SEED, Row, held, hush, is_trained, run, trained, wilson
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.evaluation import START_NS, ClosedLoop, evaluate, make_simulator
-from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
+from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.simulator import SeveralWays
 from diffusion_policy_ros.simulated_robot import SimulatedRobot
-from diffusion_policy_ros.train.trainer import train
 from diffusion_policy_ros.ways import Ways, drawn_ways, entropy
-
-FIRST_REPORTED_SEED = 20_000
 
 
 class Task(NamedTuple):
@@ -151,7 +148,7 @@ def measure_expert(cell: Cell, seeds: range) -> Row:
     return row | ({"ways": dict(ways), "entropy_bits": entropy(ways)} if any(ways) else {})
 
 
-def trained(task: str, target: str, seed: int, args: argparse.Namespace) -> Path:
+def checkpoint(task: str, target: str, seed: int, args: argparse.Namespace) -> Path:
     """The checkpoint of a training, from demonstrations on; what is there stays."""
     plan, folder = TASKS[task], args.out / task
     contract = Contract.load(plan.contract)
@@ -160,10 +157,6 @@ def trained(task: str, target: str, seed: int, args: argparse.Namespace) -> Path
         record_demonstrations(contract, bags, plan.demonstrations, sim=plan.sim, jobs=args.jobs)
         convert([bags], contract, folder / "dataset")
     run_folder, wanted = folder / f"{target}_{seed}", args.updates or plan.updates
-    begun_before = (run_folder / "recipe.yaml").exists()
-    done = run_checkpoints(run_folder) if begun_before else []
-    if done and done[-1].name == f"update_{wanted:06}":
-        return done[-1]
     changes = {
         "policy.prediction_type": target,
         "training.seed": str(seed),
@@ -174,13 +167,11 @@ def trained(task: str, target: str, seed: int, args: argparse.Namespace) -> Path
     if plan.replan_steps:
         changes["policy.replan_steps"] = str(plan.replan_steps)
     begun, recipe = time.process_time(), Recipe.load(plan.recipe, changes)
-    found = train(folder / "dataset", recipe, run_folder, begun_before, "none", say=_hush)
-    print(f"{task}, {target}, seed {seed}: {time.process_time() - begun:.0f} s", flush=True)
+    is_new = not is_trained(recipe, run_folder)
+    found = trained(folder / "dataset", recipe, run_folder, say=hush)
+    if is_new:
+        print(f"{task}, {target}, seed {seed}: {time.process_time() - begun:.0f} s", flush=True)
     return found
-
-
-def _hush(line: str) -> None:
-    """So many introductions are too many."""
 
 
 def table(rows: list[Row]) -> str:
@@ -270,7 +261,7 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
     seeds, steps = (list(map(int, text.split(","))) for text in (args.seeds, args.steps))
     for task in args.tasks:
         for target, seed in itertools.product(args.targets.split(","), seeds):
-            where = str(trained(task, target, seed, args))
+            where = str(checkpoint(task, target, seed, args))
             wanted = [k for k in steps if k or target == "sample"]
             found += [Cell(task, where, target, seed, k, args.episodes) for k in wanted]
         found.append(Cell(task, "", "expert", 0, 0, args.episodes))

@@ -47,17 +47,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--state", action="store_true", help="things' poses instead of cameras: quicker"
     )
-    for name, what in (("contract", "the robot"), ("recipe", "the training")):
-        told = f"{what}, a name or a file (default: the simulator's own)"
-        parser.add_argument(f"--{name}", help=told)
-    where = "folder for everything (default: %(default)s)"
-    parser.add_argument("--out", type=Path, default=Path("demo"), help=where)
+    parser.add_argument(
+        "--contract", help="the robot, a name or a file (default: the simulator's own)"
+    )
+    parser.add_argument(
+        "--recipe", help="the training, a name or a file (default: the simulator's own)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        help="folder for everything (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    for name, usual, what in (
-        ("episodes", 20, "to run in the end (default: 20)"),
-        ("seed", 10000, "of the first of them; unseen from 10000 (default)"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=usual, help=what)
+    parser.add_argument(
+        "--episodes", type=int, default=20, help="to run in the end (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=10_000,
+        help="of the first of them; unseen from %(default)s (default)",
+    )
     parser.add_argument(
         "--demonstrations", type=int, help="to record (default: 300, with --state 200)"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from diffusion_policy_ros.errors import UserError
@@ -47,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.policy.run import RECIPE
     from diffusion_policy_ros.report.training import training_lines
     from diffusion_policy_ros.shipped import config_names
+    from diffusion_policy_ros.train.distributed import place
     from diffusion_policy_ros.train.trainer import train
 
     config = args.config
@@ -62,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
     hooks = success_hook(recipe, args.dataset)
     how = {"resume": args.resume, "progress": args.progress, "hooks": hooks}
     train(args.dataset, recipe, args.out, **how)
-    if int(os.environ.get("RANK", 0)) == 0:  # of several processes one speaks
-        for line in training_lines(args.out):
-            print(line)
+    if place()[0] == 0:  # of several processes one speaks
+        print("\n".join(training_lines(args.out)))
     return 0

@@ -80,7 +80,7 @@ class RobotLink:
         self._jumped_ns = 0
         self._built, self._started = contextlib.ExitStack(), contextlib.ExitStack()
         self._simulated = self._last_chance = False
-        self._wound_ns = self._overdue_ns = self._said_at_ns = self._waited_from_ns = -1
+        self._wound_ns = self._overdue_ns = self._waited_from_ns = -1
         self.loop = PolicyLoop(
             engine,
             self.contract,
@@ -147,7 +147,7 @@ class RobotLink:
         self.runner.start()
         with self.runner.turn() as loop:
             loop.start(time.monotonic_ns())
-            self._said_at_ns = -1
+            self._waited_from_ns = -1
         self._streams.wake()
 
     def _on_jumps(self, threshold: JumpThreshold, call: Callable[[TimeJump], None]) -> None:
@@ -200,9 +200,8 @@ class RobotLink:
         if not self._last_chance:
             self._last_chance, self._overdue_ns = True, now_ns + LAST_CHANCE_NS
             return
-        self._said_at_ns = self._node.get_clock().now().nanoseconds
         # Not since the frame: /clock may come after what it is the time of, and catch up then.
-        moved_ns = self._said_at_ns - self._waited_from_ns
+        moved_ns = self._node.get_clock().now().nanoseconds - self._waited_from_ns
         stands = self._simulated and moved_ns < self.loop.frame_timeout_ns
         self.loop.overdue(now_ns, f"/clock moved {moved_ns / 1e9:.3f} s since" if stands else "")
         self._wait_from(now_ns)
@@ -211,7 +210,9 @@ class RobotLink:
         """Simulated time went on."""
         now_ns = self._node.get_clock().now().nanoseconds
         with self.runner.turn() as loop:
-            overdue = now_ns - max(loop.frame_time_ns, self._said_at_ns) >= loop.frame_timeout_ns
+            overdue = (
+                now_ns - max(loop.frame_time_ns, self._waited_from_ns) >= loop.frame_timeout_ns
+            )
             if not overdue or self._last_chance:
                 return
             self._overdue_ns = 0
@@ -219,7 +220,7 @@ class RobotLink:
 
     def _on_jump(self, jump: TimeJump) -> None:
         """Simulated time ran backwards: it began anew, or two tell it in turn."""
-        self._jumped_ns, self._said_at_ns = time.monotonic_ns(), -1
+        self._jumped_ns, self._waited_from_ns = time.monotonic_ns(), -1
         reason = f"/clock jumped {-jump.delta.nanoseconds / 1e9:.3f} s back"
         several = crowd(self._node, "/clock")
         with self.runner.turn() as loop:

@@ -83,6 +83,7 @@ class Planner:
         self._rng = np.random.default_rng([seed, 1])
         self._copy = copy
         self._speeds = _speeds(self._copy)
+        self._pushes = [*product(zip(*_edges(), strict=True), SLANTS)]
         self._to_do: list[Vector] = []
 
     def act(self, observation: Observation, told: SetPoint) -> tuple[Vector, Vector]:
@@ -97,7 +98,7 @@ class Planner:
         """The best push, and the way to where it begins."""
         best, found = np.inf, [disc]
         reach = float(np.clip(error(pose) / 4, 2.5, 12.0))
-        for (place, way), slant in product(zip(*_edges(), strict=True), SLANTS):
+        for (place, way), slant in self._pushes:
             start = placed((place - way * (RADIUS + CLEAR))[None], pose)[0]
             if not np.all((start > 25) & (start < 487)):
                 continue

@@ -22,8 +22,9 @@ from scipy.spatial.transform import Rotation
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.sim.arm import IMAGE_CAMERAS, IMAGE_SIZE
 from diffusion_policy_ros.sim.lift import EXPERT_KINDS, check_action
-from diffusion_policy_ros.sim.messages import COMMAND_TOPIC, IMAGE_TOPICS, TOPICS, messages
+from diffusion_policy_ros.sim.messages import COMMAND_TOPIC, TOPICS, messages
 from diffusion_policy_ros.sim.opengl import mujoco
 from diffusion_policy_ros.sim.simulator import Observation, SetPoint, Vector
 from diffusion_policy_ros.sim.stamped import Arrays, Stamped, Types
@@ -45,8 +46,6 @@ from robosuite.utils import binding_utils  # noqa: E402  # isort: skip
 
 FREE, BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
 SITE = "gripper0_right_grip_site"
-IMAGE_SIZE = 84
-CAMERAS = {"agentview_image": "agentview", "robot0_eye_in_hand_image": "robot0_eye_in_hand"}
 
 
 @functools.cache
@@ -178,8 +177,7 @@ class Robosuite:
     def _pictures(self) -> dict[str, np.ndarray]:
         return {
             key: self.render(camera, IMAGE_SIZE, IMAGE_SIZE)
-            for key, camera in CAMERAS.items()
-            if key in IMAGE_TOPICS
+            for key, camera in IMAGE_CAMERAS.items()
         }
 
     def messages(

@@ -97,6 +97,12 @@ class Peers:
             raise UserError(what, f"process {self.rank} of {self.count}", cure)
 
 
+def place() -> tuple[int, int]:
+    """This process' number, from 0, and how many torchrun has started; it is alone without."""
+    told = all(name in os.environ for name in STARTED_BY_TORCHRUN)
+    return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if told else (0, 1)
+
+
 @contextmanager
 def peers(device: str, batch_size: int) -> Iterator[Peers]:
     """Join the others that torchrun has started, where it has.
@@ -108,13 +114,10 @@ def peers(device: str, batch_size: int) -> Iterator[Peers]:
     Raises:
         UserError: there is no such device, or fewer windows than processes.
     """
-    picked = pick_device(device)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or any(
-        name not in os.environ for name in STARTED_BY_TORCHRUN
-    ):
+    picked, (rank, count) = pick_device(device), place()
+    if count == 1:
         yield Peers(picked)
         return
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if batch_size < count:
         what = f"{batch_size} windows for {count} processes"
         raise UserError(what, "training.batch_size", "raise it, or start fewer processes")

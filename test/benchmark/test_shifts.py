@@ -7,7 +7,7 @@ import shifts
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.sim.arm import IMAGE_CAMERAS, SimArm
 
-SEED = shifts.REPORTED_SEED
+SEED = shifts.FIRST_REPORTED_SEED
 
 
 def seen(name):

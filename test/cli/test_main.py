@@ -58,8 +58,8 @@ def test_help_lists_every_verb_with_its_line(capsys):
 def test_help_answers_at_once():
     """`--help` imports nothing that is installed, not even NumPy: a third of a second's cause."""
     code = (
-        "import sys; from diffusion_policy_ros.cli import main\n"
-        "before = set(sys.modules)\n"
+        "import sys; before = set(sys.modules)\n"
+        "from diffusion_policy_ros.cli import main\n"
         "main.build_parser(main.VERBS)\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
