@@ -42,7 +42,8 @@ def ros_wheels(prefix, rclpy, messages):
 
 
 OPENVINO = ["openvino>=2025.2", "packaging"]  # which its front end for torch imports
-LEROBOT = ["pyarrow>=15", "av>=14"]
+VIDEO = ["av>=14"]
+LEROBOT = ["pyarrow>=15", *VIDEO]
 ZARR = ["imagecodecs>=2024.1.1"]
 TEST = [
     *OPENVINO,
@@ -99,6 +100,7 @@ setup(
         "tensorboard": ["tensorboard>=2.12"],
         "wandb": ["wandb"],
         "robomimic": ["h5py>=3"],
+        "video": VIDEO,
         "lerobot": LEROBOT,
         "zarr": ZARR,
         "openvino": OPENVINO,

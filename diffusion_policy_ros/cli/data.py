@@ -76,8 +76,9 @@ def _add_rewriting(actions: Any) -> None:
     for one in (compact, merge):
         one.add_argument(
             "--images",
-            choices=("auto", "raw", "jpeg", "png"),
-            help="how raw pictures are kept from now on (default: as they are)",
+            choices=("auto", "raw", "jpeg", "png", "video"),
+            help="how pictures are kept from now on that are raw or video, or with video all in "
+            "colour (default: as they are)",
         )
 
 

@@ -74,10 +74,10 @@ def _foreign_options(action: argparse.ArgumentParser) -> None:
     )
     action.add_argument(
         "--images",
-        choices=("auto", "raw", "jpeg", "png"),
+        choices=("auto", "raw", "jpeg", "png", "video"),
         default="auto",
         help="how pictures are kept that are no jpeg or png already: raw where they are small, "
-        "else as jpeg of quality 95 (auto, the default)",
+        "else as jpeg of quality 95 (auto, the default); video: all in colour, a fifth of jpeg",
     )
 
 

@@ -17,7 +17,7 @@ from diffusion_policy_ros.data.edits import EDITS
 from diffusion_policy_ros.data.index import Episode, Index
 from diffusion_policy_ros.data.pictures import Images, storage
 from diffusion_policy_ros.data.selection import select
-from diffusion_policy_ros.data.shards import ShardWriter
+from diffusion_policy_ros.data.shards import Rows, ShardWriter
 from diffusion_policy_ros.data.store import (
     SHARD_FRAMES,
     commit,
@@ -26,7 +26,9 @@ from diffusion_policy_ros.data.store import (
     name_of,
     remove_leftovers,
 )
+from diffusion_policy_ros.data.video import check_codec
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import Array
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,13 @@ def _write(
     taken: dict[str, int],
 ) -> tuple[dict[str, int], tuple[Episode, ...]]:
     """Copy episodes into new shards; which these are, and the episodes' new lines."""
+    if images is not None:
+        check_codec(dataset.contract, images)
     shards: dict[str, int] = {}
     episodes: list[Episode] = []
     for kept, group in _groups(dataset, numbers, images):
         shard = ShardWriter(building / "next", dataset.contract, kept)
-        places = []
-        for number in group:
-            places.append(shard.rows)
-            _copy(dataset, number, shard)
+        places = [_copy(dataset, number, shard, kept) for number in group]
         shard.close()
         lines = [dataset.episodes[number] for number in group]
         name = name_of(f"{e.hash}:{e.start}:{e.shard}:{e.frames}:{kept}" for e in lines)
@@ -171,21 +172,35 @@ def _groups(
 
 
 def _kept(dataset: Dataset, number: int, images: Images | None) -> dict[str, str]:
-    """How an episode's pictures are to be kept: key → raw, jpeg or png."""
+    """How an episode's pictures are to be kept: key → raw, jpeg, png or video."""
     first = dataset.first_row(number)
     cameras = {k: s for k, s in dataset.contract.observations.items() if s.is_image}
     if images is not None:
         return {key: storage(stream, images) for key, stream in cameras.items()}
-    found = {key: dataset.rows[key].kept(first) for key in cameras}
-    return {key: "png" if isinstance(one, bytes) else "raw" for key, one in found.items()}
+    return {key: dataset.rows[key].how(first) for key in cameras}
 
 
-def _copy(dataset: Dataset, number: int, shard: ShardWriter) -> None:
-    start = dataset.first_row(number)
-    rows = np.arange(start, start + dataset.episodes[number].frames)
+def _copy(dataset: Dataset, number: int, shard: ShardWriter, kept: dict[str, str]) -> int:
+    """Add an episode's rows; the one that it begins at.
+
+    Where a clip begins before it the rows from there on come along.
+    """
+    start = first = dataset.first_row(number)
+    clips = [dataset.rows[key] for key, how in kept.items() if how == "video"]
+    while (earlier := min((column.begins(first) for column in clips), default=first)) < first:
+        first = earlier
+    begin, stop = shard.begin(), start + dataset.episodes[number].frames
     for key, column in dataset.rows.items():
-        if len(column.shape) < 3:
-            shard.append({key: column.take(rows)})
+        if key not in kept:
+            shard.append({key: column.take(np.arange(first, stop))})
             continue
-        for row in rows.tolist():
-            shard.append({key: [column.kept(row)]})
+        for row in range(first, stop):
+            shard.append({key: [_stored(column, row, kept[key])]})
+    return begin + start - first
+
+
+def _stored(column: Rows, row: int, how: str) -> Array | bytes:
+    """A picture as it is stored, or decoded where it is a part of a video and becomes none."""
+    if column.how(row) == "video" != how:
+        return np.asarray(column.take(np.array([row]))[0])
+    return column.kept(row)

@@ -18,7 +18,7 @@ from diffusion_policy_ros.data.bags import Bag, open_bag
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.definitions import name_types_of
 from diffusion_policy_ros.data.idle import departures, idle_ends
-from diffusion_policy_ros.data.pictures import Images, as_they_came, storage
+from diffusion_policy_ros.data.pictures import Images, as_they_came, keeps_bytes
 from diffusion_policy_ros.data.recorded_as import cell_of, other_cell, resolve_topics
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
 from diffusion_policy_ros.data.store import BagReport
@@ -46,7 +46,7 @@ class Options:
         split_still_s: as does setting out after having stood for so long, s; 0 for never.
         own_cells: read a bag as the contract in it says, where that means the same.
         images: how pictures are kept: as they came or as jpeg where they are large, or raw, or
-            as png, which loses nothing.
+            as png, which loses nothing, or as video.
     """
 
     keep_idle: bool = False
@@ -72,7 +72,7 @@ class _Segment:
 def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Options) -> BagReport:
     """Append one bag's frames to a shard; a rejected bag leaves the shard as it was."""
     report = BagReport(str(path))
-    before = shard.rows
+    before = shard.begin()
     try:
         bag = open_bag(path)
         name_types_of(contract, bag.defined)
@@ -115,7 +115,7 @@ class _Conversion:
         self._apart_ns: dict[str, int] = {}
         self._idle: list[tuple[int, int]] = []
         self._images = {
-            key: storage(stream, options.images) == "raw"
+            key: keeps_bytes(stream, options.images)
             for key, stream in contract.observations.items()
             if stream.is_image
         }
@@ -230,7 +230,7 @@ class _Conversion:
 
     def _picture(self, key: str, frame: Frame) -> Array | list[bytes]:
         """A frame's picture: as it came where it is kept so, else its pixels."""
-        if self._images[key]:
+        if not self._images[key]:
             return frame.arrays[key][None]
         message = self._history.message(key, frame)
         came = as_they_came(self.contract.observations[key], message)

@@ -31,6 +31,7 @@ from diffusion_policy_ros.data.store import (
     report_of,
     with_reports,
 )
+from diffusion_policy_ros.data.video import check_codec
 from diffusion_policy_ros.errors import UserError
 
 USUAL = Options()
@@ -68,6 +69,7 @@ def convert(
     """
     out = Path(out)
     columns(contract)
+    check_codec(contract, options.images)
     paths = expand(bags)
     with exclusive(out) as building:
         index = index_of(out, contract)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.images import restored
 
-Images = Literal["auto", "raw", "jpeg", "png"]
+Images = Literal["auto", "raw", "jpeg", "png", "video"]
 IMAGES: tuple[str, ...] = get_args(Images)
 SMALL = 1 << 16
 """Values of a picture up to which it is kept raw: 128x128 in colour."""
@@ -31,14 +32,21 @@ QUALITY = 95
 """Of jpeg, with colours at half the resolution, as most cameras have them anyway."""
 OPEN_FILES = 64
 """Of each kind, at a time, for each open dataset: a process may have 1024."""
+DAMAGED = "copy the dataset again"
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
 
 
-def storage(stream: Stream, images: Images = "auto") -> Literal["raw", "jpeg", "png"]:
-    """How a stream's pictures are kept; depth never loses anything."""
+def storage(stream: Stream, images: Images = "auto") -> Literal["raw", "jpeg", "png", "video"]:
+    """How a stream's pictures are kept; depth never loses anything, and video has colours."""
     if images == "auto":
         images = "raw" if np.prod(stream.shape) <= SMALL else "jpeg"
-    return "png" if images == "jpeg" and stream.is_depth else images
+    exact = stream.is_depth or (images == "video" and stream.shape[2] != 3)
+    return "png" if exact and images != "raw" else images
+
+
+def keeps_bytes(stream: Stream, images: Images) -> bool:
+    """Whether pictures that come as the bytes of a jpeg or png are kept as these."""
+    return storage(stream, images) in ("jpeg", "png")
 
 
 def as_they_came(stream: Stream, msg: Any) -> bytes | None:
@@ -83,13 +91,20 @@ def checked(stream: Stream, picture: Array | bytes) -> Array:
 
 
 class Files:
-    """Files of a dataset that is read; those not used for the longest are closed again."""
+    """Files of a dataset that is read; those not used for the longest are closed again.
+
+    Attributes:
+        opened: opens a file.
+        mapped: maps one.
+        at_hand: what each thread that reads has decoded last of all.
+    """
 
     def __init__(self, most: int = OPEN_FILES) -> None:
         self.opened: Callable[[Path], BinaryIO] = functools.lru_cache(most)(_opened)
         self.mapped: Callable[[Path, str, tuple[int, ...], int], Array] = functools.lru_cache(
             most
         )(_mapped)
+        self.at_hand = threading.local()
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -113,6 +128,8 @@ def _still_there(path: Path) -> Iterator[None]:
 
 class RawPictures:
     """Pictures of one shard, mapped into memory while they are used."""
+
+    how = "raw"
 
     def __init__(self, files: Files, path: Path, shape: tuple[int, ...], offset: int) -> None:
         self._files, self._args = files, (path, "|u1", shape, offset)
@@ -145,6 +162,8 @@ class EncodedPictures:
         stream: the camera.
     """
 
+    how = "png"  # or jpeg, which is kept just so
+
     def __init__(self, files: Files, path: Path, ends: NDArray[np.int64], stream: Stream) -> None:
         self._files, self._path, self._stream = files, path, stream
         self._ends = ends
@@ -168,20 +187,23 @@ class EncodedPictures:
         """
         start = int(self._ends[row - 1]) if row else 0
         size = int(self._ends[row]) - start
-        data = os.pread(self._files.opened(self._path).fileno(), size, start)
+        file = self._files.opened(self._path)  # held: other readers may be the cause of its end
+        data = os.pread(file.fileno(), size, start)
         if len(data) != size:
-            raise UserError("was cut off", str(self._path), "copy the dataset again")
+            raise UserError("was cut off", str(self._path), DAMAGED)
         return data
 
     def _picture(self, row: int) -> Array:
         try:
-            image = restored(self._stream, self.kept(row))
+            return self._fitting(row, restored(self._stream, self.kept(row)))
         except UserError as error:
             where = f"{self._path}: picture {row}"
-            raise UserError(error.what, where, "copy the dataset again") from None
+            raise UserError(error.what, where, DAMAGED) from None
+
+    def _fitting(self, row: int, image: Array) -> Array:
         if image.shape != self._stream.shape:
-            what = f"picture {row} is {image.shape}, the contract says {self._stream.shape}"
-            raise UserError(what, str(self._path), "copy the dataset again")
+            what = f"is {image.shape}, the contract says {self._stream.shape}"
+            raise UserError(what, f"{self._path}: picture {row}", DAMAGED)
         return image
 
 

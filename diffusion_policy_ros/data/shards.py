@@ -1,8 +1,8 @@
 """A shard: frames of several episodes, one plain ``.npy`` a key.
 
-Encoded pictures are one after another in ``KEY.images``, and ``KEY.ends.npy`` says where each of
-them ends. Rows that were trimmed or refused after they had been written stay where they are:
-episodes say which rows count.
+Encoded pictures are one after another in ``KEY.images``, video in ``KEY.video``, and
+``KEY.ends.npy`` says where each of them ends. Rows that were trimmed or refused after they had
+been written stay where they are: episodes say which rows count.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from diffusion_policy_ros.data.pictures import (
     as_bytes,
     storage,
 )
+from diffusion_policy_ros.data.video import CLIP, START, VideoPictures, clip_of
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 from diffusion_policy_ros.observe.images import restored
@@ -32,7 +33,7 @@ from diffusion_policy_ros.observe.images import restored
 ACTION, STAMP = "action", "stamp_ns"
 """The keys beside the observations: float32 (N, Da), and the frames' times int64 (N,)."""
 
-PICTURES, ENDS = ".images", ".ends.npy"
+PICTURES, VIDEO, ENDS = ".images", ".video", ".ends.npy"
 CURE = "copy the dataset again, or convert the bags again"
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER_BYTES = 256
@@ -121,15 +122,15 @@ class RawWriter(NpyWriter):
 
 
 class EncodedWriter:
-    """Pictures as jpeg or png.
+    """Pictures as jpeg or png, or what else is given as bytes.
 
     Attributes:
         rows: how many there are.
     """
 
-    def __init__(self, folder: Path, key: str, how: str) -> None:
+    def __init__(self, folder: Path, key: str, how: str, suffix: str = PICTURES) -> None:
         self._how, self._ends = how, [0]
-        self._file = (folder / f"{key}{PICTURES}").open("wb", buffering=1 << 18)
+        self._file = (folder / f"{key}{suffix}").open("wb", buffering=1 << 18)
         self._path = folder / f"{key}{ENDS}"
 
     @property
@@ -157,26 +158,71 @@ class EncodedWriter:
         ends.close()
 
 
+class VideoWriter:
+    """Pictures as video: a clip of each few, and whole clips as they are."""
+
+    def __init__(self, folder: Path, key: str, stream: Stream) -> None:
+        self._clips = EncodedWriter(folder, key, "video", VIDEO)
+        self._stream, self._waiting = stream, list[Array]()
+
+    @property
+    def rows(self) -> int:
+        """How many there are, those included that make no whole clip yet."""
+        return self._clips.rows + len(self._waiting)
+
+    def append(self, rows: Pictures) -> None:
+        """Add pictures, as those of other kinds or as a row of a video has them."""
+        for picture in rows:
+            if isinstance(picture, bytes) and (not picture or picture.startswith(START)):
+                self.end_clip()
+                self._clips.append([picture])
+                continue
+            if isinstance(picture, bytes):
+                picture = restored(self._stream, picture)
+            self._waiting.append(picture.copy())
+            if len(self._waiting) == CLIP:
+                self.end_clip()
+
+    def end_clip(self) -> None:
+        """Begin another clip with the next picture."""
+        if self._waiting:
+            self._clips.append([clip_of(self._waiting), *[b""] * (len(self._waiting) - 1)])
+            self._waiting.clear()
+
+    def truncate(self, rows: int) -> None:
+        """Forget all rows from that one on."""
+        del self._waiting[max(0, rows - self._clips.rows) :]
+        if rows < self._clips.rows:
+            self._clips.truncate(rows)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self.end_clip()
+        self._clips.close()
+
+
 class ShardWriter:
     """Writes one shard's folder.
 
     Args:
         folder: made if it is missing.
         contract: says which keys there are.
-        images: how pictures are kept; or for each camera "raw", "jpeg" or "png".
+        images: how pictures are kept; or for each camera "raw", "jpeg", "png" or "video".
     """
 
     def __init__(
         self, folder: Path, contract: Contract, images: Images | Mapping[str, str] = "auto"
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._writers: dict[str, NpyWriter | EncodedWriter] = {}
+        self._writers: dict[str, NpyWriter | EncodedWriter | VideoWriter] = {}
         for key, column in columns(contract).items():
             stream = contract.observations.get(key)
             if stream is None or not stream.is_image:
                 self._writers[key] = NpyWriter(folder / f"{key}.npy", column)
             elif (how := _how(stream, images)) == "raw":
                 self._writers[key] = RawWriter(folder, key, column, stream)
+            elif how == "video":
+                self._writers[key] = VideoWriter(folder, key, stream)
             else:
                 self._writers[key] = EncodedWriter(folder, key, how)
 
@@ -184,6 +230,13 @@ class ShardWriter:
     def rows(self) -> int:
         """Rows that every key has."""
         return min(writer.rows for writer in self._writers.values())
+
+    def begin(self) -> int:
+        """The row that another recording begins at, whose pictures share no clip with others'."""
+        for writer in self._writers.values():
+            if isinstance(writer, VideoWriter):
+                writer.end_clip()
+        return self.rows
 
     def append(self, arrays: Mapping[str, Pictures]) -> None:
         """Add rows to some keys: key → (n, ...), or n pictures, each an array or its bytes."""
@@ -226,7 +279,7 @@ def open_shard(folder: Path, contract: Contract, rows: int, files: Files) -> dic
         if stream is not None and stream.is_image:
             ends = folder / f"{key}{ENDS}"
             if ends.exists():
-                found[key] = _open_encoded(ends, folder / f"{key}{PICTURES}", rows, files, stream)
+                found[key] = _open_encoded(ends, rows, files, stream)
             else:
                 offset = _checked_npy(path, column, rows)
                 found[key] = RawPictures(files, path, (rows, *column.shape), offset)
@@ -235,16 +288,17 @@ def open_shard(folder: Path, contract: Contract, rows: int, files: Files) -> dic
     return found
 
 
-def _open_encoded(
-    ends: Path, path: Path, rows: int, files: Files, stream: Stream
-) -> EncodedPictures:
-    places = _read_npy(ends, OFFSET, rows)
+def _open_encoded(ends: Path, rows: int, files: Files, stream: Stream) -> EncodedPictures:
+    places, start = _read_npy(ends, OFFSET, rows), str(ends).removesuffix(ENDS)
+    is_video = Path(f"{start}{VIDEO}").exists()
+    path = Path(f"{start}{VIDEO if is_video else PICTURES}")
     wanted = int(places[-1]) if rows else 0
     size = path.stat().st_size if path.is_file() else -1
     if size != wanted or (np.diff(places, prepend=0) < 0).any():
         what = "the file is missing" if size < 0 else f"has {size} bytes instead of {wanted}"
         raise UserError(what, str(path), CURE)
-    return EncodedPictures(files, path, places, stream)
+    kind = VideoPictures if is_video else EncodedPictures
+    return kind(files, path, places, stream)
 
 
 def _read_npy(path: Path, column: Column, rows: int) -> Array:
@@ -315,11 +369,25 @@ class Rows:
         return result.reshape(*rows.shape, *self.shape)
 
     def kept(self, row: int) -> Array | bytes:
-        """A picture as it is stored: pixels, or the bytes of a file."""
+        """A picture as it is stored: pixels, the bytes of a file, or of a clip that it begins."""
+        part, first = self._part_of(row)
+        return part.kept(row - first)
+
+    def how(self, row: int) -> str:
+        """How a picture is kept: raw, png, which stands for jpeg, too, or video."""
+        return self._part_of(row)[0].how
+
+    def begins(self, row: int) -> int:
+        """The first row that a picture is decoded from: its own, but for video."""
+        part, first = self._part_of(row)
+        return first + part.begins(row - first) if isinstance(part, VideoPictures) else row
+
+    def _part_of(self, row: int) -> tuple[RawPictures | EncodedPictures, int]:
+        """Where a picture is, and that part's first row."""
         number = int(np.searchsorted(self._ends, row, side="right"))
         part = self._parts[number]
         assert not isinstance(part, np.ndarray), "vectors are taken"
-        return part.kept(int(row - (self._ends[number] - len(part))))
+        return part, int(self._ends[number]) - len(part)
 
     def _by_part(
         self, flat: NDArray[np.int64]

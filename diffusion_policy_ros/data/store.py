@@ -28,6 +28,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.index import FORMAT, INDEX, SHARDS, Episode, Index
 from diffusion_policy_ros.data.pictures import Images, checked
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter, columns
+from diffusion_policy_ros.data.video import check_codec
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
@@ -342,7 +343,7 @@ class Adding:
         self, arrays: Mapping[str, Array | Iterable[Array | bytes]], frames: int, found: BagReport
     ) -> None:
         shard = self._open_shard()
-        before = shard.rows
+        before = shard.begin()
         try:
             for key, values in arrays.items():
                 if isinstance(values, np.ndarray):
@@ -407,6 +408,7 @@ def adding(out: str | Path, contract: Contract, images: Images = "auto") -> Iter
     """
     out = Path(out)
     columns(contract)
+    check_codec(contract, images)
     with exclusive(out) as building:
         index = index_of(out, contract)
         new = Adding(index, building, contract, images)

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 from made_bags import CONTRACT, TEXT
-from test_store import contents, pictures, recording
+from test_store import VIDEO, contents, pictures, recording
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
@@ -132,7 +132,7 @@ def test_a_list_says_what_is_known_of_each(data, capsys):
     assert "dropped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("images", ["raw", "jpeg", "png"])
+@pytest.mark.parametrize("images", ["raw", "jpeg", "png", VIDEO])
 def test_a_compaction_removes_only_what_was_dropped(tmp_path, images):
     """What is left reads the same, bit for bit, and is as it was on the disk."""
     data = write(tmp_path / "data", range(6), images)
@@ -176,8 +176,12 @@ def full(*_):
     "where",
     ["shards.ShardWriter.close", "shards.NpyWriter.append", "index.Index.save"],
 )
-def test_a_full_disk_in_the_midst_of_a_compaction_loses_nothing(data, monkeypatch, where):
+@pytest.mark.parametrize("images", ["raw", VIDEO])
+def test_a_full_disk_in_the_midst_of_a_compaction_loses_nothing(
+    tmp_path, monkeypatch, where, images
+):
     """One line; old or new, never half, and what was dropped can still be kept."""
+    data = write(tmp_path / "data", images=images)
     verb("drop", data, "--episodes", 1)
     before = contents(data)
     monkeypatch.setattr(f"diffusion_policy_ros.data.{where}", full)

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,13 +18,17 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import message_types
 from diffusion_policy_ros.data.convert import Options, convert
 from diffusion_policy_ros.data.dataset import Dataset, Index, WindowDataset
-from diffusion_policy_ros.data.pictures import as_they_came
+from diffusion_policy_ros.data.pictures import EncodedPictures, Files, as_they_came
 from diffusion_policy_ros.data.store import Recording, adding
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import decode
 from diffusion_policy_ros.observe.history import Frame, History
 
 COMPRESSED = TEXT.replace("type: sensor_msgs/msg/Image", "type: sensor_msgs/msg/CompressedImage")
+VIDEO = pytest.param(
+    "video",
+    marks=pytest.mark.skipif(find_spec("av") is None, reason="needs av: pip install '.[video]'"),
+)
 SMOOTH = np.linspace(0, 255, 4 * 6 * 3).reshape(4, 6, 3)
 
 
@@ -110,6 +115,7 @@ def test_png_loses_nothing_jpeg_a_few_steps(tmp_path):
         assert not list((tmp_path / images / "shards").glob("*/camera.npy"))
 
 
+@pytest.mark.parametrize("images", ["jpeg", VIDEO])
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -123,9 +129,9 @@ def test_png_loses_nothing_jpeg_a_few_steps(tmp_path):
         ({"action": np.zeros((0, 7), np.float32)}, "has no actions"),
     ],
 )
-def test_what_does_not_fit_is_rejected_and_leaves_nothing(tmp_path, changes, reason):
+def test_what_does_not_fit_is_rejected_and_leaves_nothing(tmp_path, changes, reason, images):
     """One line of each; those beside it are kept."""
-    with adding(tmp_path / "data", CONTRACT, "jpeg") as new:
+    with adding(tmp_path / "data", CONTRACT, images) as new:
         new.add(recording(4, 1))
         report = new.add(recording(5, 2, **changes))
         new.add(recording(6, 3))
@@ -136,10 +142,25 @@ def test_what_does_not_fit_is_rejected_and_leaves_nothing(tmp_path, changes, rea
         Dataset(tmp_path / "data").episode(1)["position"], recording(6, 3).arrays["position"]
     )
     with pytest.raises(UserError, match="demo_2") as caught:
-        with adding(tmp_path / "none", CONTRACT, "jpeg") as new:
+        with adding(tmp_path / "none", CONTRACT, images) as new:
             new.add(recording(5, 2, **changes))
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_that_another_reader_closes_is_read_to_its_end(tmp_path, monkeypatch):
+    """Only so many are kept open; one that is being read stays open all the same."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name.encode())
+    files, read = Files(1), os.pread
+
+    def after_another(*where):
+        files.opened(tmp_path / "two")
+        return read(*where)
+
+    monkeypatch.setattr(os, "pread", after_another)
+    stream = CONTRACT.observations["camera"]
+    assert EncodedPictures(files, tmp_path / "one", np.array([3]), stream).kept(0) == b"one"
 
 
 def test_an_error_on_the_way_leaves_the_dataset_as_it_was(tmp_path):
@@ -251,7 +272,7 @@ print(len(windows), int(batch["camera"].sum()))
 """
 
 
-@pytest.mark.parametrize("images", ["raw", "jpeg"])
+@pytest.mark.parametrize("images", ["raw", "jpeg", VIDEO])
 def test_a_dataset_of_many_evenings_is_read_with_few_open_files(tmp_path, images):
     """More files than a process may have open: only some are, whatever a batch touches."""
     for seed in range(150):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ from diffusion_policy_ros.policy.checkpoint import load_episodes
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.trainer import train
+
+VIDEO = pytest.param(
+    "video",
+    marks=pytest.mark.skipif(find_spec("av") is None, reason="needs av: pip install '.[video]'"),
+)
 
 
 def with_data(recipe, *sources, **settings):
@@ -168,15 +174,18 @@ def test_batches_are_the_same_for_any_number_of_readers(dataset, changed):
             assert np.array_equal(values, three.arrays[key])
 
 
+@pytest.mark.parametrize("kept", ["png", VIDEO])
 def test_what_is_learned_does_not_depend_on_readers_nor_on_how_pictures_are_kept(
-    dataset, changed, tmp_path, make_dataset
+    dataset, changed, tmp_path, make_dataset, kept
 ):
-    """Raw by one reader in one go, png by three with an interruption: the same bits."""
+    """Raw by one reader at once, png by three with an interruption: the same bits; video, too."""
     quiet = {"progress": "none", "say": lambda line: None}
+    if kept == "video":
+        compact(dataset, "video")
     first = train(dataset, changed(readers=1, val_every=0), tmp_path / "raw", **quiet)
     files = make_dataset(tmp_path / "files")
-    compact(files, "png")
-    assert list(files.glob("shards/*/camera.images"))
+    compact(files, kept)
+    assert list(files.glob("shards/*/camera.ends.npy"))
     index = Index.load(files)
     assert [e.start for e in index.episodes] == [e.start for e in Index.load(dataset).episodes]
     train(files, changed(readers=3, val_every=0), tmp_path / "run", stop_after=5, **quiet)
@@ -204,10 +213,11 @@ def test_a_run_goes_on_when_its_dataset_was_compacted_meanwhile(dataset, changed
         train(dataset, recipe, tmp_path / "run", resume=True, **quiet)
 
 
-def test_a_broken_picture_ends_training_in_one_line(dataset, changed, tmp_path):
+@pytest.mark.parametrize("kept", ["png", VIDEO])
+def test_a_broken_picture_ends_training_in_one_line(dataset, changed, tmp_path, kept):
     """With file and cure, from whichever reader."""
-    compact(dataset, "png")
-    (path,) = dataset.glob("shards/*/camera.images")
+    compact(dataset, kept)
+    (path,) = dataset.glob("shards/*/camera.[iv]*")
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(UserError, match="camera.images: picture .* not a whole jpeg or png"):
+    with pytest.raises(UserError, match=r"camera.*: picture .*: (not a|no) whole (jpeg|video)"):
         train(dataset, changed(readers=3), tmp_path / "run", progress="none", say=len)

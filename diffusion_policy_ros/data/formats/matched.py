@@ -16,7 +16,7 @@ from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.data.actions import as_fields, next_state_actions
 from diffusion_policy_ros.data.formats.demonstrations import Demonstration, Foreign
 from diffusion_policy_ros.data.formats.matching import Matching, Source
-from diffusion_policy_ros.data.pictures import Images, storage
+from diffusion_policy_ros.data.pictures import Images, keeps_bytes
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.data.store import Recording
 from diffusion_policy_ros.errors import UserError
@@ -103,7 +103,7 @@ class Matched:
         for key in (key for key, stream in streams.items() if stream.is_image):
             column = self.matching.observations[key].columns[0]
             pictures = islice(found.images[column], 0, frames * self.every, self.every)
-            keeps = storage(streams[key], self.images) != "raw"
+            keeps = keeps_bytes(streams[key], self.images)
             arrays[key] = map(partial(_fitted, streams[key], keeps), pictures)
         return Recording(f"{self.where}/{name}", arrays, found.success, found.task)
 
