@@ -14,7 +14,7 @@ from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.replay.policy import Policy
-    from diffusion_policy_ros.replay.recording import Replayed
+    from diffusion_policy_ros.replay.reading import Replayed
 
 PAGE, FIGURES = "replay.html", "replay.json"
 EXIT_DIFFERENT = 1
@@ -172,7 +172,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _told(found: dict[str, Any], replayed: list[Replayed]) -> list[str]:
     """What is worth a line each."""
-    from diffusion_policy_ros.replay.recording import roles_said
+    from diffusion_policy_ros.replay.reading import roles_said
     from diffusion_policy_ros.replay.summary import overall
 
     frames, steps = found["frames"], found["executed_steps"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract
 from diffusion_policy_ros.policy.rotations import TO_QUATERNION, angle_between, is_rotation
-from diffusion_policy_ros.replay.recording import Replayed
+from diffusion_policy_ros.replay.reading import Replayed
 from diffusion_policy_ros.runtime.player import Player
 from diffusion_policy_ros.runtime.tail import Chunk
 
@@ -113,7 +113,7 @@ def errors(replayed: Replayed, contract: Contract) -> tuple[Errors, Errors]:
     policy: list[tuple[Actions, Actions]] = []
     repeated: list[tuple[Actions, Actions]] = []
     for frame, chunk in replayed.chunks.items():
-        done = _done(replayed, frame, len(chunk.actions))
+        done = done_from(replayed, frame, len(chunk.actions))
         policy.append((chunk.actions, done))
         before = np.full(contract.action_dim, np.nan)
         if frame > 0 and replayed.segment[frame - 1] == replayed.segment[frame]:
@@ -139,7 +139,7 @@ def disagreement(replayed: Replayed, contract: Contract) -> Errors:
     return _compared(pairs, contract)
 
 
-def _done(replayed: Replayed, frame: int, steps: int) -> Actions:
+def done_from(replayed: Replayed, frame: int, steps: int) -> Actions:
     """What was done from a frame on, NaN beyond what follows it without a gap."""
     found = np.full((steps, replayed.done.shape[1]), np.nan)
     segment = np.array(replayed.segment[frame : frame + steps])

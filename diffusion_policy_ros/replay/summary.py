@@ -13,7 +13,7 @@ from diffusion_policy_ros.contract import same_meaning
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.replay import figures
 from diffusion_policy_ros.replay.policy import Policy
-from diffusion_policy_ros.replay.recording import Replayed
+from diffusion_policy_ros.replay.reading import Replayed
 
 FORMAT = 1
 TOLERANCES = {"actions": 1e-4, "worse": 0.05, "age_ms": 1.0}

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.replay.figures import PATH
-from diffusion_policy_ros.replay.recording import Replayed, roles_said
+from diffusion_policy_ros.replay.reading import Replayed, roles_said
 from diffusion_policy_ros.replay.summary import overall
 from diffusion_policy_ros.report import replay_plots
 from diffusion_policy_ros.report.html import Page

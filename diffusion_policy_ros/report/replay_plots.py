@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.replay.figures import SHARE, errors
-from diffusion_policy_ros.replay.recording import Replayed
+from diffusion_policy_ros.replay.reading import Replayed
 from diffusion_policy_ros.report.plot import empty_figure, png
 
 DONE, POLICY = "#222222", ("#0072b2", "#d55e00")

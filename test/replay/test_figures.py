@@ -6,7 +6,7 @@ import pytest
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.replay import figures
 from diffusion_policy_ros.replay.live_run import LiveRun
-from diffusion_policy_ros.replay.recording import Replayed
+from diffusion_policy_ros.replay.reading import Replayed
 from diffusion_policy_ros.runtime.tail import Chunk
 
 CONTRACT = Contract.load("mini_lift_state")

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install -e '.[plot]'")
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.replay.recording import Replayed
+from diffusion_policy_ros.replay.reading import Replayed
 from diffusion_policy_ros.report import replay_plots
 from diffusion_policy_ros.runtime.tail import Chunk
 
