@@ -97,6 +97,8 @@ setup(
         "gym-pusht": ["gymnasium", "farama-notifications", "cloudpickle", "pymunk<7", "shapely"],
         "robosuite": ["numba", "termcolor", "opencv-python-headless"],
         "plot": ["matplotlib"],
+        # It needs NumPy 2: beside a ROS that is built for 1.26 it has an environment of its own.
+        "view": ["rerun-sdk>=0.26"],
         "tensorboard": ["tensorboard>=2.12"],
         "wandb": ["wandb"],
         "robomimic": ["h5py>=3"],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.export import add_export
+from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def _add_looking(actions: Any) -> None:
     show.add_argument(
         "--most", type=int, default=50, metavar="N", help="at most so many are drawn (default 50)"
     )
+    add_rerun(show)
 
 
 def _add_edits(actions: Any) -> None:
@@ -122,14 +124,19 @@ def row(number: int, episode: Episode) -> tuple[str, ...]:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from diffusion_policy_ros.data.dataset import Dataset
     from diffusion_policy_ros.data.edits import chosen
     from diffusion_policy_ros.report.data_page import write_data_page
 
     out = args.out or Path(f"{args.dataset.absolute()}.html")
-    numbers = chosen(args.dataset, args.where, args.episodes)
-    found = write_data_page(out, args.dataset, numbers, args.most)
-    print("\n".join(found) or "nothing looks odd")
-    print(f"page      {out}")
+    with viewing(args) as view:
+        lines = chosen(args.dataset, args.where, args.episodes)
+        dataset = Dataset(args.dataset)
+        found, drawn = write_data_page(out, dataset, lines, args.most)
+        print("\n".join(found) or "nothing looks odd")
+        print(f"page      {out}")
+        if view:
+            view.add_episodes(dataset, drawn)
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.report.table import table
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from diffusion_policy_ros.data.bags import Bag
     from diffusion_policy_ros.data.dataset import WindowDataset
     from diffusion_policy_ros.data.survey import Topic
+    from diffusion_policy_ros.report.rerun import View
 
 TOPIC_HEADS = ("topic", "type", "count", "rate", "jitter", "longest gap", "log - stamp")
 KEY_HEADS = ("key", "array", "min", "1%", "50%", "99%", "max", "mean", "std")
@@ -28,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("path", metavar="BAG|DATASET", help="a rosbag2 recording, or a dataset")
     parser.add_argument("--draft", metavar="FILE", help="write the drafted contract here")
+    add_rerun(parser)
     parser.set_defaults(run=run)
 
 
@@ -37,6 +40,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: neither a bag nor a dataset, or FILE exists.
     """
+    with viewing(args) as view:
+        return _inspect(args, view)
+
+
+def _inspect(args: argparse.Namespace, view: View | None) -> int:
     from diffusion_policy_ros.data.bags import open_bag
     from diffusion_policy_ros.data.dataset import INDEX, WindowDataset
     from diffusion_policy_ros.data.draft import draft
@@ -44,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
     path = Path(args.path)
     if (path / INDEX).exists():
-        print("\n".join(describe_dataset(WindowDataset(path, n_obs_steps=1, horizon=1))))
+        windows = WindowDataset(path, n_obs_steps=1, horizon=1)
+        print("\n".join(describe_dataset(windows)))
+        if view:
+            view.add_episodes(windows.dataset, windows.numbers)
         return 0
     if not path.exists():
         cure = "give a rosbag2 directory, an .mcap or a .db3 file, or a dataset's folder"
@@ -54,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     bag = open_bag(path)
     topics = survey(bag)
     print("\n".join(describe_bag(bag, topics)))
+    if view:
+        _show(view, bag, topics)
     try:
         text = draft(path, topics)
     except UserError as error:
@@ -69,6 +82,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"\ncontract drafted (--draft FILE writes it):\n\n{text}", end="")
     return 0
+
+
+def _show(view: View, bag: Bag, topics: dict[str, Topic]) -> None:
+    """A bag's frames by the contract that it was recorded with, or one that is drafted of it."""
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.data.draft import draft
+    from diffusion_policy_ros.replay.reading import read_bag
+
+    text = bag.metadata.get("contract", "") or draft(bag.path, topics)
+    contract = Contract.from_text(text, f"{bag.path}: contract")
+    view.add_bag(0, read_bag(bag.path, contract, view.sees(0)), contract)
 
 
 def refuse_existing(path: Path) -> None:

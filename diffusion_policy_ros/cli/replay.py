@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.figures import check_least, check_threads, write_json
+from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.replay.policy import Policy
     from diffusion_policy_ros.replay.reading import Replayed
+    from diffusion_policy_ros.report.rerun import View
 
 PAGE, FIGURES = "replay.html", "replay.json"
 EXIT_DIFFERENT = 1
@@ -61,6 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--dtype", help="f32, int8, ... (default: the engine's own)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a core)")
+    add_rerun(parser)
     parser.set_defaults(run=run)
 
 
@@ -70,16 +73,21 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: checkpoint, recording or options do not allow it.
     """
+    _check(args)
+    with viewing(args) as view:
+        return _run(args, view)
+
+
+def _run(args: argparse.Namespace, view: View | None) -> int:
     from diffusion_policy_ros.policy.checkpoint import checkpoint_hash, choice_lines
     from diffusion_policy_ros.replay.summary import differences, load_expected, summary
     from diffusion_policy_ros.report.replay_page import write_page
 
-    _check(args)
     expected = None if args.expect is None else load_expected(args.expect)
     policy, executed = _policy(args)
     for line in choice_lines(args.checkpoint):
         print(line)
-    replayed, policy = _replay(args, policy)
+    replayed, policy = _replay(args, policy, view)
     found = summary(replayed, policy, executed, checkpoint_hash(args.checkpoint))
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / FIGURES, found)
@@ -121,35 +129,63 @@ def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
     return Policy(engine, whole, args.seed or 0, names), sampling.n_action_steps
 
 
-def _replay(args: argparse.Namespace, policy: Policy) -> tuple[list[Replayed], Policy]:
+def _replay(
+    args: argparse.Namespace, policy: Policy, view: View | None
+) -> tuple[list[Replayed], Policy]:
     """The recordings, replayed; and the policy as the last of them had it."""
     from tqdm import tqdm
 
-    from diffusion_policy_ros.data.convert import expand, fingerprint
-    from diffusion_policy_ros.data.dataset import INDEX, WindowDataset
-    from diffusion_policy_ros.policy.checkpoint import check_contract, load_episodes
-    from diffusion_policy_ros.replay.recording import replay_bag, replay_episode
+    from diffusion_policy_ros.data.dataset import INDEX
+    from diffusion_policy_ros.policy.checkpoint import load_episodes
 
-    quiet, roles = not sys.stderr.isatty(), load_episodes(args.checkpoint)
-    if (args.recording / INDEX).is_file():
-        steps = policy.n_obs_steps
-        windows = WindowDataset(args.recording, steps, steps)
-        check_contract(policy.contract, windows.contract, str(args.recording))
-        role = [roles.get(episode.hash, "unknown") for episode in windows.episodes]
-        with tqdm(unit="chunk", disable=quiet) as bar:
-            return [
-                replace(replay_episode(windows, n, policy, args.every, bar.update), role=role[n])
-                for n in _wanted(role, args)
-            ], policy
-    with tqdm(unit="chunk", disable=quiet) as bar:
-        bags = expand([args.recording])
-        role = [roles.get(fingerprint(bag), "unknown") if roles else "unknown" for bag in bags]
-        found = [
-            replace(replay_bag(bags[n], policy, args.every, bar.update), role=role[n])
-            for n in _wanted(role, args)
-        ]
+    roles = load_episodes(args.checkpoint)
+    of = _of_dataset if (args.recording / INDEX).is_file() else _of_bags
+    with tqdm(unit="chunk", disable=not sys.stderr.isatty()) as bar:
+        found = list(of(args, policy, roles, bar.update, view))
     runs = [one.live for one in found if one.live is not None]
     return found, policy.as_recorded(runs[-1].how(0)) if runs else policy
+
+
+def _of_dataset(
+    args: argparse.Namespace,
+    policy: Policy,
+    roles: Mapping[str, str],
+    tick: Callable[[], None],
+    view: View | None,
+) -> Iterator[Replayed]:
+    from diffusion_policy_ros.data.dataset import WindowDataset
+    from diffusion_policy_ros.policy.checkpoint import check_contract
+    from diffusion_policy_ros.replay.recording import replay_episode
+
+    steps = policy.n_obs_steps
+    windows = WindowDataset(args.recording, steps, steps)
+    check_contract(policy.contract, windows.contract, str(args.recording))
+    role = [roles.get(episode.hash, "unknown") for episode in windows.episodes]
+    for n in _wanted(role, args):
+        one = replace(replay_episode(windows, n, policy, args.every, tick), role=role[n])
+        if view:
+            view.add_episode(windows.dataset, n, one)
+        yield one
+
+
+def _of_bags(
+    args: argparse.Namespace,
+    policy: Policy,
+    roles: Mapping[str, str],
+    tick: Callable[[], None],
+    view: View | None,
+) -> Iterator[Replayed]:
+    from diffusion_policy_ros.data.convert import expand, fingerprint
+    from diffusion_policy_ros.replay.recording import replay_bag
+
+    bags = expand([args.recording])
+    role = [roles.get(fingerprint(bag), "unknown") if roles else "unknown" for bag in bags]
+    for n in _wanted(role, args):
+        see = view.sees(n) if view else lambda *_: None
+        one = replace(replay_bag(bags[n], policy, args.every, tick, see), role=role[n])
+        if view:
+            view.add_bag(n, one, policy.contract)
+        yield one
 
 
 def _wanted(roles: Sequence[str], args: argparse.Namespace) -> Sequence[int]:

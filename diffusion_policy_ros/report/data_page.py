@@ -22,26 +22,27 @@ NAMED = 14
 SHADES = {"idle": "#999999", "jump": "#d55e00"}
 
 
-def write_data_page(path: Path, folder: Path, lines: Sequence[int], most: int) -> list[str]:
+def write_data_page(
+    path: Path, dataset: Dataset, lines: Sequence[int], most: int
+) -> tuple[list[str], list[int]]:
     """Write the page.
 
     Args:
         path: of the HTML file.
-        folder: the dataset.
+        dataset: the dataset.
         lines: which episodes, by their lines in the index.
         most: how many are drawn, those that look odd first; all of them are looked at.
 
     Returns:
-        What looks odd, in lines for people.
+        What looks odd, in lines for people, and the numbers of the episodes that are drawn.
 
     Raises:
         UserError: the dataset is damaged.
     """
-    dataset = Dataset(folder)
     number_of = {line: number for number, line in enumerate(dataset.lines)}
     numbers = [number_of[line] for line in lines]
     found = oddities(dataset, numbers)
-    page = Page(f"Dataset: {folder.absolute().name}")
+    page = Page(f"Dataset: {dataset.path.absolute().name}")
     _introduce(page, dataset, numbers, found)
     odd = {one.number for one in found}
     drawn = sorted(sorted(numbers, key=lambda n: n not in odd)[:most])
@@ -53,7 +54,7 @@ def write_data_page(path: Path, folder: Path, lines: Sequence[int], most: int) -
         _draw(page, dataset, number, [one for one in found if one.number == number], ranges)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
-    return [_line(dataset, one) for one in found]
+    return [_line(dataset, one) for one in found], drawn
 
 
 def _line(dataset: Dataset, one: Oddity) -> str:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "diffusion_policy_ros"
 TORCH_FREE = ("contract", "errors", "shipped", "strict_yaml", "observe", "sim", "cli")
 
 # Import name -> name that pip and setup.py know, where they differ.
-DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "Pillow", "gym_pusht": "gym-pusht"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "Pillow", "gym_pusht": "gym-pusht", "rerun": "rerun-sdk"}
 ROS_MESSAGES = re.compile(
     r"^(builtin_interfaces|rcl_interfaces|unique_identifier_msgs|\w+_(msgs|srvs))$"
 )
