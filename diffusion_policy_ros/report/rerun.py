@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_policy_ros.contract import ActionField, Contract
+from diffusion_policy_ros.contract import ActionField, Contract, Stream
 from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.formats import needed
 from diffusion_policy_ros.data.pictures import as_they_came, encoded, storage
@@ -129,12 +129,10 @@ class View:
 
     def add_episode(self, dataset: Dataset, number: int, one: Replayed) -> None:
         """Add an episode of a dataset, as it was read or replayed."""
-        line = dataset.lines[number]
-        cameras = [key for key, s in dataset.contract.observations.items() if s.is_image]
-        for frame, time_ns in enumerate(one.times_ns):
-            row = dataset.first_row(number) + frame
-            kept = {key: dataset.rows[key].kept(row) for key in cameras}
-            self._add_pictures(line, frame, time_ns, kept)
+        line, first = dataset.lines[number], dataset.first_row(number)
+        for key, stream in dataset.contract.observations.items():
+            for frame, time_ns in enumerate(one.times_ns if stream.is_image else ()):
+                self._add_picture(line, key, _kept(dataset, key, first + frame), frame, time_ns)
         self._add(line, dataset.episodes[number].source, one, dataset.contract)
 
     def add_episodes(self, dataset: Dataset, numbers: Sequence[int]) -> None:
@@ -146,14 +144,11 @@ class View:
         """What takes the pictures of a bag, called with each frame while the bag is read."""
 
         def see(frame: int, event: Frame, history: History) -> None:
-            found: dict[str, Array | bytes] = {}
             for key, stream in history.contract.observations.items():
                 if stream.is_image:
-                    found[key], how = event.arrays[key], storage(stream)
-                    if how != "raw":
-                        came = as_they_came(stream, history.message(key, event))
-                        found[key] = came or encoded(event.arrays[key], how)
-            self._add_pictures(number, frame, event.time_ns, found)
+                    came = as_they_came(stream, history.message(key, event))
+                    picture = _small(stream, came, event.arrays[key])
+                    self._add_picture(number, key, picture, frame, event.time_ns)
 
         return see
 
@@ -177,16 +172,15 @@ class View:
         self.stream.set_time("stamp", timestamp=np.datetime64(time_ns, "ns"))
         self.stream.log(path, what)
 
-    def _add_pictures(
-        self, number: int, frame: int, time_ns: int, pictures: Mapping[str, Array | bytes]
+    def _add_picture(
+        self, number: int, key: str, picture: Array | bytes, frame: int, time_ns: int
     ) -> None:
-        for key, picture in pictures.items():
-            if isinstance(picture, bytes):
-                kind = "image/png" if picture.startswith(PNG) else "image/jpeg"
-                shown = self._rr.EncodedImage(contents=picture, media_type=kind)
-            else:
-                shown = self._rr.Image(picture)
-            self._log(self._path(number, "observation", key), shown, frame, time_ns)
+        if isinstance(picture, bytes):
+            kind = "image/png" if picture.startswith(PNG) else "image/jpeg"
+            shown = self._rr.EncodedImage(contents=picture, media_type=kind)
+        else:
+            shown = self._rr.Image(picture)
+        self._log(self._path(number, "observation", key), shown, frame, time_ns)
 
     def _add(self, number: int, name: str, one: Replayed, contract: Contract) -> None:
         path = partial(self._path, number)
@@ -257,6 +251,20 @@ class View:
         )
         self.stream.log(path, style, static=True)
         self.stream.send_columns(path, index, columns(values[known]))
+
+
+def _kept(dataset: Dataset, key: str, row: int) -> Array | bytes:
+    """A picture as the dataset keeps it; one of a video decoded, for it is of those before it."""
+    rows = dataset.rows[key]
+    if rows.how(row) != "video":
+        return rows.kept(row)
+    return _small(dataset.contract.observations[key], None, rows.take(np.array([row]))[0])
+
+
+def _small(stream: Stream, came: bytes | None, image: Array) -> Array | bytes:
+    """A picture as a dataset would keep it: as it came, or encoded, where it is large."""
+    how = storage(stream)
+    return image if how == "raw" else came or encoded(image, how)
 
 
 def _turns(one: Replayed) -> list[list[tuple[int, Chunk]]]:

@@ -136,6 +136,19 @@ def test_encoded_pictures_are_handed_on_as_they_are(tmp_path):
 
 
 @reads_back
+def test_pictures_of_a_video_are_decoded(tmp_path):
+    """Each its own, as training sees it."""
+    pytest.importorskip("av", reason="needs PyAV: pip install -e '.[video]'")
+    bag = make_bag(tmp_path / "bag")
+    options = Options(keep_idle=True, images="video")
+    convert([bag], CONTRACT, tmp_path / "data", options=options)
+    assert main(["inspect", str(tmp_path / "data"), "--rerun", str(tmp_path / "a.rrd")]) == 0
+    shown = read(tmp_path / "a.rrd")["/episode_0/observation/camera buffer"]
+    seen = Dataset(tmp_path / "data").rows["camera"].take(np.arange(12))
+    same(shown, [START + n * PERIOD for n in range(12)], seen.reshape(12, 1, -1))
+
+
+@reads_back
 def test_a_bag_by_the_contract_that_it_was_recorded_with(tmp_path, capsys):
     """All its frames, also those before the first command, whose action nobody knows."""
     said = [m for m in demonstration() if m[0] != "/command" or m[1] > START + 4 * PERIOD]
