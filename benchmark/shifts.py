@@ -1,6 +1,6 @@
 """What a policy of cameras bears: light, camera and texture shifted after training.
 
-    python benchmark/shifts.py [--out DIR] [--episodes 100] [--updates N] [--demonstrations 200]
+    python benchmark/shifts.py [--out DIR] [--episodes 100] [--updates N] [--demonstrations 300]
         [--training-seeds 0] [--jobs 1] [--json]
 
 Trains the demo's policy with cameras, mini_lift, as it is and with augmentation (AUGMENT), on the
@@ -23,6 +23,7 @@ from cells import FIRST_REPORTED_SEED, Row, held, run, trained, wilson
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
+from diffusion_policy_ros.demo.plans import PLANS
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.engine import build_engine
 from diffusion_policy_ros.evaluation import ClosedLoop, evaluate, make_simulator
@@ -145,7 +146,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("shifts"), help="(%(default)s)")
     parser.add_argument("--episodes", type=int, default=100, help="of a cell (%(default)s)")
     parser.add_argument("--updates", type=int, help="of a training (default: the recipe's)")
-    parser.add_argument("--demonstrations", type=int, default=200, help="(%(default)s)")
+    own = PLANS[NAME, "cameras"].demonstrations
+    parser.add_argument("--demonstrations", type=int, default=own, help="(%(default)s)")
     parser.add_argument("--training-seeds", default="0", help="such as 0,1,2 (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="cells at once (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead")

@@ -34,11 +34,11 @@ from cells import FIRST_REPORTED_SEED, Row, held, hush, is_trained, run, trained
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
+from diffusion_policy_ros.demo.plans import PLANS, Plan
 from diffusion_policy_ros.demonstrations import record_demonstrations
 from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.evaluation import START_NS, ClosedLoop, evaluate, make_simulator
 from diffusion_policy_ros.policy.checkpoint import load_policy
-from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.simulator import SeveralWays
 from diffusion_policy_ros.simulated_robot import SimulatedRobot
@@ -46,23 +46,15 @@ from diffusion_policy_ros.ways import Ways, drawn_ways, entropy
 
 
 class Task(NamedTuple):
-    """A simulator with a contract, a recipe, its changes, and so many demonstrations."""
+    """A simulator, and what the demo does in it."""
 
     sim: str
-    contract: str
-    recipe: str
-    demonstrations: int
-    updates: int
-    replan_steps: int | None = None
+    plan: Plan
 
 
 TASKS = {
-    "mini_lift": Task("mini_lift", "mini_lift_state", "mini_lift_state", 200, 1200),
-    "robosuite/lift": Task("robosuite/lift", "robosuite_state", "small_state", 200, 3000),
-    "robosuite/can": Task("robosuite/can", "robosuite_state", "small_state", 100, 5000),
-    "robosuite/square": Task("robosuite/square", "robosuite_state", "small_state", 100, 8000, 4),
-    "pusht": Task("pusht", "pusht_state", "small_state", 200, 8000),
-    "mini_bypass": Task("mini_bypass", "mini_bypass", "mini_bypass", 200, 4000),
+    sim if kind == "state" else f"{sim}:{kind}": Task(sim, plan)
+    for (sim, kind), plan in PLANS.items()
 }
 
 
@@ -132,8 +124,9 @@ def measure_policy(cell: Cell, seeds: range) -> Row:
 
 def measure_expert(cell: Cell, seeds: range) -> Row:
     """Of the demonstrator, with its noise."""
-    contract, ends, ways = Contract.load(TASKS[cell.task].contract), [], Counter[str]()
-    with SimulatedRobot(contract, False, True, TASKS[cell.task].sim) as robot:
+    sim, plan = TASKS[cell.task]
+    contract, ends, ways = Contract.load(plan.contract), [], Counter[str]()
+    with SimulatedRobot(contract, False, True, sim) as robot:
         for seed in seeds:
             time_ns = START_NS
             robot.reset(seed, time_ns)
@@ -150,23 +143,16 @@ def measure_expert(cell: Cell, seeds: range) -> Row:
 
 def checkpoint(task: str, target: str, seed: int, args: argparse.Namespace) -> Path:
     """The checkpoint of a training, from demonstrations on; what is there stays."""
-    plan, folder = TASKS[task], args.out / task
+    (sim, plan), folder = TASKS[task], args.out / task
     contract = Contract.load(plan.contract)
     if not (folder / "dataset" / "dataset.yaml").exists():
         bags = folder / "bags"
-        record_demonstrations(contract, bags, plan.demonstrations, sim=plan.sim, jobs=args.jobs)
+        record_demonstrations(contract, bags, plan.demonstrations, sim=sim, jobs=args.jobs)
         convert([bags], contract, folder / "dataset")
-    run_folder, wanted = folder / f"{target}_{seed}", args.updates or plan.updates
-    changes = {
-        "policy.prediction_type": target,
-        "training.seed": str(seed),
-        "training.updates": str(wanted),
-        "training.batch_shares": "1",
-        "training.threads": "1",
-    }
-    if plan.replan_steps:
-        changes["policy.replan_steps"] = str(plan.replan_steps)
-    begun, recipe = time.process_time(), Recipe.load(plan.recipe, changes)
+    run_folder = folder / f"{target}_{seed}"
+    changes = [f"policy.prediction_type={target}", f"training.seed={seed}"]
+    changes += [f"training.updates={args.updates}"] if args.updates else []
+    begun, recipe = time.process_time(), plan.recipe_with(changes)
     is_new = not is_trained(recipe, run_folder)
     found = trained(folder / "dataset", recipe, run_folder, say=hush)
     if is_new:

@@ -41,6 +41,9 @@ PLANS = {
     ("robosuite/lift", "state"): Plan(
         "robosuite_state", "small_state", 200, "about 2 minutes", "about 2 minutes"
     ),
+    ("robosuite/lift", "cameras"): Plan(
+        "robosuite", "mini_lift", 200, "about 5 minutes", "about 7 minutes"
+    ),
     ("robosuite/can", "state"): Plan(
         "robosuite_state",
         "small_state",
@@ -58,7 +61,12 @@ PLANS = {
         ("training.updates=8000", "policy.replan_steps=4"),
     ),
     ("pusht", "state"): Plan(
-        "pusht_state", "small_state", 200, "about 4 minutes", "about 5 minutes"
+        "pusht_state",
+        "small_state",
+        200,
+        "about 4 minutes",
+        "about 5 minutes",
+        ("training.updates=8000",),
     ),
 }
 OTHERS = {

@@ -14,7 +14,11 @@ from torch.nn import functional
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.denoisers import DENOISERS, Condition, Sizes
-from diffusion_policy_ros.policy.denoisers.dropout import DropoutDraws, masks_of
+from diffusion_policy_ros.policy.denoisers.dropout import (
+    DropoutDraws,
+    leave_out_of_compiling,
+    masks_of,
+)
 from diffusion_policy_ros.policy.eyes import ObservationEncoder, TemporalEncoder
 from diffusion_policy_ros.policy.following import Follow, following
 from diffusion_policy_ros.policy.frames import Frames
@@ -147,6 +151,7 @@ class DiffusionPolicy(nn.Module):
 
     def compile_networks(self) -> None:
         """Have torch.compile compile denoiser and image encoders when they first run."""
+        leave_out_of_compiling()
         self.denoiser.compile()
         for camera in self.encoder.cameras.values():
             camera.backbone.compile()  # type: ignore[union-attr]

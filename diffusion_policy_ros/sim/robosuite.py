@@ -190,7 +190,7 @@ class Robosuite:
         """The scripted expert of the episode."""
         if self._kinds != EXPERT_KINDS:
             what = f"the expert does not give {', '.join(self._kinds)}"
-            raise UserError(what, self.name, "use robosuite_state to record")
+            raise UserError(what, self.name, "use robosuite or robosuite_state to record")
         return self.demonstrator(seed)
 
     def render(self, camera: str, height: int, width: int) -> np.ndarray:

@@ -157,7 +157,10 @@ SIMULATORS: dict[str, Entry] = {
     "mini_bypass": Entry("diffusion_policy_ros.sim.bypass:Bypass", PIP, "", "mini_bypass"),
     **{
         f"robosuite/{task.lower()}": Entry(
-            f"diffusion_policy_ros.sim.robosuite:{task}", "make robosuite", "", "robosuite_state"
+            f"diffusion_policy_ros.sim.robosuite:{task}",
+            "make robosuite",
+            "robosuite",
+            "robosuite_state",
         )
         for task in ("Lift", "Can", "Square")
     },

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 
@@ -14,8 +15,9 @@ import worlds
 @pytest.fixture
 def told(tmp_path, monkeypatch, capsys):
     """Runs it on a few demonstrations, in this process; what it printed."""
-    plan = worlds.TASKS["mini_bypass"]._replace(demonstrations=4, updates=2)
-    monkeypatch.setitem(worlds.TASKS, "mini_bypass", plan)
+    sim, plan = worlds.TASKS["mini_bypass"]
+    small = replace(plan, demonstrations=4, changes=("training.updates=2",))
+    monkeypatch.setitem(worlds.TASKS, "mini_bypass", worlds.Task(sim, small))
     context = SimpleNamespace(Pool=ThreadPool)
     monkeypatch.setattr(cells, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)

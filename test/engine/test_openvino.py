@@ -20,7 +20,7 @@ pytestmark = pytest.mark.compiles
 CPU = torch.device("cpu")
 NETWORKS = {
     "unet1d": "{name: unet1d, down_dims: [16, 32], n_groups: 4}",
-    "transformer": "{name: transformer, n_layer: 2, n_emb: 32}",
+    "transformer": "{name: transformer, n_layer: 1, n_emb: 32}",
     "mlp": "{name: mlp, hidden_size: 32, num_layers: 2}",
 }
 CASES = [
@@ -116,7 +116,7 @@ def test_every_network_told_in_every_way(network, conditioning):
 )
 def test_every_setting_of_the_policy(settings):
     """Targets, fewer predicted steps, an encoder of the window, guidance."""
-    policy = make(**settings)
+    policy = make("mlp", **settings)
     guidance = 2.0 if "observation_dropout" in settings else 1.0
     engine = OpenVinoEngine(policy, CPU)
     assert relative_error(engine, policy, steps=3, guidance=guidance) < 1e-4
@@ -127,7 +127,7 @@ def test_every_setting_of_the_policy(settings):
 def test_threads(network, threads):
     """One as on a robot that needs its other cores; OpenVINO compiles otherwise then."""
     before = torch.get_num_threads()
-    policy = make(network)
+    policy = make(network, conditioning="global")
     try:
         engine = build_engine(policy, "openvino", threads=threads)
         assert engine.threads == threads
@@ -136,7 +136,7 @@ def test_threads(network, threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("view", ["", ", resize: [44, 40], crop: 0.8"])
+@pytest.mark.parametrize("view", ["", ", resize: [44, 40], crop: 0.8, shared: true"])
 def test_frames_are_encoded_once(view):
     """A window that slides has one new frame, and its chunk is the plain policy's."""
     policy = make("mlp", name="mini_lift", encoder=SMALL_CONV[:-1] + view + "}")
@@ -166,8 +166,8 @@ def test_a_chunk_that_follows_another(kind):
 @pytest.mark.parametrize(
     "denoiser",
     [
-        "{name: unet1d, down_dims: [64, 128], n_groups: 8}",
-        "{name: transformer, n_layer: 2, n_emb: 128}",
+        "{name: unet1d, down_dims: [64], n_groups: 8}",
+        "{name: transformer, n_layer: 1, n_emb: 128}",
     ],
 )
 def test_weights_in_8_bits_are_near(denoiser):
@@ -209,7 +209,8 @@ def test_what_cannot_be_is_refused(monkeypatch):
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_large_convolutions_become_products(monkeypatch, kernel):
     """The same chunk; only the largest networks have layers of that size by themselves."""
-    policy = make(denoiser=f"{{name: unet1d, down_dims: [64, 128], kernel_size: {kernel}}}")
+    denoiser = f"{{name: unet1d, down_dims: [16], n_groups: 4, kernel_size: {kernel}}}"
+    policy = make(denoiser=denoiser)
     monkeypatch.setattr("diffusion_policy_ros.engine.weights.LARGEST", 1)
     assert relative_error(OpenVinoEngine(policy, CPU), policy, steps=3) < 1e-4
 

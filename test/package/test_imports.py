@@ -79,6 +79,19 @@ def test_no_torch_where_none_is_needed():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_start_does_not_pay_for_what_it_may_need_later():
+    """torch's compiler takes half as long to import as torch itself; a node starts without it."""
+    names = ["engine", "evaluation", "train.trainer"]
+    code = (
+        f"import sys, {', '.join(f'diffusion_policy_ros.{name}' for name in names)}\n"
+        "print(*{'torch._dynamo', 'sympy', 'scipy', 'openvino'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 @pytest.mark.parametrize("module", modules())
 def test_every_import_is_declared(module):
     """What the package imports is in setup.py, so that a fresh environment has it."""

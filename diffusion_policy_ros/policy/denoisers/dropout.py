@@ -60,7 +60,15 @@ def masks_of(draws: DropoutDraws | None, device: torch.device) -> Iterator[None]
         _masks.draws = _masks.generator = None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+def leave_out_of_compiling() -> None:
+    """Have torch.compile take dropout as it is: its generators are no part of a graph.
+
+    Not when this is imported: torch's compiler takes seconds to import, of every start.
+    """
+    global _dropped
+    _dropped = torch.compiler.disable(_dropped)
+
+
 def _dropped(values: Tensor, share: float) -> Tensor:
     """Of values (rows of the windows in turn, ...), a share is zero and the rest is raised."""
     draws = _masks.draws
