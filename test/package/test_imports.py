@@ -80,7 +80,7 @@ def test_no_torch_where_none_is_needed():
 
 
 def test_a_start_does_not_pay_for_what_it_may_need_later():
-    """torch's compiler takes half as long to import as torch itself; a node starts without it."""
+    """Torch's compiler takes half as long to import as torch itself; a node starts without it."""
     names = ["engine", "evaluation", "train.trainer"]
     code = (
         f"import sys, {', '.join(f'diffusion_policy_ros.{name}' for name in names)}\n"
