@@ -66,7 +66,7 @@ def leave_out_of_compiling() -> None:
     Not when this is imported: torch's compiler takes seconds to import, of every start.
     """
     global _dropped
-    _dropped = torch.compiler.disable(_dropped)
+    _dropped = torch.compiler.disable(_dropped)  # type: ignore[no-untyped-call]
 
 
 def _dropped(values: Tensor, share: float) -> Tensor:
