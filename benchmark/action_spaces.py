@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import FIRST_REPORTED_SEED, Row, held, run, trained, wilson
+from cells import Row, held, run, trained, wilson
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.engine import build_engine
@@ -37,8 +37,8 @@ from diffusion_policy_ros.policy.rotations import (
 )
 from diffusion_policy_ros.runtime.sampling import Sampling
 from diffusion_policy_ros.sim.arm import SimArm
+from diffusion_policy_ros.sim.simulator import FIRST_REPORTED_SEED
 
-"""Of the episodes: nothing was chosen by these."""
 SPACES: dict[str, dict[str, str]] = {
     "raw": {"policy.actions": "recorded", "policy.orientation": "raw"},
     "absolute": {"policy.actions": "absolute"},

@@ -25,8 +25,6 @@ from diffusion_policy_ros.train.progress import Progress, Say
 from diffusion_policy_ros.train.trainer import train
 
 Row = dict[str, Any]
-FIRST_REPORTED_SEED = 20_000
-"""Of episodes that no choice was made by."""
 
 
 def held(path: Path) -> list[Row]:

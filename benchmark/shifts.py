@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import FIRST_REPORTED_SEED, Row, held, run, trained, wilson
+from cells import Row, held, run, trained, wilson
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
@@ -30,6 +30,7 @@ from diffusion_policy_ros.evaluation import ClosedLoop, evaluate, make_simulator
 from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.runtime.sampling import Sampling
+from diffusion_policy_ros.sim.simulator import FIRST_REPORTED_SEED
 
 NAME = "mini_lift"
 EYES = "policy.image_encoder.augment"

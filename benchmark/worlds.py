@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cells import FIRST_REPORTED_SEED, Row, held, hush, is_trained, run, trained, wilson
+from cells import Row, held, hush, is_trained, run, trained, wilson
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.convert import convert
@@ -40,7 +40,7 @@ from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.evaluation import START_NS, ClosedLoop, evaluate, make_simulator
 from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.runtime.sampling import Sampling
-from diffusion_policy_ros.sim.simulator import SeveralWays
+from diffusion_policy_ros.sim.simulator import FIRST_REPORTED_SEED, SeveralWays
 from diffusion_policy_ros.simulated_robot import SimulatedRobot
 from diffusion_policy_ros.ways import Ways, drawn_ways, entropy
 

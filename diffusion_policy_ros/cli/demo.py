@@ -66,8 +66,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--seed",
         type=int,
-        default=10_000,
-        help="of the first of them; unseen from %(default)s (default)",
+        default=20_000,
+        help="of the first of them (default: %(default)s, which nothing was chosen by)",
     )
     parser.add_argument(
         "--demonstrations", type=int, help="to record (default: 300, with --state 200)"

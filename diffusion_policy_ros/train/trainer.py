@@ -72,14 +72,7 @@ def train(
     hooks = (*validation_hook(data.validation, settings), *hooks)
     together = peers(settings.device, settings.batch_size)
     with _threads(settings), together as group, closing(Learner(recipe, data, group)) as learner:
-        said = learner.begin() if newest is None else learner.restore(newest)
-        for line in (*said, *introduction(learner.policy, data, out, group.count)):
-            if group.first:
-                say(line)
-        group.wait()  # all have seen the run as it was
-        if group.first:
-            begin_run(out, recipe)
-            list(write_contact_sheets(learner.policy.encoder, data.training.batch([0]), out))
+        _begin(learner, newest, out, say)
         names = [name for hook in hooks for name in hook.names]
         with (
             Log(out, recipe, names, learner.update, progress, say)
@@ -88,15 +81,26 @@ def train(
         ):
             _loop(learner, hooks, log, out, stop_after)
         group.wait()  # all is written
-    if not learner.finished:
+    if not learner.finished and group.first:
         named = "" if dataset_path is None else f"--dataset {data.training.dataset.path} "
-        if group.first:
-            say(f"stopped at update {learner.update}; go on with")
-            go_on = f"--config {out / RECIPE} --out {out} --resume"
-            say(f"  diffusion-policy train {named}{go_on}")
-        if stop_after is None:
-            raise KeyboardInterrupt
+        say(f"stopped at update {learner.update}; go on with")
+        say(f"  diffusion-policy train {named}--config {out / RECIPE} --out {out} --resume")
+    if not learner.finished and stop_after is None:
+        raise KeyboardInterrupt
     return run_checkpoints(out)[-1]
+
+
+def _begin(learner: Learner, newest: Path | None, out: Path, say: Say) -> None:
+    """Take over what others have trained, or this run's newest checkpoint; say what is trained."""
+    group, data = learner.group, learner.data
+    said = learner.begin() if newest is None else learner.restore(newest)
+    for line in (*said, *introduction(learner.policy, data, out, group.count)):
+        if group.first:
+            say(line)
+    group.wait()  # all have seen the run as it was
+    if group.first:
+        begin_run(out, learner.recipe)
+        list(write_contact_sheets(learner.policy.encoder, data.training.batch([0]), out))
 
 
 def _loop(
