@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from conftest import PERIOD_NS, Policy, Robot
 from live import START_S
+from nodes import PERIOD_NS, Policy, Robot
 from rosgraph_msgs.msg import Clock
 from trajectory_msgs.msg import JointTrajectory
 

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from conftest import JOINTS  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import PoseStamped  # noqa: E402
 from live import live  # noqa: E402
+from nodes import JOINTS  # noqa: E402
 from playing import Player  # noqa: E402
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from std_msgs.msg import Bool, Float64  # noqa: E402

@@ -8,8 +8,8 @@ pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from pathlib import Path  # noqa: E402
 
-from conftest import PERIOD_NS, TINY, Policy, Robot  # noqa: E402
 from live import live  # noqa: E402
+from nodes import PERIOD_NS, TINY, Policy, Robot  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 from stepped import FAULTY, SteppedPolicy, SteppedRobot  # noqa: E402
 

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from conftest import PERIOD_NS  # noqa: E402
 from live import live  # noqa: E402
+from nodes import PERIOD_NS  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.parameter_client import AsyncParameterClient  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from conftest import Policy  # noqa: E402
 from geometry_msgs.msg import PoseStamped  # noqa: E402
+from nodes import Policy  # noqa: E402
 from stepped import SteppedPolicy, SteppedRobot  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402

@@ -116,7 +116,7 @@ def launched(domain):
 @pytest.mark.ros
 def test_launch_brings_the_node_up_and_ends_it(domain, checkpoint, robot, launched, tmp_path):
     """To chunks; and a hold comes last when launch is interrupted."""
-    from conftest import Policy
+    from nodes import Policy
 
     eager = tmp_path / "eager.yaml"  # compiling takes minutes on a busy machine
     eager.write_text("/**: {ros__parameters: {engine: eager, threads: 1}}")
@@ -150,8 +150,8 @@ def test_launch_of_both_nodes(domain, checkpoint, launched, tmp_path):
     the policy's contract and plays its chunks, on the topic that it was moved to.
     """
     pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
-    from conftest import CONTRACT, PERIOD_NS, Robot
     from geometry_msgs.msg import PoseStamped
+    from nodes import CONTRACT, PERIOD_NS, Robot
     from rosgraph_msgs.msg import Clock
 
     from diffusion_policy_ros.observe.codecs import stamp_ns

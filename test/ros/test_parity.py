@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 import rclpy  # noqa: E402
-from conftest import TINY  # noqa: E402
+from nodes import TINY  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 

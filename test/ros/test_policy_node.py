@@ -5,10 +5,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from conftest import CONTRACT, PERIOD_NS, Policy  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from live import LATCHED, live  # noqa: E402
 from nav_msgs.msg import Path  # noqa: E402
+from nodes import CONTRACT, PERIOD_NS, Policy  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 from stepped import PacedRobot  # noqa: E402

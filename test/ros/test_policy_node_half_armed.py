@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 import rclpy  # noqa: E402
-from conftest import Policy  # noqa: E402
+from nodes import Policy  # noqa: E402
 from rcl_interfaces.msg import SetParametersResult  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from conftest import Policy  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from nodes import Policy  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 from stepped import PacedRobot  # noqa: E402
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
-from conftest import Policy  # noqa: E402
+from nodes import Policy  # noqa: E402
 
 from diffusion_policy_ros.bench.stages import read_trace  # noqa: E402
 from diffusion_policy_ros.cli.main import main  # noqa: E402
