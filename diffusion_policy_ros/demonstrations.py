@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data import bags
+from diffusion_policy_ros.data.workers import pool
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.sim.simulator import FIRST_EVALUATION_SEED
 from diffusion_policy_ros.sim.stamped import IMAGE, TRAJECTORY, Stamped
@@ -135,9 +135,7 @@ class _Workers:
         if jobs <= 1:
             self._recorder = _Recorder(*how)
         else:
-            # Not forked: an OpenGL context does not survive it.
-            spawn = get_context("spawn")
-            self._pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, how)
+            self._pool = pool(jobs, _begin_worker, *how)
 
     def record(self, seeds: Iterable[int]) -> Iterator[_Episode]:
         """Each seed's episode, as it is done."""

@@ -6,12 +6,11 @@ whole, and there are the same parts for any number of processes.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from diffusion_policy_ros.data.formats.naming import camera_names, observed_name
 from diffusion_policy_ros.data.formats.png import png
 from diffusion_policy_ros.data.formats.video import encode, times_of
 from diffusion_policy_ros.data.shards import ACTION, STAMP
+from diffusion_policy_ros.data.workers import pool
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
 
@@ -144,16 +144,15 @@ def _run(plan: Plan, groups: Sequence[Sequence[Stretch]], jobs: int) -> list[Par
     """Write all parts, here or in several processes; in order."""
     if min(jobs, len(groups)) <= 1:
         return [_write_part(plan, number, group) for number, group in enumerate(groups)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(groups)), mp_context=context) as pool:
-        futures = [pool.submit(_write_part, plan, n, group) for n, group in enumerate(groups)]
+    with pool(min(jobs, len(groups))) as workers:
+        futures = [workers.submit(_write_part, plan, n, group) for n, group in enumerate(groups)]
         try:
             return [future.result() for future in futures]
         except BrokenExecutor:
             cure = "check the memory; use fewer --jobs"
             raise UserError("a process ended before its work", "", cure) from None
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
             raise
 
 
