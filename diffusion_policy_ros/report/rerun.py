@@ -66,6 +66,7 @@ def opened(file: str) -> Iterator[View]:
     """
     if file:
         _check_name(Path(file))
+    os.environ.setdefault("RUST_LOG", "off")  # what goes wrong is said below, once
     rerun = needed("rerun", "view")
     stream = rerun.RecordingStream("diffusion_policy_ros")
     if not file:
@@ -121,7 +122,7 @@ class View:
 
     Args:
         rr: the module ``rerun``.
-        stream: where to they go.
+        stream: where they go.
     """
 
     def __init__(self, rr: Any, stream: Any) -> None:
@@ -203,7 +204,8 @@ class View:
                 self._series(where, *_joined(chunks, place), names, predicted=True)
             if part.role == "position":
                 self._add_ways(path, when, one, part, place)
-        self._tabs.append(_tab(f"{number}: {name}", path, contract))
+        role = "" if one.role == "unknown" else f", {one.role}"
+        self._tabs.append(_tab(f"{number}: {name}{role}", path, contract))
 
     def _add_ways(
         self, path: PathOf, when: When, one: Replayed, part: ActionField, place: slice

@@ -286,10 +286,9 @@ def test_a_full_disk_is_one_line(dataset, tmp_path):
     )
     words = ["inspect", str(dataset), "--rerun", str(tmp_path / "a.rrd")]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    last = done.stderr.splitlines()
-    assert done.returncode == 2 and any(
-        line.startswith("error: ") and "a.rrd" in line and "make room" in line for line in last
-    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ")
+    assert "a.rrd" in line and "make room" in line
     assert not list(tmp_path.glob("*rrd*"))
 
 
