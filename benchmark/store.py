@@ -1,13 +1,13 @@
 """What encoded pictures cost and save, and how a large dataset opens, against raw memory maps.
 
-    python benchmark/store.py [--json] [--frames N] [--batches N] [--folder DIR]
+    python benchmark/store.py [--json] [--images HOW] [--frames N] [--batches N] [--folder DIR]
 
 A row is one size of picture, two cameras, windows of two observed frames in batches of 64, and a
-number of readers. `bytes_share` is what the store keeps of the raw bytes with `--images auto`,
-which leaves 84x84 raw. `warm_ratio` is windows a second, from the page cache, against a plain
-loader of raw uint8 memory maps with as many readers in the same run; `cold_ratio` the same after
-the files' pages were given up before each group of batches. Medians. `cpu_ratio` is the same of
-processor time, from the page cache: what decoding costs, whatever else the machine does.
+number of readers. `bytes_share` is what the store keeps of the raw bytes as `--images` says, whose
+default `auto` leaves 84x84 raw. `warm_ratio` is windows a second, from the page cache, against a
+plain loader of raw uint8 memory maps with as many readers in the same run; `cold_ratio` the same
+after the files' pages were given up before each group of batches. Medians. `cpu_ratio` is the same
+of processor time, from the page cache: what decoding costs, whatever else the machine does.
 
 Pictures are smooth shades with some forty sharp-edged patches and Gaussian noise of two steps, new
 in each frame: a camera in a room. Noise decides the size of a jpeg; `noise_0` is what it would be
@@ -41,8 +41,9 @@ from diffusion_policy_ros.data.compaction import size_of
 from diffusion_policy_ros.data.dataset import WindowDataset
 from diffusion_policy_ros.data.index import FORMAT, SHARDS, Episode, Index
 from diffusion_policy_ros.data.loader import prefetch
-from diffusion_policy_ros.data.pictures import encoded
-from diffusion_policy_ros.data.shards import ENDS, OFFSET, PICTURES, NpyWriter, columns
+from diffusion_policy_ros.data.npy import NpyWriter
+from diffusion_policy_ros.data.pictures import IMAGES, encoded
+from diffusion_policy_ros.data.shards import ENDS, OFFSET, PICTURES, columns
 from diffusion_policy_ros.data.store import Recording, adding
 
 SIZES = {"84x84": (84, 84), "224x224": (224, 224), "640x480": (480, 640)}
@@ -194,11 +195,13 @@ class read_some:
         self._ahead.__exit__(*error)
 
 
-def row(name: str, folder: Path, frames: int, batches: int) -> tuple[list[dict[str, Any]], float]:
+def row(
+    name: str, folder: Path, frames: int, batches: int, images: str
+) -> tuple[list[dict[str, Any]], float]:
     """Measure one size; the rows, and the bytes that the store takes a frame."""
     size = SIZES[name]
     contract = Contract.from_text(CONTRACT.format(height=size[0], width=size[1]))
-    ours = write(folder / "ours", contract, size, frames, "auto")
+    ours = write(folder / "ours", contract, size, frames, images)
     plain = write(folder / "plain", contract, size, frames, "raw")
     windows = WindowDataset(ours, STEPS, 16)
     raw = Raw(plain, WindowDataset(plain, STEPS, 16))
@@ -271,13 +274,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--frames", type=int, default=600, help="of each dataset (default 600)")
     parser.add_argument("--batches", type=int, default=9, help="groups of each kind (default 9)")
+    parser.add_argument("--images", choices=IMAGES, default="auto", help="default auto")
     parser.add_argument("--folder", type=Path, help="on the disk that is meant")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=args.folder) as made:
         for name in SIZES:
-            found, bytes_a_frame = row(name, Path(made) / name, args.frames, args.batches)
+            found, bytes_a_frame = row(
+                name, Path(made) / name, args.frames, args.batches, args.images
+            )
             rows += found
         whole = {"rows": rows, "million": million(Path(made) / "million", bytes_a_frame)}
     if args.json:

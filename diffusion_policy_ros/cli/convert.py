@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusion_policy_ros.contract import Contract
-    from diffusion_policy_ros.data.store import BagReport, Progress, Report
+    from diffusion_policy_ros.data.reports import BagReport, Progress, Report
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

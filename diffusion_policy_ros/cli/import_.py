@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from diffusion_policy_ros.data.formats.demonstrations import Column
     from diffusion_policy_ros.data.formats.matched import Matched
-    from diffusion_policy_ros.data.store import Report
+    from diffusion_policy_ros.data.reports import Report
 
 HEADS = ("contract", "from", "how")
 

@@ -20,8 +20,8 @@ from diffusion_policy_ros.data.definitions import name_types_of
 from diffusion_policy_ros.data.idle import departures, idle_ends
 from diffusion_policy_ros.data.pictures import Images, as_they_came, keeps_bytes
 from diffusion_policy_ros.data.recorded_as import cell_of, other_cell, resolve_topics
+from diffusion_policy_ros.data.reports import BagReport
 from diffusion_policy_ros.data.shards import ACTION, STAMP, ShardWriter
-from diffusion_policy_ros.data.store import BagReport
 from diffusion_policy_ros.errors import UserError, names_said
 from diffusion_policy_ros.observe.codecs import Array, stamp_ns
 from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset

@@ -18,19 +18,16 @@ from typing import Any, NamedTuple
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import bag_files, is_bag
 from diffusion_policy_ros.data.conversion import Options, convert_bag
-from diffusion_policy_ros.data.shards import ShardWriter, columns
-from diffusion_policy_ros.data.store import (
-    MAX_SHARDS,
+from diffusion_policy_ros.data.reports import (
     BagReport,
     Progress,
     Report,
-    commit,
-    exclusive,
     fail_empty,
-    index_of,
     report_of,
     with_reports,
 )
+from diffusion_policy_ros.data.shards import ShardWriter, columns
+from diffusion_policy_ros.data.store import MAX_SHARDS, commit, exclusive, index_of
 from diffusion_policy_ros.data.video import check_codec
 from diffusion_policy_ros.errors import UserError
 

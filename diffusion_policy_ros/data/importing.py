@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffusion_policy_ros.data.formats.matched import Matched
-from diffusion_policy_ros.data.store import Progress, Report, adding
+from diffusion_policy_ros.data.reports import Progress, Report
+from diffusion_policy_ros.data.store import adding
 from diffusion_policy_ros.errors import UserError
 
 

@@ -26,6 +26,7 @@ In clips of eight 2.3 times, for an eighth to a third fewer bytes; in clips of t
 times, for a third to two thirds more."""
 START = b"\0\0\0\1"
 """What a clip begins with, and no jpeg or png."""
+_ENCODER = "libx264rgb"
 _OPTIONS = {"preset": "veryfast", "tune": "fastdecode", "crf": "20", "bf": "0"}
 """An eighth to a fifth of what jpeg's 95 takes, and 38 to 40 dB from what came, of a camera with
 noise. Without ``fastdecode`` a tenth to a fifth less, and half as much time again to read; at 18
@@ -36,11 +37,14 @@ def check_codec(contract: Contract, images: Images) -> None:
     """Find the codec before anything is read.
 
     Raises:
-        UserError: a camera's pictures are to become video, and PyAV is not installed.
+        UserError: a camera's pictures are to become video, and PyAV or its codec is missing.
     """
     streams = (stream for stream in contract.observations.values() if stream.is_image)
-    if any(storage(stream, images) == "video" for stream in streams):
-        _av()
+    if not any(storage(stream, images) == "video" for stream in streams):
+        return
+    if _ENCODER not in _av().codecs_available:
+        cure = "pip install --force-reinstall --only-binary :all: av"
+        raise UserError(f"this PyAV was built without {_ENCODER}", "", cure)
 
 
 def _av() -> Any:
@@ -50,7 +54,7 @@ def _av() -> Any:
 def clip_of(pictures: Sequence[Array]) -> bytes:
     """A clip of some pictures, uint8 (H, W, 3) each; the same bytes for the same pictures."""
     av = _av()
-    encoder = av.CodecContext.create("libx264rgb", "w")
+    encoder = av.CodecContext.create(_ENCODER, "w")
     encoder.height, encoder.width = pictures[0].shape[:2]
     encoder.pix_fmt, encoder.time_base, encoder.thread_count = "rgb24", Fraction(1, 30), 1
     encoder.options = _OPTIONS

@@ -174,7 +174,7 @@ def full(*_):
 
 @pytest.mark.parametrize(
     "where",
-    ["shards.ShardWriter.close", "shards.NpyWriter.append", "index.Index.save"],
+    ["shards.ShardWriter.close", "npy.NpyWriter.append", "index.Index.save"],
 )
 @pytest.mark.parametrize("images", ["raw", VIDEO])
 def test_a_full_disk_in_the_midst_of_a_compaction_loses_nothing(

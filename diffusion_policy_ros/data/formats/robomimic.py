@@ -29,8 +29,9 @@ from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.formats import needed
 from diffusion_policy_ros.data.formats.demonstrations import Writing, Written, refuse_existing
+from diffusion_policy_ros.data.reports import BagReport, Progress, Report
 from diffusion_policy_ros.data.shards import ACTION, STAMP
-from diffusion_policy_ros.data.store import Adding, BagReport, Progress, Recording, Report, adding
+from diffusion_policy_ros.data.store import Adding, Recording, adding
 from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.observe.codecs import Array
 
