@@ -70,14 +70,13 @@ def pictures_of(clip: bytes) -> Iterator[Array]:
     """A clip's pictures, uint8 (H, W, 3), each decoded when it is asked for.
 
     Raises:
-        ValueError: the bytes are no whole clip; so do PyAV's own errors of that.
+        av.FFmpegError: the bytes are no whole clip. It may also end too early then.
     """
     decoder = _av().CodecContext.create("h264", "r")
     decoder.thread_count, decoder.options = 1, {"err_detect": "explode"}  # it guesses otherwise
     for packet in [*decoder.parse(clip), *decoder.parse(None), None]:
         for frame in decoder.decode(packet):
             yield frame.to_ndarray(format="rgb24")
-    raise ValueError("has no more pictures")
 
 
 class VideoPictures(EncodedPictures):
@@ -97,16 +96,12 @@ class VideoPictures(EncodedPictures):
     def _picture(self, row: int) -> Array:
         first, held = self.begins(row), self._files.at_hand
         if getattr(held, "clip", None) != (self._path, first):
-            held.rest, held.pictures = pictures_of(self.kept(first)), []
+            held.rest, held.pictures = pictures_of(self.kept(first)), list[Array]()
             held.clip = self._path, first
         try:
             while len(held.pictures) <= row - first:
-                held.pictures.append(self._fitting(row, next(held.rest)))
-        except UserError:
-            del held.clip
-            raise
-        except (_av().FFmpegError, ValueError, StopIteration) as error:
-            del held.clip
+                held.pictures.append(next(held.rest))
+        except (_av().FFmpegError, StopIteration) as error:
             what = f"no whole video ({type(error).__name__})"
             raise UserError(what, f"{self._path}: picture {row}", DAMAGED) from None
-        return np.asarray(held.pictures[row - first])
+        return self._fitting(row, held.pictures[row - first])
