@@ -35,6 +35,8 @@ from diffusion_policy_ros.data.pictures import encoded
 from diffusion_policy_ros.policy.checkpoint import save_checkpoint
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
+from diffusion_policy_ros.replay.reading import Replayed
+from diffusion_policy_ros.runtime.tail import Chunk
 
 HAS_READER = importlib.util.find_spec("rerun") and importlib.util.find_spec("rerun.chunk")
 reads_back = pytest.mark.skipif(
@@ -240,6 +242,19 @@ def test_every_predicted_chunk_beside_what_was_demonstrated(tmp_path, monkeypatc
         last = min(frame + 15, 20)
         wanted = position[frame] + np.cumsum(one.done[frame:last, :3], axis=0)
         assert np.allclose(done, wanted, atol=1e-6) and len(done) == last - frame
+
+
+@pytest.mark.parametrize(("every", "needed"), [(1, 15), (4, 4), (5, 3), (7, 3), (15, 1), (40, 1)])
+def test_no_chunk_hides_another(every, needed):
+    """In as many turns as chunks overlap; none of a turn is of the time of another."""
+    from diffusion_policy_ros.report.rerun import _turns
+
+    chunks = {n: Chunk(n, np.full((15, 1), n), 1) for n in range(0, 100, every)}
+    turns = _turns(Replayed("made", chunks=chunks))
+    assert len(turns) == needed and sum(map(len, turns)) == len(chunks)
+    for turn in turns:
+        starts = [frame for frame, _ in turn]
+        assert min(np.diff(starts), default=15) >= 15
 
 
 @reads_back
