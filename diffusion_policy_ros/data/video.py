@@ -26,6 +26,8 @@ In clips of eight 2.3 times, for an eighth to a third fewer bytes; in clips of t
 times, for a third to two thirds more."""
 START = b"\0\0\0\1"
 """What a clip begins with, and no jpeg or png."""
+END = START + b"\x0b"
+"""H.264's end of a stream, which ends a clip and is nowhere else in it."""
 _ENCODER = "libx264rgb"
 _OPTIONS = {"preset": "veryfast", "tune": "fastdecode", "crf": "20", "bf": "0"}
 """An eighth to a fifth of what jpeg's 95 takes, and 38 to 40 dB from what came, of a camera with
@@ -63,7 +65,7 @@ def clip_of(pictures: Sequence[Array]) -> bytes:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame.pts = number
         packets += encoder.encode(frame)
-    return b"".join(map(bytes, [*packets, *encoder.encode(None)]))
+    return b"".join(map(bytes, [*packets, *encoder.encode(None)])) + END
 
 
 def pictures_of(clip: bytes) -> Iterator[Array]:
@@ -72,6 +74,8 @@ def pictures_of(clip: bytes) -> Iterator[Array]:
     Raises:
         av.FFmpegError: the bytes are no whole clip. It may also end too early then.
     """
+    if not clip.endswith(END):
+        return  # it was cut off: the decoder may guess what is missing
     decoder = _av().CodecContext.create("h264", "r")
     decoder.thread_count, decoder.options = 1, {"err_detect": "explode"}  # it guesses otherwise
     for packet in [*decoder.parse(clip), *decoder.parse(None), None]:

@@ -4,7 +4,6 @@ import io
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -150,16 +149,12 @@ def test_pictures_that_are_given_in_one_place_are_kept_apart(tmp_path):
     assert np.array_equal(one, other)
 
 
-@settings(max_examples=40, deadline=None)
-@given(share=st.floats(0, 1))
-def test_of_a_clip_that_was_cut_off_no_picture_is_made_up(decoded, dataset, share):
-    """Those that come are right; the decoder would guess what is missing."""
+def test_of_a_clip_that_was_cut_off_no_picture_is_made_up(dataset):
+    """Wherever: the decoder would guess what is missing, of a byte at the end without a word."""
     clip = Dataset(dataset).rows["camera"].kept(0)
-    found = []
-    with suppress(av.FFmpegError):
-        for picture in pictures_of(clip[: int(share * len(clip))]):
-            found.append(picture)
-    assert all(map(np.array_equal, found, decoded[:CLIP]))
+    assert len(list(pictures_of(clip))) == CLIP
+    for length in range(len(clip)):
+        assert not list(pictures_of(clip[:length]))
 
 
 def in_stretches(folder, out, stretches):
