@@ -3,10 +3,10 @@
     python benchmark/shifts.py [--out DIR] [--episodes 100] [--updates N] [--demonstrations 300]
         [--training-seeds 0] [--jobs 1] [--json]
 
-Trains the demo's policy with cameras, mini_lift, as it is and with augmentation (AUGMENT), on the
-same demonstrations, then drives each in the simulator as it was recorded and with each of SHIFTS,
-from the reported seeds. Prints a table (Markdown) of successes with Wilson's 95 % interval. Each
-cell goes into DIR/cells.jsonl as soon as it is done; run again it goes on.
+Trains the demo's policy with cameras, mini_lift, as it is and with the augmentation of the recipe
+recommended, on the same demonstrations, then drives each in the simulator as it was recorded and
+with each of SHIFTS, from the reported seeds. Prints a table (Markdown) of successes with Wilson's
+95 % interval. Each cell goes into DIR/cells.jsonl as soon as it is done; run again it goes on.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ from diffusion_policy_ros.sim.simulator import FIRST_REPORTED_SEED
 
 NAME = "mini_lift"
 EYES = "policy.image_encoder.augment"
-AUGMENT = (
-    "{brightness: 0.4, contrast: 0.3, saturation: 0.4, hue: 0.05, rotate_deg: 4, translate: 0.04}"
-)
+AUGMENT = str(dataclasses.asdict(Recipe.load("recommended").policy.image_encoder.augment))
 RECIPES: dict[str, dict[str, str]] = {"plain": {}, "augmented": {EYES: AUGMENT}}
 CENTIMETRES, DEGREES = 2.0, -2.0
 TILES = 2  # across the texture, which the mat repeats eight times
