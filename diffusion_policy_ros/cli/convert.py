@@ -31,37 +31,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
-        "--keep-idle", action="store_true", help="leave motionless starts and ends in"
-    )
-    parser.add_argument(
-        "--skip-failed", action="store_true", help="reject episodes recorded as failed"
-    )
-    parser.add_argument(
-        "--max-gap-frames",
-        type=int,
-        default=0,
-        metavar="N",
-        help="bridge gaps of up to N missing frames: vectors interpolated, pictures repeated",
-    )
-    parser.add_argument(
-        "--split-topic", default="", metavar="TOPIC", help="a message on it begins an episode"
-    )
-    parser.add_argument(
-        "--split-times",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="S",
-        help="begin an episode at these times, s from the first frame",
-    )
-    parser.add_argument(
-        "--split-still",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="begin an episode where the robot sets out after it stood for S seconds",
-    )
-    parser.add_argument(
         "--images",
         choices=("auto", "raw", "jpeg", "png", "video"),
         default="auto",
@@ -70,19 +39,58 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "are not compressed as jpeg, or as png, which loses nothing; all in colour as video, a "
         "fifth of jpeg (depth and grey as png)",
     )
-    parser.add_argument(
+    _add_episodes(parser.add_argument_group("what becomes an episode"))
+    _add_format(parser.add_argument_group("for another project"))
+    parser.set_defaults(run=run)
+
+
+def _add_episodes(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--keep-idle", action="store_true", help="leave motionless starts and ends in"
+    )
+    group.add_argument(
+        "--skip-failed", action="store_true", help="reject episodes recorded as failed"
+    )
+    group.add_argument(
+        "--max-gap-frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="bridge gaps of up to N missing frames: vectors interpolated, pictures repeated",
+    )
+    group.add_argument(
+        "--split-topic", default="", metavar="TOPIC", help="a message on it begins an episode"
+    )
+    group.add_argument(
+        "--split-times",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="begin an episode at these times, s from the first frame",
+    )
+    group.add_argument(
+        "--split-still",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="begin an episode where the robot sets out after it stood for S seconds",
+    )
+
+
+def _add_format(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--format",
         choices=("dataset", "lerobot", "robomimic", "aloha"),
         default="dataset",
         help="what to make: a dataset of this package (the default), or another project's; then "
         "--out must not exist, and the options are those of diffusion-policy data export",
     )
-    parser.add_argument(
+    group.add_argument(
         "--video", choices=("av1", "h264"), default="", help="lerobot: pictures as video"
     )
-    parser.add_argument("--stamps", action="store_true", help="lerobot: keep true times, too")
-    parser.add_argument("--task", default="", metavar="TEXT", help="lerobot: what was done")
-    parser.set_defaults(run=run)
+    group.add_argument("--stamps", action="store_true", help="lerobot: keep true times, too")
+    group.add_argument("--task", default="", metavar="TEXT", help="lerobot: what was done")
 
 
 def run(args: argparse.Namespace) -> int:
