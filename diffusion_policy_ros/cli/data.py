@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.export import add_export
+from diffusion_policy_ros.cli.figures import check_page
 from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
 
@@ -129,6 +130,7 @@ def _show(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.report.data_page import write_data_page
 
     out = args.out or Path(f"{args.dataset.absolute()}.html")
+    check_page(args.out)
     with viewing(args) as view:
         lines = chosen(args.dataset, args.where, args.episodes)
         dataset = Dataset(args.dataset)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.report.atomic import replacing
 
 
 def check_least(args: argparse.Namespace, **lowest: int) -> None:
@@ -67,14 +68,24 @@ def check_picture(path: Path | None) -> None:
     Raises:
         UserError: as `check_file`, or the name is of another kind of file.
     """
-    if path is not None and path.suffix.lower() != ".png" and not path.is_dir():
-        raise UserError("the picture is a PNG", f"--plot {path}", "end the name in .png")
-    check_file(path, "--plot")
+    _check_kind(path, "--plot", "the picture is a PNG", ".png")
 
 
 def check_json(path: Path | None) -> None:
     """The same for --json."""
-    check_file(path, "--json")
+    _check_kind(path, "--json", "the figures are JSON", ".json")
+
+
+def check_page(path: Path | None) -> None:
+    """The same for --out of a page."""
+    _check_kind(path, "--out", "the page is HTML", ".html", ".htm")
+
+
+def _check_kind(path: Path | None, option: str, what: str, *suffixes: str) -> None:
+    """A word at the wrong place must not replace a bag or a dataset's index."""
+    if path is not None and path.suffix.lower() not in suffixes and not path.is_dir():
+        raise UserError(what, f"{option} {path}", f"end the name in {suffixes[0]}")
+    check_file(path, option)
 
 
 def counted(count: int, noun: str) -> str:
@@ -85,4 +96,5 @@ def counted(count: int, noun: str) -> str:
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
     """Write the figures; None is no file."""
     if path is not None:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -125,6 +125,7 @@ class _Conversion:
         self._marks: list[int] = []
         self._bridged = 0
         self._last: Frame | None = None
+        self._pictures: dict[str, Array | list[bytes]] = {}
         self._unknown: list[str] = []
 
     def run(self) -> None:
@@ -220,10 +221,12 @@ class _Conversion:
         if (event.first and not between) or not self.segments:
             self.segments.append(_Segment(self._row, self.life))
         for frame in (*between, event):
+            if frame is event:  # those that are missing before it repeat what was stored last
+                self._pictures = {key: self._picture(key, event) for key in self._images}
             segment = self.segments[-1]
             segment.times.append(frame.time_ns)
             segment.vectors.append({key: frame.arrays[key] for key in self._vectors})
-            self.shard.append({key: self._picture(key, frame) for key in self._images})
+            self.shard.append(self._pictures)
             self._row += 1
         self._bridged += len(between)
         self._last = event
@@ -237,19 +240,22 @@ class _Conversion:
         return frame.arrays[key][None] if came is None else [came]
 
     def _between(self, after: Frame) -> Iterator[Frame]:
-        """The frames that are missing before one, where they are few enough to be bridged."""
+        """The frames that are missing before one, where they are few enough to be bridged.
+
+        They have no pictures: those of the frame before are repeated as they were stored.
+        """
         before, period = self._last, self.contract.period_ns
         if before is None or self.segments[-1].life != self.life:
             return
         missing = round((after.time_ns - before.time_ns) / period) - 1
         for i in range(missing if missing <= self.options.max_gap_frames else 0):
             share = (i + 1) / (missing + 1)
-            arrays = dict(before.arrays)
+            arrays = {}
             for key in self._vectors:
                 turn = self.contract.observations[key].quantity == "orientation"
                 arrays[key] = _mixed(before.arrays[key], after.arrays[key], share, turn)
             time_ns = before.time_ns + round(share * (after.time_ns - before.time_ns))
-            yield Frame(time_ns, arrays, before.ages_ns, first=False)
+            yield Frame(time_ns, arrays, {}, first=False)
 
     def _finish(self, segment: _Segment) -> None:
         """Write a segment's vectors and actions, and note the episodes in it."""

@@ -28,8 +28,8 @@ class Split:
         training: those that are learned from, in order.
         held_out: those that are validated on.
         fingerprints: of the episodes and what is done with them; whoever goes on with a training
-            must find the same. The first is of now, which compaction does not change; the other is
-            what older versions noted.
+            must find the same. The first is of now: of each episode that is used its recording,
+            and what for. The others are what older versions noted.
         roles: hash of each recording -> "trained" or "held out".
         failed: how many are left out because the recorder said that they failed.
         left_out: how many were not chosen.
@@ -37,7 +37,7 @@ class Split:
 
     training: list[int]
     held_out: list[int]
-    fingerprints: tuple[str, str]
+    fingerprints: tuple[str, ...]
     roles: dict[str, str]
     failed: int = 0
     left_out: int = 0
@@ -50,6 +50,7 @@ def split(
     held_out_share: float,
     random: np.random.Generator,
     include_failed: bool = False,
+    tells_tasks: bool = False,
 ) -> Split:
     """Choose episodes, and hold some demonstrations out.
 
@@ -63,6 +64,7 @@ def split(
         held_out_share: of the demonstrations; of two or more at least one, unless it is 0.
         random: decides which.
         include_failed: learn from what the recorder marked as failed, too.
+        tells_tasks: whether the policy is told the episodes' tasks, which the fingerprint tells.
 
     Raises:
         UserError: nothing is left to learn from.
@@ -71,19 +73,23 @@ def split(
     groups = _demonstrations(dataset, chosen, include_failed)
     held = _held_out(dataset, groups, held_out_share, random)
     training = [place for place in range(len(groups)) if place not in held]
-    firsts = [dataset.first_row(number) for number in range(len(dataset.episodes))]
-    begins = (
-        dataset.rows[STAMP].take(np.array(firsts)).tolist(),
-        [e.start for e in dataset.episodes],
-    )
-    now, former = (
-        _fingerprint(dataset.episodes, begin, groups, held, weights, where) for begin in begins
+    learned, kept_out = sorted(_members(groups, training)), sorted(_members(groups, held))
+    rows = np.array([dataset.first_row(number) for number in range(len(dataset.episodes))])
+    stamps: list[int] = dataset.rows[STAMP].take(rows).tolist()
+    now = [
+        [role, e.hash, stamps[n], e.frames, weights[n], e.task if tells_tasks else ""]
+        for role, numbers in (("trained", learned), ("held out", kept_out))
+        for n, e in ((n, dataset.episodes[n]) for n in numbers)
+    ]
+    former = (
+        _former(dataset.episodes, begins, groups, held, weights, where)
+        for begins in (stamps, [e.start for e in dataset.episodes])
     )
     hashes = [dataset.episodes[group[0]].hash for group in groups]
     return Split(
-        sorted(_members(groups, training)),
-        sorted(_members(groups, held)),
-        (now, former),
+        learned,
+        kept_out,
+        tuple(map(_digest, (now, *former))),
         {h: "held out" if place in held else "trained" for place, h in enumerate(hashes)},
         len(chosen) - sum(map(len, groups)),
         len(dataset.episodes) - len(chosen),
@@ -137,15 +143,19 @@ def _held_out(
     return [free[place] for place in order[: min(count, len(groups) - 1)]]
 
 
-def _fingerprint(
+def _digest(seen: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+
+def _former(
     episodes: Sequence[Episode],
     begins: Sequence[int],
     groups: Sequence[Sequence[int]],
     held: Sequence[int],
     weights: Sequence[float],
     where: Sequence[str],
-) -> str:
-    """Of the episodes, and of how they are used where older versions used them otherwise."""
+) -> list[Any]:
+    """What older versions noted: the episodes, and how many of them are used."""
     used = sum(map(len, groups))
     pairs = zip(episodes, begins, strict=True)
     seen: list[Any] = [[e.source, e.hash, begin, e.frames] for e, begin in pairs]
@@ -158,4 +168,4 @@ def _fingerprint(
         )
     if any(weight != 1 for weight in weights):
         seen.append(["weights", *weights])
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+    return seen

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from diffusion_policy_ros.report.atomic import replacing
 
 NEAR, FAR = np.array([255, 214, 64]), np.array([0, 150, 255])
 """Colours of the next point and of the last one, RGB."""
@@ -60,12 +61,10 @@ class RolloutGif:
         palette = _palette(self._pictures)
         frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in self._pictures]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.part")
         times = [self._period_ms] * (len(frames) - 1) + [max(self._period_ms, END_MS)]
-        frames[0].save(
-            part, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0
-        )
-        os.replace(part, self.path)
+        more = {"append_images": frames[1:], "duration": times, "loop": 0}
+        with replacing(self.path) as draft:
+            frames[0].save(draft, "GIF", save_all=True, **more)
         return self.path
 
 

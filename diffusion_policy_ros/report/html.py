@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from diffusion_policy_ros.report.atomic import replacing
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
 color: #222; } h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } table {
@@ -71,13 +73,17 @@ class Page:
         )
 
     def save(self, path: Path) -> None:
-        """Write the page."""
+        """Write the page; what is there already stays until it is whole.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         head = f'<meta charset="utf-8"><title>{escape(self._title)}</title><style>{STYLE}</style>'
-        path.write_text(
-            f"<!doctype html><html><head>{head}</head><body>\n"
-            + "\n".join(self._parts)
-            + "</body></html>\n"
-        )
+        body = "\n".join(self._parts)
+        text = f"<!doctype html><html><head>{head}</head><body>\n{body}</body></html>\n"
+        with replacing(path) as draft:
+            # Names of files may hold bytes that are no text.
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _cell(value: object) -> str:

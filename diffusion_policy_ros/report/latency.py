@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_policy_ros.bench.stages import stage_ms
 from diffusion_policy_ros.data.lags import Lag
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.report.atomic import replacing
 from diffusion_policy_ros.runtime.trace import ChunkTimes
 
 
@@ -27,7 +28,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=110, format="png")
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=110, format="png")
     except OSError as error:
         why = f"cannot be written ({error.strerror})"
         raise UserError(why, str(path), "choose another file for --plot") from None

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusion_policy_ros.bench.verdict import Demand, Timing, best, every, verdict
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.report.atomic import replacing
 
 LINES = ("-", "--", ":", "-.")
 """One for each sampler."""
@@ -71,7 +72,8 @@ def draw_speed(timings: Sequence[Timing], demand: Demand, machine: str, path: Pa
     axes.grid(alpha=0.3, which="both")
     axes.set_title(_folded(verdict(timings, demand)), fontsize="medium")
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
-    figure.savefig(path, dpi=110, format="png")
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110, format="png")
 
 
 def _draw_line(axes: Any, points: Sequence[Timing], colour: str, style: str) -> None:

@@ -16,6 +16,7 @@ from diffusion_policy_ros.policy.checkpoint import (
 )
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.run import RECIPE
+from diffusion_policy_ros.report.atomic import replacing
 from diffusion_policy_ros.report.plot import empty_figure
 from diffusion_policy_ros.train.progress import TABLE, duration
 
@@ -55,5 +56,6 @@ def draw_losses(run: Path) -> str:
     axes.set(xlabel="update", yscale="log", title=run.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(run / PICTURE, dpi=110)
+    with replacing(run / PICTURE) as draft:
+        figure.savefig(draft, dpi=110, format="png")
     return str(run / PICTURE)

@@ -99,10 +99,12 @@ def open_data(path: str | Path | None, recipe: Recipe) -> Data:
         settings.validation_fraction,
         np.random.default_rng([settings.seed, SPLIT]),
         settings.include_failed,
+        bool(policy.tasks),
     )
     for number in (*found.training, *found.held_out) if policy.tasks else ():
         episode = dataset.episodes[number]
-        check_task(episode.task, policy.tasks, f"episode {number} ({episode.source})")
+        line = dataset.lines[number]
+        check_task(episode.task, policy.tasks, f"episode {line} ({episode.source})")
     frames = Frames(dataset.contract, policy, policy.n_obs_steps)
 
     def windows(numbers: list[int]) -> WindowDataset:

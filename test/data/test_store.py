@@ -11,7 +11,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_bags import CONTRACT, MS, PERIOD, START, TEXT, header, make_bag, pose, write_bag
+from made_bags import (
+    CONTRACT,
+    MS,
+    PERIOD,
+    START,
+    TEXT,
+    header,
+    make_bag,
+    pose,
+    trajectory,
+    write_bag,
+)
 from PIL import Image
 
 from diffusion_policy_ros.contract import Contract
@@ -215,6 +226,30 @@ def test_a_bag_of_compressed_pictures_keeps_them_as_they_came(tmp_path, more, la
         seen += [e for e in history.push(topic, msg, ns) if isinstance(e, Frame)]
     for frame, found in zip(seen, dataset.episode(0)["camera"], strict=False):
         assert np.array_equal(frame.arrays["camera"], found)
+
+
+@pytest.mark.parametrize("images", ["raw", "jpeg", "png", VIDEO])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: bytes(99)])
+def test_a_bridge_over_a_damaged_picture_repeats_the_one_before(tmp_path, images, damage):
+    """However pictures are kept; also where the picture came, and only the pose did not."""
+    contract = Contract.from_text(
+        COMPRESSED.replace("field: pose", "max_age_s: 0.02, field: pose")
+    )
+    files, messages = [as_file(p) for p in pictures(12)], []
+    for i, data in enumerate(files):
+        ns = START + i * PERIOD
+        messages.append(("/camera", ns, compressed(ns, damage(data) if i == 4 else data)))
+        if i != 8:
+            messages.append(("/pose", ns, pose(ns, (0.01 * i, 0, 0))))
+        messages.append(("/command", ns + MS, trajectory(ns + MS, [0.01 * i] * 7)))
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    told = Options(True, max_gap_frames=1, images=images)
+    report = convert([bag], contract, tmp_path / "data", options=told).bags[0]
+    found = Dataset(tmp_path / "data").episode(0)["camera"]
+    assert "2 missing frames bridged" in report.notes and len(found) == 12
+    for i in range(12):
+        bridged = i in (4, 8)
+        assert np.array_equal(found[i], found[i - 1]) == bridged, i
 
 
 def test_pictures_that_the_contract_turns_or_crops_are_encoded_anew(tmp_path):

@@ -136,6 +136,18 @@ def test_numbers_on_the_page_are_those_that_verbs_take(tmp_path, capsys):
     assert "6: demo_6" in page and "1: demo_1" not in page
 
 
+@pytest.mark.parametrize("out", ["data/dataset.yaml", "bag.mcap"])
+def test_a_page_at_the_wrong_place_is_refused(tmp_path, out, capsys):
+    """Before anything is read; neither an index nor a bag is written over."""
+    folder = write(tmp_path / "data", {})
+    before = (folder / "dataset.yaml").read_bytes()
+    assert main(["data", "show", str(folder), "--out", str(tmp_path / out)]) == 2
+    assert "end the name in .html" in capsys.readouterr().err
+    assert (folder / "dataset.yaml").read_bytes() == before and not (
+        tmp_path / "bag.mcap"
+    ).exists()
+
+
 def test_spans_are_found_at_both_ends():
     """First place, and the one after the last."""
     assert spans(np.array([True, True, False, True])) == [(0, 2), (3, 4)]

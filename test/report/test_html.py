@@ -1,7 +1,11 @@
 """The report is one HTML file that holds everything."""
 
+import errno
+
+import pytest
 from PIL import Image
 
+from diffusion_policy_ros.cli.figures import write_json
 from diffusion_policy_ros.report.html import Page
 
 
@@ -21,3 +25,23 @@ def test_a_page_holds_text_tables_and_pictures(tmp_path):
     assert "workspace 3" in text and "<td>–</td>" in text
     assert "data:image/png;base64," in text and "(Rollout: not made)" in text
     assert "http" not in text
+
+
+@pytest.mark.parametrize("write", [Page("new").save, lambda path: write_json(path, {"a": 1})])
+def test_a_full_disk_leaves_the_report_of_before_and_names_it(tmp_path, monkeypatch, write):
+    """Neither a page that is cut off, nor a draft beside it; a link to a report stays one."""
+    report, link = tmp_path / "whole", tmp_path / "link"
+    report.write_text("before")
+    link.symlink_to(report)
+
+    def full(draft, *_, **__):
+        draft.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "write_text", full)
+        with pytest.raises(OSError, match="No space left.*link"):
+            write(link)
+    assert report.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 2
+    write(link)
+    assert link.is_symlink() and report.read_bytes() != b"before"

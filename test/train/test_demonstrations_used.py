@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion_policy_ros.data.dataset import Index, WindowDataset
+from diffusion_policy_ros.data.dataset import Dataset, Index, WindowDataset
+from diffusion_policy_ros.data.split import split
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import (
     choice_lines,
@@ -64,10 +65,37 @@ def test_demonstrations_that_failed_are_not_learned_from_unless_told(dataset, ch
 def test_a_run_that_would_be_split_otherwise_does_not_resume(dataset, recipe, changed, tmp_path):
     """Such as one of failures, begun when they were learned from; a plain one resumes."""
     plain = open_data(dataset, recipe).split.fingerprints
-    assert plain[1] == "ebae56b69fa5d063"  # as the first version computed it
+    assert plain[-1] == "ebae56b69fa5d063"  # as the first version computed it
     rewrite(dataset, lambda n, e: dataclasses.replace(e, success=n > 0))
     assert open_data(dataset, changed(include_failed="true")).split.fingerprints == plain
     assert not set(open_data(dataset, recipe).split.fingerprints) & set(plain)
+
+
+def test_a_run_resumes_with_the_very_episodes_that_it_was_begun_with(dataset, changed, tmp_path):
+    """Not with as many others; tags and tasks that no policy is told may change meanwhile."""
+    rewrite(dataset, lambda n, e: dataclasses.replace(e, success=n != 0))
+    recipe = changed(updates=2, validation_fraction=0)
+    quietly(dataset, recipe, tmp_path / "run", stop_after=1)
+    rewrite(dataset, lambda n, e: dataclasses.replace(e, success=n != 1))
+    with pytest.raises(UserError, match="begun with other episodes"):
+        quietly(dataset, recipe, tmp_path / "run", resume=True)
+    said = {"success": None, "tags": ("clean",), "task": "pick"}
+    rewrite(dataset, lambda n, e: dataclasses.replace(e, **said | {"success": n != 0}))
+    quietly(dataset, recipe, tmp_path / "run", resume=True)
+
+
+def test_tasks_belong_to_a_run_whose_policy_is_told_them(dataset):
+    """Their words are part of what it learns."""
+
+    def first(told):
+        found = split(
+            Dataset(dataset), [""], [1.0] * 4, 0.0, np.random.default_rng(0), False, told
+        )
+        return found.fingerprints[0]
+
+    before = first(True), first(False)
+    rewrite(dataset, lambda n, e: dataclasses.replace(e, task="pick" if n else ""))
+    assert first(True) != before[0] and first(False) == before[1]
 
 
 def test_windows_are_padded_no_further_than_asked(dataset):
