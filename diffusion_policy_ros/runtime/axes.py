@@ -136,10 +136,11 @@ class Axis(Motion):
         """Let one action lead on from the goal before, or from what is measured."""
         start = self._near_goal(measured, scale) if self.value is not None else target
         if self.part.deltas_from == "measured" and measured is not None:
-            target = self.limit(start, self.space.move(measured, target))
+            # Drivers of continuous joints count turns as they please.
+            target = self.space.near(start, self.space.move(measured, target))
         else:
-            target = self.limit(start, self._led(start, target))
-        self.goal = target
+            target = self._led(start, target)
+        self.goal = target = self.limit(start, target)
         if self.value is None:
             self.value = self._aim = target
             self.velocity = self._left = self._onward = self.space.way(target, target)
@@ -153,7 +154,7 @@ class Axis(Motion):
         """Where an action leads from a goal, without any limit."""
         if self.part.is_delta:
             return np.asarray(self.space.move(start, target))
-        return target
+        return np.asarray(self.space.near(start, target))
 
     def _coming(self, targets: Vector) -> list[Vector]:
         """Where the next actions lead; not known where they depend on what will be measured."""
@@ -257,11 +258,6 @@ class Joints(Axis):
         wraps = np.broadcast_to(part.wrap, part.size)
         self.space = Wrapped(wraps) if wraps.any() else Flat()
         super().__init__(part, *args)
-
-    def _led(self, start: Vector, target: Vector) -> Vector:
-        if self.part.is_delta or not isinstance(self.space, Wrapped):
-            return super()._led(start, target)
-        return np.asarray(start + self.space.way(start, target))
 
 
 class Velocity(Axis):

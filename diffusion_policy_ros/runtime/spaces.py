@@ -30,6 +30,10 @@ class Flat:
         """The value after a step."""
         return start + step
 
+    def near(self, start: Vector, end: Vector) -> Vector:
+        """Of the numbers that say where `end` is, those nearest to `start`."""
+        return end
+
 
 class Wrapped(Flat):
     """Joints of which some are continuous, which go the short way round.
@@ -43,11 +47,14 @@ class Wrapped(Flat):
 
     def way(self, start: Vector, end: Vector) -> Vector:
         """The step from one value to another, half a turn at most where a joint turns."""
-        step: Vector = end - start
-        return step - self._turns * np.rint(step / (2 * np.pi))
+        return self.near(start, end) - start
+
+    def near(self, start: Vector, end: Vector) -> Vector:
+        """`end`, by whole turns as near to `start` as can be where a joint turns."""
+        return np.asarray(end - self._turns * np.rint((end - start) / (2 * np.pi)))
 
 
-class Turns:
+class Turns(Flat):
     """Quaternions x y z w; steps are rotation vectors in the base frame, rad."""
 
     def way(self, start: Vector, end: Vector) -> Vector:
@@ -62,6 +69,10 @@ class Turns:
         angle = 2.0 * math.atan2(sine, abs(w))
         factor = (angle / sine if sine > SMALL else 2.0) * (1.0 if w >= 0 else -1.0)
         return np.array((x * factor, y * factor, z * factor))
+
+    def near(self, start: Vector, end: Vector) -> Vector:
+        """`end` with the sign, of the two that say the same turn, that is like `start`'s."""
+        return end if start @ end >= 0 else -end
 
     def move(self, start: Vector, step: Vector) -> Vector:
         """``exp(step) * start``, of length one."""

@@ -23,9 +23,10 @@ observations:
   wrist: {{topic: /joint_states, {JOINTS}, names: [a, b]}}
   wheel: {{topic: /joint_states, {JOINTS}, names: [c]}}
   tail: {{topic: /joint_states, {JOINTS}, names: [d, e]}}
+  turret: {{topic: /joint_states, {JOINTS}, names: [g]}}
   width: {{topic: /joint_states, {JOINTS}, names: [f]}}
 action:
-  record: {{topic: /told, type: std_msgs/msg/Float64MultiArray, shape: [31]}}
+  record: {{topic: /told, type: std_msgs/msg/Float64MultiArray, shape: [32]}}
   limits: {{chunk_timeout_s: 0.6, observation_timeout_s: 0.2}}
   fields:
     - {{name: left, kind: delta_position, state: left_pos, limits: {{velocity: 0.2,
@@ -44,6 +45,8 @@ action:
         limits: {{velocity: 1, acceleration: 5}}}}
     - {{name: tail, kind: delta_joint_position, size: 2, state: tail, deltas_from: measured,
         limits: {{velocity: 1, min: [-0.5, -2], max: [0.5, 2]}}}}
+    - {{name: turret, kind: delta_joint_position, size: 1, state: turret, wrap: true,
+        deltas_from: measured, limits: {{velocity: 1}}}}
     - {{name: width, kind: scalar, state: width, limits: {{velocity: 0.1, min: 0, max: 0.5}}}}
     - {{name: base, kind: twist, limits: {{velocity: [1, 1, 0.1, 0.1, 0.1, 1], acceleration: 2}}}}
     - {{name: lift, kind: joint_velocity, size: 1, limits: {{velocity: 0.3, acceleration: 1}}}}
@@ -89,28 +92,34 @@ ROBOTS = {robot.name: robot for robot in (ALL_KINDS, TWO_ARMS, HALF_POSE)}
 
 
 def home(contract, at=0.1):
-    """Where a robot is in the beginning: key → vector, of all that measures it."""
+    """Where a robot is in the beginning: key → vector, of all that measures it.
+
+    Continuous joints are where their drivers begin to count anew.
+    """
     found = {}
     for part in contract.commanded:
         if part.state in contract.measured:
             turns = part.role == "rotation"
-            found[part.state] = np.array([0.0, 0, 0, 1]) if turns else np.full(part.size, at)
+            found[part.state] = (
+                np.array([0.0, 0, 0, 1])
+                if turns
+                else np.full(part.size, np.pi - 1e-3 if part.wrap else at)
+            )
     return found
 
 
 def way(part, start, end):
-    """The step between two values of a field, by SciPy; continuous joints go the short way."""
+    """The step between two values of a field, by SciPy."""
     if part.role == "rotation":
         return (Rotation.from_quat(end) * Rotation.from_quat(start).inv()).as_rotvec()
-    step = np.asarray(end) - np.asarray(start)
-    return (step + np.pi) % (2 * np.pi) - np.pi if part.wrap else step
+    return np.asarray(end) - np.asarray(start)
 
 
 def moved(part, start, step):
-    """The value after a step."""
+    """The value after a step, as a driver says it: of continuous joints between -pi and pi."""
     if part.role == "rotation":
         return (Rotation.from_rotvec(step) * Rotation.from_quat(start)).as_quat()
-    return start + step
+    return (start + step + np.pi) % (2 * np.pi) - np.pi if part.wrap else start + step
 
 
 def within(part, limit, vector, slack=1e-7):

@@ -832,6 +832,21 @@ def test_a_continuous_joint_goes_the_short_way_round():
     assert told == pytest.approx([2 * np.pi - 3.1, 0.1])
 
 
+def test_a_driver_that_counts_turns_anew_makes_no_jump():
+    """Deltas from the measured angle, at 0.5 rad/s over pi: no tick goes farther than 1 rad/s."""
+    text = JOINTS.text.replace("state: joints", "state: joints, wrap: true, deltas_from: measured")
+    text = text.replace("kind: joint_position", "kind: delta_joint_position")
+    text = text[: text.index("  limits:")] + "  limits: {joint_velocity: [1.0]}\n"
+    player, where, before = released(Contract.from_text(text)), np.array([3.1, 0.0]), None
+    for t in range(0, 1000, 10):
+        if t % 50 == 0:
+            player.offer(Chunk(t * MS, np.full((12, 2), 0.025), PERIOD))
+        told = player.tick(t * MS, {"joints": where})["arm"]
+        assert before is None or np.abs(told - before).max() <= 0.01 + 1e-9
+        before, where = told, (told + np.pi) % (2 * np.pi) - np.pi
+    assert told[0] > 3.3
+
+
 def test_a_binary_does_not_chatter_about_zero():
     """It changes where the network clearly says so."""
     player, told = released(PLAIN, interpolate=False), []

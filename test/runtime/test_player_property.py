@@ -119,6 +119,8 @@ class Flight:
             part = next(part for part in self.contract.commanded if part.state == key)
             goal = self.told.get(part.name, value)
             step = way(part, value, goal)
+            if part.wrap:  # a driver takes the short way there
+                step = (step + np.pi) % (2 * np.pi) - np.pi
             share = {"follow": 0.5, "lag": 0.05}.get(arm, 0.0)
             push = rng.normal(size=len(step)) * (0.02 if arm == "push" else 0.0)
             sag = np.full(len(step), -0.01 if arm == "sag" else 0.0)
