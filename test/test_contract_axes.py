@@ -7,7 +7,7 @@ from diffusion_policy_ros.contract.outputs import DEFAULTS
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.shipped import config_path
 
-POSE = "geometry_msgs/msg/PoseStamped"
+POSE, TWIST = "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/TwistStamped"
 HEAD = """
 name: robot
 rate_hz: 20
@@ -150,6 +150,77 @@ def test_limits_of_joints_reach_the_fields_that_they_fit():
     arm, hand = map(contract.action.limits_of, contract.action.fields)
     assert arm.given == {"velocity": (0.5,), "min": (-1, -1), "max": (1, 1)}
     assert hand.given == {"velocity": (0.5,)}
+
+
+HAND = "name: hand, kind: joint_position, size: 1, state: finger"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cured", "expected"),
+    [
+        (
+            (ARM, HAND, "joint_lead: [0.1, 0.1]"),
+            (ARM, HAND + ", limits: {lead: 0.1}", "joint_lead: [0.1, 0.1]"),
+            "limits.joint_lead: 2 numbers, but hand has 1 joints",
+        ),
+        (
+            (ARM + ", wrap: true", HAND + ", wrap: true", "joint_min: [-1], joint_max: [1]"),
+            (ARM + ", wrap: [false, true]", HAND, "joint_min: [-1], joint_max: [1]"),
+            "limits.joint_min: continuous joints have no range",
+        ),
+    ],
+)
+def test_limits_that_would_not_reach_a_field_are_refused(wrong, cured, expected):
+    """Nobody plays an arm whose limits were meant and do not act; the cure works."""
+
+    def made(arm, hand, limits):
+        text = HEAD.replace("N]", "3]") + f"    - {{{arm}}}\n    - {{{hand}}}\n"
+        return Contract.from_text(f"{text}  limits: {{{limits}}}\n")
+
+    (line,) = refusals(made(*wrong))
+    assert expected in line
+    with pytest.raises(UserErrors, match=expected):
+        made(*wrong).refuse_contradictions("arm.yaml")
+    made(*cured).check_outputs()
+
+
+def test_joints_are_not_told_each_others_set_points():
+    """Names that are sent in another order than the state has them are refused; others are not."""
+    send = "send: {names: [b, a]}"
+    contract = robot(f"{ARM}, {send}")
+    (line,) = refusals(contract)
+    assert "fields.0.send.names: arm has its joints as b, a, but its state as a, b" in line
+    with pytest.raises(UserErrors, match="in the same order"):
+        contract.refuse_contradictions("arm.yaml")
+    robot(f"{ARM}, send: {{names: [left_a, left_b]}}").check_outputs()
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (
+            "topic: /p, type: geometry_msgs/msg/PointStamped",
+            "which geometry_msgs/msg/PointStamped",
+        ),
+        ("topic: /p, type: std_msgs/msg/Float64MultiArray, shape: [3]", "does not measure"),
+        ("tf: {parent: base, child: tool}", "from tf, which a player does not read"),
+    ],
+)
+def test_a_state_that_cannot_begin_a_pose_is_refused(stream, expected):
+    """A player would wait for ever, or play and tell the robot nothing; the cures work."""
+
+    def made(measured, send=""):
+        pose = "topic: /left, type: geometry_msgs/msg/PoseStamped, field: pose.position"
+        text = HEAD.replace("N]", "3]").replace(pose, measured, 1)
+        return Contract.from_text(
+            f"{text}    - {{name: at, kind: position, state: left_pos{send}}}\n"
+        )
+
+    (line,) = refusals(made(stream))
+    assert "fields.at.state" in line and expected in line
+    made(f"topic: /p, type: {POSE}, field: pose.position").check_outputs()
+    if "topic" in stream:
+        made(stream, f", send: {{topic: /t, type: {TWIST}}}").check_outputs()
 
 
 def test_parameters_tighten_limits_and_loosen_them_only_when_told_to():

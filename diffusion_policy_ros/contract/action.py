@@ -309,6 +309,19 @@ class Action:
                 cure = did_you_mean(name, acting) if acting else "remove it"
                 yield Problem(f"limits.{name}", "the action commands nothing that it limits", cure)
 
+    def lost_limits(self) -> Iterator[Problem]:
+        """Limits that do not reach a field of joints; what was recorded so stays readable."""
+        joints = self.of_role("joints")
+        for limit, name in FORMER["joints"].items():
+            given = getattr(self.limits, name)
+            for part in joints:
+                if limit not in part.limits.given and len(given) not in (0, 1, part.size):
+                    what = f"{len(given)} numbers, but {part.name} has {part.size} joints"
+                    yield Problem(f"limits.{name}", what, f"give {part.name} limits of its own")
+        if joints and self.limits.joint_min and all(part.wrap is True for part in joints):
+            cure = "remove it, or wrap: [false, ...]"
+            yield Problem("limits.joint_min", "continuous joints have no range", cure)
+
     def tightened(self, changes: Mapping[str, Any], loosen: bool = False) -> Action:
         """The same with other limits.
 

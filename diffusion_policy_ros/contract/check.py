@@ -69,11 +69,12 @@ def contradictions(contract: Contract) -> Iterator[Problem]:
         for number, stream, place in recorded(contract, part):
             key = f"action.record.{number}"
             yield from _command_problems(key, part, stream)
-            yield from _order_problems(key, part, stream, place, state)
+            yield from _order_problems(key, part, stream.names[place], state)
             if part.is_delta and stream.quantity in TARGETS and state is None:
                 what = f"{stream.topic} says where to be, and {part.name} how far to go"
                 cure = "name the observation of where it is as the field's state"
                 yield Problem(f"action.fields.{i}.state", f"{what} from there", cure)
+    yield from sent_in_another_order(contract)
 
 
 def recorded(contract: Contract, part: ActionField) -> Iterator[tuple[int, Stream, slice]]:
@@ -117,14 +118,18 @@ def _command_problems(key: str, part: ActionField, stream: Stream) -> Iterator[P
     yield Problem(f"{key}.type", what, cure)
 
 
+def sent_in_another_order(contract: Contract) -> Iterator[Problem]:
+    """Joints that would be told each other's set-points: values are in the order of the state."""
+    for i, part in enumerate(contract.action.fields):
+        state = contract.observations.get(part.state)
+        yield from _order_problems(f"action.fields.{i}.send", part, part.send.names, state)
+
+
 def _order_problems(
-    key: str, part: ActionField, stream: Stream, place: slice, state: Stream | None
+    key: str, part: ActionField, told: tuple[str, ...], state: Stream | None
 ) -> Iterator[Problem]:
-    """Joints that the command has in another order than the state that names the components."""
-    if state is None or not state.names or not stream.names:
-        return
-    told = stream.names[place]
-    if told != state.names and sorted(told) == sorted(state.names):
+    """Joints in another order than in the state that names the components."""
+    if state is not None and told != state.names and sorted(told) == sorted(state.names):
         what = f"{part.name} has its joints as {', '.join(told)}, but its state as"
         cure = "write both in the same order"
         yield Problem(f"{key}.names", f"{what} {', '.join(state.names)}", cure)

@@ -13,7 +13,11 @@ from typing import Any
 
 from diffusion_policy_ros import strict_yaml
 from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionField
-from diffusion_policy_ros.contract.check import contradictions, in_frames
+from diffusion_policy_ros.contract.check import (
+    contradictions,
+    in_frames,
+    sent_in_another_order,
+)
 from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
 from diffusion_policy_ros.contract.messages import TF, TF_MESSAGE, TF_STATIC
 from diffusion_policy_ros.contract.outputs import (
@@ -93,16 +97,18 @@ class Contract:
         Raises:
             UserErrors: each with its key.
         """
-        idle = (p._replace(key=f"action.{p.key}") for p in self.action.idle_limits())
+        limits = [*self.action.idle_limits(), *self.action.lost_limits()]
+        idle = (p._replace(key=f"action.{p.key}") for p in limits)
         _raise([*contradictions(self), *idle], where)
 
     def check_outputs(self) -> None:
         """Refuse what no player can play: every field has to be measured and sent.
 
         Raises:
-            UserErrors: a field has no state, or no message carries it.
+            UserErrors: a field has no state that a player can read, or no message carries it.
         """
-        _raise([p._replace(key=f"action.{p.key}") for p in self._output_problems()], self.name)
+        problems = (p._replace(key=f"action.{p.key}") for p in self._output_problems())
+        _raise([*problems, *sent_in_another_order(self)], self.name)
 
     def _output_problems(self) -> Iterator[Problem]:
         for part in self.action.of_role("position", "rotation", "joints"):
@@ -110,7 +116,27 @@ class Contract:
                 what = f"nothing measures {part.name}, so that a player cannot begin where it is"
                 cure = "name the observation as its state; what needs none is of kind scalar"
                 yield Problem(f"fields.{part.name}.state", what, cure)
+            elif self.observations[part.state].tf is not None:
+                what = f"'{part.state}' is from tf, which a player does not read"
+                cure = "name an observation of a topic, as of the driver's PoseStamped"
+                yield Problem(f"fields.{part.name}.state", what, cure)
+        yield from self._unmeasured_halves()
+        yield from self.action.lost_limits()
         yield from grouped(self.commanded, self.observations)[1]
+
+    def _unmeasured_halves(self) -> Iterator[Problem]:
+        """Other halves of poses that the message of the state does not have."""
+        for kept in self.commanded[len(self.action.fields) :]:
+            name, _, half = kept.name.rpartition(".")
+            part = next(part for part in self.action.fields if part.name == name)
+            state, other = self.measured.get(part.state), self.measured.get(kept.state)
+            if state is None or state.tf is not None or part.role not in ("position", "rotation"):
+                continue
+            fields = state.message.fields
+            if other is None or (fields and other.field not in fields):
+                what = f"{part.send.type} says the {half} too, which {state.type} does not measure"
+                cure = "name a PoseStamped as the state, or send a geometry_msgs/msg/TwistStamped"
+                yield Problem(f"fields.{name}.state", what, cure)
 
     @property
     def period_ns(self) -> int:
