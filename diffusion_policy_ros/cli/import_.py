@@ -142,10 +142,10 @@ def _foreign(args: argparse.Namespace) -> Report:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """``0,3-7`` as numbers.
+    """``0,3-7`` as numbers; none, which means all, of an empty text.
 
     Raises:
-        UserError: it says none.
+        UserError: it says none, or something else.
     """
     from diffusion_policy_ros.errors import UserError
 
@@ -154,9 +154,13 @@ def _numbers(text: str) -> tuple[int, ...]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
             raise UserError(f"'{part}' is no number", "--episodes", "write them as 0,3-7")
+        if dash and int(last) < int(first):
+            raise UserError(f"'{part}' ends before it begins", "--episodes", "write them as 0,3-7")
         if dash and int(last) - int(first) > 10_000_000:
             raise UserError(f"'{part}' is too many", "--episodes", "write them as 0,3-7")
         found += range(int(first), int(last or first) + 1)
+    if text and not found:
+        raise UserError(f"'{text}' names none", "--episodes", "write them as 0,3-7")
     return tuple(found)
 
 

@@ -28,6 +28,8 @@ from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 from diffusion_policy_ros.observe.receipt import ReceiptClock
 
 MIN_FRAMES = 2
+LONGEST_S = 1e6
+"""Of a recording, twelve days: no time in one is later."""
 SPANS = 5
 """Spans of idle frames that are told of a bag."""
 
@@ -57,6 +59,19 @@ class Options:
     split_times: tuple[float, ...] = ()
     split_still_s: float = 0.0
     images: Images = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse times that no recording has.
+
+        Raises:
+            UserError: one is no number of seconds.
+        """
+        given = ("--split-times", self.split_times), ("--split-still", (self.split_still_s,))
+        for option, times in given:
+            for seconds in times:
+                if not 0 <= seconds <= LONGEST_S:
+                    cure = f"give seconds, from 0 to {LONGEST_S:g}"
+                    raise UserError(f"{seconds:g} is no such time", option, cure)
 
 
 @dataclass

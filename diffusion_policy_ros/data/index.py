@@ -7,6 +7,7 @@ dataset of before or the one of after.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -135,6 +136,7 @@ class Index:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(folder / INDEX)
+        sync_folder(folder)
 
     def _text(self) -> str:
         head = {
@@ -147,6 +149,18 @@ class Index:
         # JSON is YAML: one line an episode.
         lines = (f"- {episode.line}\n" for episode in self.episodes)
         return f"{text}episodes:\n{''.join(lines)}" if self.episodes else f"{text}episodes: []\n"
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where its file system knows how."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def _episode(line: str) -> Episode:

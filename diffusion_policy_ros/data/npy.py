@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -59,7 +60,14 @@ class NpyWriter:
         start = _MAGIC + struct.pack("<H", _HEADER_BYTES - len(_MAGIC) - 2) + text.encode()
         self._file.seek(0)
         self._file.write(start.ljust(_HEADER_BYTES - 1) + b"\n")
-        self._file.close()
+        close_for_good(self._file)
+
+
+def close_for_good(file: BinaryIO) -> None:
+    """Close a file when it is on the disk: an index will count on it, and others be removed."""
+    with file:
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_npy(path: Path, column: Column, rows: int) -> Array:

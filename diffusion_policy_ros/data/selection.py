@@ -59,7 +59,10 @@ def parse(where: str) -> list[Condition]:
     Raises:
         UserError: one cannot be understood.
     """
-    return [_condition(part) for part in where.split(",") if part.strip()]
+    found = [_condition(part) for part in where.split(",") if part.strip()]
+    if where and not found:  # all would be meant by what nobody gives for that
+        raise UserError(f"'{where}' holds no condition", "where", _EXAMPLE)
+    return found
 
 
 def select(episodes: Sequence[Episode], where: str, place: str) -> list[int]:

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract, Stream
-from diffusion_policy_ros.data.npy import CURE, Column, NpyWriter, checked_npy, read_npy
+from diffusion_policy_ros.data.npy import (
+    CURE,
+    Column,
+    NpyWriter,
+    checked_npy,
+    close_for_good,
+    read_npy,
+)
 from diffusion_policy_ros.data.pictures import (
     EncodedPictures,
     Files,
@@ -42,7 +49,7 @@ def columns(contract: Contract) -> dict[str, Column]:
     """Key → what a row of it is.
 
     Raises:
-        UserError: an observation has a name that no file can have.
+        UserError: an observation has a name that no file can have, or that of another's file.
     """
     found = {ACTION: Column("<f4", (contract.action_dim,)), STAMP: Column("<i8", ())}
     for key, stream in contract.observations.items():
@@ -51,6 +58,10 @@ def columns(contract: Contract) -> dict[str, Column]:
             raise UserError(
                 f"the observation '{key}' cannot be a file's name", contract.name, cure
             )
+        camera = contract.observations.get(key.removesuffix(".ends"))
+        if camera not in (None, stream) and camera.is_image:
+            what = f"the observation '{key}' has the name of a file of '{camera.name}'"
+            raise UserError(what, contract.name, "rename it")
         found[key] = Column("|u1" if stream.is_image else "<f4", stream.shape)
     return found
 
@@ -102,7 +113,7 @@ class EncodedWriter:
 
     def close(self) -> None:
         """Finish the files."""
-        self._file.close()
+        close_for_good(self._file)
         ends = NpyWriter(self._path, OFFSET)
         ends.append(np.array(self._ends[1:], dtype=np.int64))
         ends.close()

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.data.index import FORMAT, INDEX, SHARDS, Index
+from diffusion_policy_ros.data.index import FORMAT, INDEX, SHARDS, Index, sync_folder
 from diffusion_policy_ros.data.pictures import Images, checked
 from diffusion_policy_ros.data.reports import (
     BagReport,
@@ -125,10 +125,15 @@ def remove_leftovers(out: Path, index: Index) -> None:
 
 
 def commit(out: Path, building: Path, index: Index) -> None:
-    """Rename new shards into place, then replace the index: from then on it is the new dataset."""
+    """Rename new shards into place, then replace the index: from then on it is the new dataset.
+
+    All is on the disk before the index names it: what it replaces may be removed after.
+    """
     for shard in building.iterdir():
         if shard.name in index.shards:
+            sync_folder(shard)
             shard.rename(out / SHARDS / shard.name)
+    sync_folder(out / SHARDS)
     index.save(out)
 
 

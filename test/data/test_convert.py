@@ -308,6 +308,14 @@ def test_an_observation_that_no_file_can_be_named_after_is_refused(tmp_path, key
         convert([tmp_path], contract, tmp_path / "data")
 
 
+def test_an_observation_that_has_the_name_of_another_s_file_is_refused(tmp_path):
+    """Both would be written into one."""
+    more = "camera.ends: {topic: /pose, type: geometry_msgs/msg/PoseStamped, field: pose.position}"
+    contract = Contract.from_text(TEXT.replace("  position:", f"  {more}\n  position:"))
+    with pytest.raises(UserError, match="'camera.ends' has the name of a file of 'camera'"):
+        convert([tmp_path], contract, tmp_path / "data")
+
+
 # Again and again
 
 

@@ -68,6 +68,8 @@ def test_conditions_choose_episodes(data, where, found):
         ("tag=clean", "data: no episode has the tag 'clean'; give some"),
         ("task=pick the cub", "did you mean 'pick the cube'"),
         ("frame>3", "nothing is known of 'frame'; did you mean 'frames'"),
+        (",", "',' holds no condition; write success=true"),
+        (" ", "' ' holds no condition"),
         ("success", "'success' is no condition; write success=true"),
         ("frames>many", "give a number"),
         ("success=yes", "use true, false, unknown"),

@@ -46,7 +46,7 @@ def test_without_an_extra_one_line_says_what_is_missing(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("text", ["x", "3-", "-1", "1-999999999999", "0,,x"])
+@pytest.mark.parametrize("text", ["x", "3-", "-1", "1-999999999999", "0,,x", "7-3", ",", " "])
 def test_numbers_that_are_none_are_refused(tmp_path, capsys, text):
     """Of episodes."""
     words = [

@@ -74,6 +74,17 @@ def test_a_long_bag_is_split_at_marks_and_times(words, long_bag, tmp_path):
     assert dataset.episode(1)["position"][0, 0] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("option", ["--split-times", "--split-still"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300", "-1"])
+def test_times_that_no_recording_has_are_refused(tmp_path, option, value, capsys):
+    """In one line."""
+    (tmp_path / "made.yaml").write_text(CONTRACT.text)
+    words = ["--contract", str(tmp_path / "made.yaml"), "--out", str(tmp_path / "data")]
+    assert main(["convert", str(tmp_path), *words, f"{option}={value}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert option in line and "give seconds, from 0 to 1e+06" in line
+
+
 def test_a_mark_that_was_not_recorded_is_named(long_bag, tmp_path):
     """With what there is."""
     with pytest.raises(Exception, match="/marks, at which to split, is not in the bag; it has"):

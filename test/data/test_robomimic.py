@@ -162,6 +162,7 @@ def changed(demos, key, values):
         ("robot0_eef_quat", np.zeros((3, 4)), "robot0_eef_quat has 3 frames, actions 4"),
         ("agentview_image", np.zeros((4, 3, 84, 84), np.uint8), r"uint8 \(3, 84, 84\)"),
         ("agentview_image", np.zeros((4, 84, 84, 3)), "is float64 .* says uint8"),
+        ("agentview_image", np.zeros((4, 84, 84, 3), np.uint16), "is uint16 .* says uint8"),
         ("agentview_image", np.zeros((), np.uint8), "has no observation 'agentview_image'"),
         ("actions", np.zeros((4, 10)), r"an action is \(10,\), the contract says \(7,\)"),
         ("actions", np.zeros((0, 7)), "has no actions"),

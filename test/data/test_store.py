@@ -175,6 +175,26 @@ def test_a_file_that_another_reader_closes_is_read_to_its_end(tmp_path, monkeypa
     assert EncodedPictures(files, tmp_path / "one", np.array([3]), stream).kept(0) == b"one"
 
 
+@pytest.mark.parametrize("images", ["raw", "jpeg", VIDEO])
+def test_all_is_on_the_disk_before_the_index_names_it(tmp_path, monkeypatch, images):
+    """A power cut after that loses nothing, whatever a compaction removes then."""
+    synced = []
+
+    def sync(handle):
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with adding(tmp_path / "data", CONTRACT, images) as new:
+        new.add(recording())
+    names = [os.path.relpath(path, tmp_path / "data") for path in synced]
+    index = names.index(".dataset.yaml")
+    (shard,) = (tmp_path / "data/shards").iterdir()
+    files = {path.name for path in shard.iterdir()}
+    assert {os.path.basename(name) for name in names[:index]} >= files
+    assert [name.count("/") for name in names[index - 2 :]] == [1, 0, 0, 0]
+    assert names[index - 1 :] == ["shards", ".dataset.yaml", "."]
+
+
 def test_an_error_on_the_way_leaves_the_dataset_as_it_was(tmp_path):
     """What was added before the error, too, is not in it."""
     with adding(tmp_path / "data", CONTRACT) as new:

@@ -256,13 +256,15 @@ def _array_problems(
     key: str, stream: Stream, stored: Mapping[str, Any], frames: int, where: str
 ) -> Iterator[UserError]:
     """Why an observation is not what the contract says."""
-    array, kinds = stored.get(key), "u" if stream.is_image else NUMBERS
+    array = stored.get(key)
     if not _is_array(array):
         nothing = "extract observations with robomimic first"
         yield UserError(
             f"has no observation '{key}'", where, did_you_mean(key, stored) if stored else nothing
         )
-    elif array.shape[1:] != stream.shape or array.dtype.kind not in kinds:
+    elif array.shape[1:] != stream.shape or not (
+        array.dtype == np.uint8 if stream.is_image else array.dtype.kind in NUMBERS
+    ):
         wanted = f"{'uint8' if stream.is_image else 'float32'} {stream.shape}"
         what = f"{key} is {array.dtype} {array.shape[1:]}, the contract says {wanted}"
         yield UserError(what, where, "mend the contract, or extract observations anew")
