@@ -185,11 +185,13 @@ class Watch:
             )
 
     def _of_tf(self) -> Iterator[Finding]:
+        received = (self._seen[topic].received for topic in (TF, TF_STATIC) if topic in self._seen)
+        now_ns = max((times[-1] for times in received if times), default=0)
         for stream in (*self.contract.observations.values(), *self.contract.action.commands):
-            if stream.tf is None or not self._seen[TF].received + self._seen[TF_STATIC].received:
+            if stream.tf is None or not now_ns:
                 continue
             try:
-                self._tree.at(stream, self._tree.newest_ns(stream) or 0)
+                self._tree.at(stream, self._tree.newest_ns(stream, now_ns) or now_ns)
             except UserError as error:
                 yield Finding(TF, f"{stream.name}: {error.what}", error.cure)
 

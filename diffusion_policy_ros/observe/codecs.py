@@ -53,7 +53,7 @@ def decode(stream: Stream, msg: Any) -> Array:
             _check_frame(stream, msg)
         decoder = DECODERS.get(stream.type)
         value = decoder(stream, msg) if decoder else _vector(numbers(stream.field, msg))
-        return fitted(stream, value) if stream.is_image else _checked(stream, value)
+        return fitted(stream, value) if stream.is_image else checked(stream, value)
     except UserError as error:
         raise DecodeError(error.what, f"{stream.name} ({stream.topic})", error.cure) from None
 
@@ -121,8 +121,16 @@ def _vector(values: Any) -> Array:
     return np.asarray(values, dtype=np.float64)
 
 
-def _checked(stream: Stream, value: Array) -> Array:
-    """A float32 vector of the right size, finite, in SI units."""
+def checked(stream: Stream, value: Array) -> Array:
+    """A float32 vector of the right size, finite, in SI units.
+
+    Args:
+        stream: what the contract says of it.
+        value: (n,) as it was told.
+
+    Raises:
+        UserError: it is not what the contract says.
+    """
     if value.shape != stream.shape:
         what = f"{value.size} values, the contract says {stream.size}"
         raise UserError(what, "", "mend shape or names")
@@ -130,7 +138,12 @@ def _checked(stream: Stream, value: Array) -> Array:
     length = math.hypot(*numbers)
     if not length <= LARGEST:
         raise UserError(f"not finite: {numbers}", "", "check the publisher")
-    if stream.quantity == "orientation" and not 0.9 < length < 1.1:
+    if stream.quantity == "orientation" and not is_unit(numbers):
         raise UserError(f"{numbers} is no unit quaternion", "", "check the publisher")
     vector = value.astype(np.float32)
     return vector * np.array(stream.scale, np.float32) if stream.scale else vector
+
+
+def is_unit(quaternion: Sequence[float]) -> bool:
+    """Whether four numbers are a rotation, but for rounding and what drivers make of it."""
+    return 0.9 < math.hypot(*quaternion) < 1.1

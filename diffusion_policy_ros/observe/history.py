@@ -336,7 +336,7 @@ class History:
         for topic in self._topics.values():
             if not topic.has_shown(pending.time_ns):
                 return False
-        newest = (self._tf.newest_ns(stream) for stream in self._tf_streams)
+        newest = (self._tf.newest_ns(s, pending.time_ns) for s in self._tf_streams)
         return all(stamp is not None and stamp >= pending.time_ns for stamp in newest)
 
     def _make(self, time_ns: int, arrived_ns: int) -> Event:

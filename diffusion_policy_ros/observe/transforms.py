@@ -3,6 +3,10 @@
 Each edge is interpolated at the time that is asked for (translation linearly, rotation by slerp,
 Shoemake 1985), and the chain over the nearest common frame is composed. Past an edge's newest
 transform the newest one stands, as long as it is young enough.
+
+Whoever publishes an edge is believed about its time until a later message says otherwise: what is
+stamped far ahead of it is forgotten again. A frame with two publishers, of other parents or on
+both topics, is refused as long as both tell of it.
 """
 
 from __future__ import annotations
@@ -15,14 +19,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_policy_ros.contract.messages import TF_STATIC
+from diffusion_policy_ros.contract.messages import TF, TF_STATIC
 from diffusion_policy_ros.contract.stream import Stream
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.observe.codecs import LARGEST, checked, is_unit
 
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]
 KEPT_NS = 5_000_000_000
-"""How long transforms are kept where frames follow soon."""
+"""How long transforms are kept where frames follow soon, and who told them is believed to go on;
+nothing is known of what lies between two that are farther apart."""
+BACK_NS = 1_000_000_000
+"""A transform that is stamped so much before others of its edge says that those were wrong, or
+that time has begun anew."""
 LONGEST = 100
 """Frames of a chain beyond which it is a loop."""
 
@@ -91,8 +100,9 @@ def slerp(p: Quaternion, q: Quaternion, share: float) -> Quaternion:
 
 @dataclass
 class _Edge:
-    """Where a frame is in its parent, over time."""
+    """Where a frame is in its parent, over time, as one of the topics tells it."""
 
+    child: str
     parent: str
     static: bool
     times: list[int] = field(default_factory=list)
@@ -102,28 +112,50 @@ class _Edge:
         if self.static:
             self.times, self.poses = [stamp], [pose]
             return
+        wrong = bisect.bisect_right(self.times, stamp + BACK_NS)
+        del self.times[wrong:], self.poses[wrong:]
+        # Before the new one is among them: its stamp may be wrong.
+        old = bisect.bisect_left(self.times, self.times[-1] - kept_ns) if self.times else 0
+        del self.times[:old], self.poses[:old]
         place = bisect.bisect_right(self.times, stamp)
         if place and self.times[place - 1] == stamp:
             return
         self.times.insert(place, stamp)
         self.poses.insert(place, pose)
-        old = bisect.bisect_left(self.times, self.times[-1] - kept_ns)
-        del self.times[:old], self.poses[:old]
 
-    def at(self, time_ns: int) -> tuple[Pose, int] | None:
-        """The pose at a time, and how old it is; None where all are later."""
+    def tells(self, time_ns: int) -> bool:
+        """Whether it is told of about a time."""
+        begin = bisect.bisect_left(self.times, time_ns - KEPT_NS)
+        end = bisect.bisect_right(self.times, time_ns + KEPT_NS)
+        return self.static or begin < end
+
+    def at(self, time_ns: int) -> tuple[Pose, int]:
+        """The pose at a time, and how old it is.
+
+        Raises:
+            UserError: all are later, or it is no pose.
+        """
         if self.static:
-            return self.poses[0], 0
+            return self._pose(0), 0
         after = bisect.bisect_right(self.times, time_ns)
         if not after:
-            return None
-        before, pose = self.times[after - 1], self.poses[after - 1]
-        if after == len(self.times) or before == time_ns:
+            what = f"no transform of {self.child} at or before the frame"
+            ahead_s = (self.times[0] - time_ns) / 1e9
+            raise UserError(f"{what}; the first is stamped {ahead_s:.3f} s after it")
+        before, pose = self.times[after - 1], self._pose(after - 1)
+        gap = self.times[after] - before if after < len(self.times) else KEPT_NS + 1
+        if before == time_ns or gap > KEPT_NS:
             return pose, time_ns - before
-        later = self.poses[after]
-        share = (time_ns - before) / (self.times[after] - before)
+        later, share = self._pose(after), (time_ns - before) / gap
         x, y, z = (a + share * (b - a) for a, b in zip(pose.at, later.at, strict=True))
         return Pose((x, y, z), slerp(pose.turn, later.turn, share)), 0
+
+    def _pose(self, index: int) -> Pose:
+        pose = self.poses[index]
+        if math.hypot(*pose.at) <= LARGEST and is_unit(pose.turn):
+            return pose
+        what = f"the transform of {self.child} in {self.parent} is none"
+        raise UserError(f"{what}: {list(pose.at)}, {list(pose.turn)}", "", "check its publisher")
 
 
 class Transforms:
@@ -135,91 +167,105 @@ class Transforms:
 
     def __init__(self, kept_ns: int = KEPT_NS) -> None:
         self._kept_ns = kept_ns
-        self._edges: dict[str, _Edge] = {}
-        self._parents: dict[str, set[str]] = {}
+        self._edges: dict[str, dict[tuple[str, bool], _Edge]] = {}
 
     def clear(self) -> None:
-        """Forget what moves; what is static holds."""
-        self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
-        self._parents = {child: {edge.parent} for child, edge in self._edges.items()}
+        """Forget what moves; what is static holds, as it was told last."""
+        static = {
+            child: [told for told in edges.items() if told[1].static][-1:]
+            for child, edges in self._edges.items()
+        }
+        self._edges = {child: dict(told) for child, told in static.items() if told}
 
     def push(self, topic: str, msg: Any) -> None:
         """Take a ``tf2_msgs/TFMessage`` of ``/tf`` or ``/tf_static``."""
+        static = topic == TF_STATIC
         for one in msg.transforms:
             parent, child = _name(one.header.frame_id), _name(one.child_frame_id)
             stamp = one.header.stamp.sec * 1_000_000_000 + one.header.stamp.nanosec
             t, r = one.transform.translation, one.transform.rotation
-            edge = self._edges.get(child)
-            if edge is None or edge.parent != parent:
-                edge = self._edges[child] = _Edge(parent, topic == TF_STATIC)
-            self._parents.setdefault(child, set()).add(parent)
+            edges = self._edges.setdefault(child, {})
+            edge = edges.pop((parent, static), None) or _Edge(child, parent, static)
+            edges[parent, static] = edge  # the last one is the newest
             edge.add(stamp, Pose((t.x, t.y, t.z), (r.x, r.y, r.z, r.w)), self._kept_ns)
 
-    def newest_ns(self, stream: Stream) -> int | None:
-        """Up to when a stream's chain is known; None where it is not connected."""
+    def newest_ns(self, stream: Stream, time_ns: int) -> int | None:
+        """Up to when a stream's chain, as it is at a time, is known; None where it is not
+        connected.
+        """
         try:
-            moving = [self._edges[c] for c in self._chain(stream) if not self._edges[c].static]
+            chain = [self._edge(child, time_ns) for child in self._chain(stream, time_ns)]
         except UserError:
             return None
-        return min((edge.times[-1] for edge in moving), default=1 << 62)
+        return min((edge.times[-1] for edge in chain if not edge.static), default=1 << 62)
 
     def at(self, stream: Stream, time_ns: int) -> tuple[np.ndarray[Any, Any], int]:
         """Where a stream's child is in its parent, or how turned; and how old that is, ns.
 
         Raises:
-            UserError: they are not connected, or nothing is known of then; a loop, two parents.
+            UserError: they are not connected, or nothing is known of then; a loop, two publishers
+                of a frame, or numbers that are no pose.
         """
         assert stream.tf is not None
-        self._chain(stream)
+        self._chain(stream, time_ns)
         oldest, ends = 0, []
-        common = self._common(stream)
+        common = self._common(stream, time_ns)
         for frame in (stream.tf.parent, stream.tf.child):
             pose = IDENTITY
-            for child in self._up(frame):
-                if child == common:
-                    break
-                edge = self._edges[child]
-                found = edge.at(time_ns)
-                if found is None:
-                    raise UserError(f"no transform of {child} at or before the frame")
-                pose, oldest = found[0].then(pose), max(oldest, found[1])
+            for child in _until(self._up(frame, time_ns), common):
+                found, age = self._edge(child, time_ns).at(time_ns)
+                pose, oldest = found.then(pose), max(oldest, age)
             ends.append(pose)
         whole = ends[0].inverse().then(ends[1])
         values = whole.at if stream.field == "translation" else whole.turn
-        return np.array(values, np.float32), oldest
+        return checked(stream, np.array(values)), oldest
 
-    def _up(self, frame: str) -> Iterator[str]:
+    def _edge(self, child: str, time_ns: int) -> _Edge:
+        """Where a frame is, as it is told at a time.
+
+        Raises:
+            UserError: two tell it.
+        """
+        edges = list(self._edges[child].values())
+        telling = [edge for edge in edges if edge.tells(time_ns)] if len(edges) > 1 else edges
+        if len(telling) <= 1:
+            return telling[0] if telling else edges[-1]
+        parents = sorted({edge.parent for edge in telling})
+        what = f"{child} has two parents, {' and '.join(parents)}"
+        if len(parents) == 1:
+            what = f"{child} is told of on {TF} and on {TF_STATIC}"
+        raise UserError(what, "", "end one of the two publishers")
+
+    def _up(self, frame: str, time_ns: int) -> Iterator[str]:
         """A frame and those above it.
 
         Raises:
-            UserError: they come round again, or one has two parents.
+            UserError: they come round again, or two tell where one is.
         """
         seen = [frame]
         yield frame
         while frame in self._edges:
-            if len(parents := self._parents[frame]) > 1:
-                what = f"{frame} has two parents, {' and '.join(sorted(parents))}"
-                raise UserError(what, "", "end one of the two publishers")
-            frame = self._edges[frame].parent
+            frame = self._edge(frame, time_ns).parent
             if frame in seen or len(seen) > LONGEST:
                 way = " in ".join([*seen, frame])
                 raise UserError(f"tf goes round: {way}", "", "mend its publisher")
             seen.append(frame)
             yield frame
 
-    def _common(self, stream: Stream) -> str:
+    def _common(self, stream: Stream, time_ns: int) -> str:
         assert stream.tf is not None
-        above = list(self._up(stream.tf.parent))
-        return next((frame for frame in self._up(stream.tf.child) if frame in above), "")
+        above = list(self._up(stream.tf.parent, time_ns))
+        below = self._up(stream.tf.child, time_ns)
+        return next((frame for frame in below if frame in above), "")
 
-    def _chain(self, stream: Stream) -> list[str]:
+    def _chain(self, stream: Stream, time_ns: int) -> list[str]:
         """The frames whose edges lead from one to the other.
 
         Raises:
             UserError: there is no such way.
         """
         assert stream.tf is not None
-        parent, child, common = stream.tf.parent, stream.tf.child, self._common(stream)
+        parent, child, common = stream.tf.parent, stream.tf.child, self._common(stream, time_ns)
         if not common:
             for frame in (parent, child):
                 if frame not in self._edges and frame not in self._roots():
@@ -228,10 +274,11 @@ class Transforms:
             raise UserError(
                 f"tf does not connect {child} with {parent}", "", "publish what is between"
             )
-        return [frame for end in (parent, child) for frame in _until(self._up(end), common)]
+        ends = (self._up(end, time_ns) for end in (parent, child))
+        return [frame for up in ends for frame in _until(up, common)]
 
     def _roots(self) -> set[str]:
-        return {edge.parent for edge in self._edges.values()}
+        return {parent for edges in self._edges.values() for parent, _ in edges}
 
 
 def _until(frames: Iterator[str], last: str) -> Iterator[str]:

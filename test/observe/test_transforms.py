@@ -108,14 +108,64 @@ def test_an_inverse_is_undone():
         ),
         (
             tree(transform("base", "tool", (0, 0, 0), stamp=5 * SECOND)),
-            "no transform of tool at or before the frame",
+            "no transform of tool at or before the frame; the first is stamped 4.000 s after it",
+        ),
+        (
+            tree(
+                transform("base", "tool", (0, 0, 0), stamp=SECOND),
+                static=[transform("base", "tool", (1, 0, 0))],
+            ),
+            "tool is told of on /tf and on /tf_static; end one of the two publishers",
+        ),
+        (
+            tree(transform("base", "tool", (0, 0, float("nan")))),
+            "the transform of tool in base is none",
+        ),
+        (tree(transform("base", "tool", (1e300, 0, 0))), "the transform of tool in base is none"),
+        (
+            tree(
+                *[transform("base", "tool", (0, 0, 0), [0] * 4, i * SECOND) for i in range(3)],
+            ),
+            "the transform of tool in base is none",
         ),
     ],
 )
 def test_what_tf_cannot_say_is_refused_by_name(found, expected):
-    """A missing frame, two trees, two parents, a loop, a time before all."""
+    """A missing frame, two trees, two publishers, a loop, a time before all; what is no pose."""
     with pytest.raises(UserError, match=expected):
         found.at(pose("base", "tool"), SECOND)
+
+
+def test_a_stamp_far_ahead_costs_no_transform_and_is_forgotten():
+    """The next real one is believed; what lies before the wrong one stands, and ages."""
+    found = tree(*[transform("a", "b", (i, 0, 0), stamp=i * SECOND) for i in range(3)])
+    found.push(TF, Msg(transforms=[transform("a", "b", (9, 0, 0), stamp=3600 * SECOND)]))
+    value, age = found.at(pose("a", "b"), 2 * SECOND + 500 * MS)
+    assert value.tolist() == [2, 0, 0] and age == 500 * MS
+    found.push(TF, Msg(transforms=[transform("a", "b", (3, 0, 0), stamp=3 * SECOND)]))
+    assert found.at(pose("a", "b"), 2 * SECOND + 500 * MS)[0].tolist() == [2.5, 0, 0]
+    assert found.newest_ns(pose("a", "b"), 3 * SECOND) == 3 * SECOND
+
+
+def test_a_second_parent_is_forgotten_once_its_publisher_has_ended():
+    """The pose is refused as long as both tell it, and a little more."""
+    found = tree(*[transform("a", "b", (i, 0, 0), stamp=i * SECOND) for i in range(20)])
+    found.push(TF, Msg(transforms=[transform("c", "b", (5, 0, 0), stamp=13 * SECOND)]))
+    with pytest.raises(UserError, match="b has two parents, a and c"):
+        found.at(pose("a", "b"), 18 * SECOND)
+    assert found.at(pose("a", "b"), 19 * SECOND)[0].tolist() == [19, 0, 0]
+
+
+@pytest.mark.parametrize("first", [TF, TF_STATIC])
+def test_which_topic_told_first_does_not_matter(first):
+    """An edge on both is refused, until what moved has not been told of for long."""
+    found = Transforms()
+    for topic in (first, TF if first == TF_STATIC else TF_STATIC):
+        x = 1 if topic == TF else 2
+        found.push(topic, Msg(transforms=[transform("a", "b", (x, 0, 0), stamp=SECOND)]))
+    with pytest.raises(UserError, match="b is told of on /tf and on /tf_static"):
+        found.at(pose("a", "b"), SECOND)
+    assert found.at(pose("a", "b"), 19 * SECOND)[0].tolist() == [2, 0, 0]
 
 
 TEXT = """
