@@ -3,6 +3,7 @@
 from diagnostic_msgs.msg import DiagnosticArray
 from live import LATCHED
 from std_msgs.msg import String
+from toy_robot import seconds
 
 
 class Player:
@@ -16,6 +17,7 @@ class Player:
 
     Attributes:
         states: every state that it published.
+        said_s: when it made the report that was waited for last, s.
     """
 
     def __init__(self, domain, name="/action_player", words=(), **parameters):
@@ -25,17 +27,21 @@ class Player:
         namespace, _, node = name.rpartition("/")
         words = ["--ros-args", "-r", f"__node:={node}", "-r", f"__ns:={namespace or '/'}", *words]
         self._start = lambda: domain.start("action_player", *words, **parameters)
-        self.process = self._start()
+        self.process, self.said_s = self._start(), 0.0
 
     def restart(self):
         """A new process like the first."""
         self.process = self._start()
 
     @property
+    def _own(self):
+        name = f"{self.name}: player"
+        return [array for array in self._arrays if array.status[0].name == name]
+
+    @property
     def reports(self):
         """Of this player, in order."""
-        every = [array.status[0] for array in self._arrays]
-        return [status for status in every if status.name == f"{self.name}: player"]
+        return [array.status[0] for array in self._own]
 
     def values(self):
         """Of the newest report."""
@@ -44,9 +50,11 @@ class Player:
     def until_says(self, text):
         """Wait for a report from now on with this in its message."""
         seen = len(self.reports)
-        new = lambda: next((s for s in self.reports[seen:] if text in s.message), None)  # noqa: E731
+        new = lambda: next((a for a in self._own[seen:] if text in a.status[0].message), None)  # noqa: E731
         said = lambda: f"the player reports {text!r}, not {[s.message for s in self.reports[-3:]]}"  # noqa: E731
-        return self.domain.until(new, why=said)
+        array = self.domain.until(new, why=said)
+        self.said_s = seconds(array)
+        return array.status[0]
 
     def until_counts(self, key):
         """Wait until a report has this value."""

@@ -68,7 +68,7 @@ def playing(robot, player):
     """At home, led onward, and playing; afterwards again."""
     robot.at["pos"], robot.actions = HOME.copy(), np.tile(HOME + [0.02, 0, 0], (8, 1))
     player.until_says("playing")
-    robot.told["~/pose"].clear()
+    robot.forget(player)
     yield
     robot.at["pos"] = HOME.copy()
     robot.measures.reset()
@@ -83,10 +83,10 @@ def is_latched(robot, player, words):
     robot.measures.reset()
     player.until_says("fault: ")
     player.until_says("fault: ")
-    robot.told["~/pose"].clear()
+    robot.forget(player)
     player.until_says("fault: ")
-    robot.domain.until(lambda: len(robot.told["~/pose"]) > 5, why="it stays where it is")
-    assert len({message.pose.position.x for message in robot.told["~/pose"]}) == 1
+    robot.domain.until(lambda: len(robot.poses) > 5, why="it stays where it is")
+    assert len({message.pose.position.x for message in robot.poses}) == 1
     assert player.states[-1].data.startswith("fault")
     assert player.call("resume").success
     player.until_says("playing")
@@ -96,8 +96,8 @@ def test_an_arm_that_does_not_follow(domain, robot, player, playing):
     """It is led away slowly, as an arm that is blocked or pushed; not in one wrong sample."""
     for away in (0.05, 0.1, 0.15):
         robot.at["pos"] = HOME + [0, away, 0]
-        seen = len(robot.told["~/pose"])
-        domain.until(lambda seen=seen: len(robot.told["~/pose"]) > seen + 20, why="it is seen")
+        seen = len(robot.poses)
+        domain.until(lambda seen=seen: len(robot.poses) > seen + 20, why="it is seen")
     is_latched(robot, player, "from its set-point")
 
 
@@ -105,7 +105,7 @@ def test_a_measurement_that_jumps(robot, player, playing):
     """Farther than any arm moves, however busy the machine is; the set-point stays."""
     robot.at["pos"] = HOME + [0, 0, 2.0]
     is_latched(robot, player, "jumped by")
-    told = [message.pose.position.z for message in robot.told["~/pose"]]
+    told = [message.pose.position.z for message in robot.poses]
     assert np.ptp(told) == 0
 
 
@@ -117,11 +117,11 @@ def test_a_start_outside_its_range(robot, player, playing):
     robot.actions = np.tile(HOME, (8, 1))
     player.until_says("operator")
     player.until_says("operator")
-    robot.told["~/pose"].clear()
+    robot.forget(player)
     player.call("resume")
     report = player.until_says("fault: ")
     assert "outside its range" in report.message
-    assert robot.told["~/pose"] == []
+    assert robot.poses == []
     robot.at["pos"] = HOME.copy()
     player.until_says("fault: ")
     assert player.call("resume").success

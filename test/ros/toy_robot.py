@@ -9,6 +9,11 @@ from diffusion_policy_ros.runtime.tail import Chunk
 POSE, TRAJECTORY = "geometry_msgs/msg/PoseStamped", "trajectory_msgs/msg/JointTrajectory"
 
 
+def seconds(message):
+    """Its stamp, s."""
+    return message.header.stamp.sec + message.header.stamp.nanosec / 1e9
+
+
 class ToyRobot:
     """Publishes what measures a contract's action, sends chunks, hears what it is told.
 
@@ -34,7 +39,7 @@ class ToyRobot:
         self.domain, self.node, self.contract = domain, domain.node, contract
         self.at = {key: np.array(at[key], dtype=float) for key in contract.measured}
         self.frames, self._player, self.actions = {}, player, None
-        self.once = set()
+        self.once, self._since_s = set(), 0.0
         self.now_ns = now_ns or (lambda: self.node.get_clock().now().nanoseconds)
         self.namespace = player.rpartition("/")[0]
         kinds = {s.topic: s.type for s in contract.measured.values()}
@@ -82,6 +87,18 @@ class ToyRobot:
         for key, stream in streams.items():
             message.name = [*message.name, *stream.names]
             message.position = [*message.position, *self.at[key].tolist()]
+
+    @property
+    def poses(self):
+        """The set-points of a hand so far, without what is forgotten."""
+        return [pose for pose in self.told["~/pose"] if seconds(pose) > self._since_s]
+
+    def forget(self, player):
+        """Set-points that were meant for before the player's newest report, heard or not.
+
+        By the player's own clock: a busy test hears of things late.
+        """
+        self._since_s = player.said_s
 
     def follow(self):
         """Be where the newest set-points say: poses and what has names, as a robot would."""
