@@ -33,8 +33,8 @@ START_S = 180.0
 class Process:
     """A node's process, its output in a file."""
 
-    def __init__(self, popen: subprocess.Popen, log: Path) -> None:
-        self._popen, self._log = popen, log
+    def __init__(self, popen: subprocess.Popen, log: Path, until: Callable[..., Any]) -> None:
+        self._popen, self._log, self._until = popen, log, until
 
     @property
     def output(self) -> str:
@@ -51,8 +51,9 @@ class Process:
         self._popen.send_signal(number)
 
     def wait(self, seconds: float = START_S) -> int:
-        """Its exit code."""
-        return self._popen.wait(seconds)
+        """Its exit code; others here go on meanwhile, so that no robot falls silent."""
+        self._until(lambda: self._popen.poll() is not None, seconds, "the process ends")
+        return self._popen.returncode
 
     def end(self) -> None:
         """Ask it to end, and make sure that it does."""
@@ -100,7 +101,7 @@ class Live:
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "PYTHONUNBUFFERED": "1"}
         with log.open("w") as file:
             popen = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-        process = Process(popen, log)
+        process = Process(popen, log, self.until)
         self._stack.callback(process.end)
         return process
 

@@ -104,7 +104,7 @@ def launched(domain):
         environment = {**os.environ, "ROS_DOMAIN_ID": str(domain.domain)}
         with log.open("w") as file:
             popen = subprocess.Popen(words, env=environment, stdout=file, stderr=file)
-        processes.append(Process(popen, log))
+        processes.append(Process(popen, log, domain.until))
         return processes[-1]
 
     yield launch
