@@ -30,6 +30,8 @@ from diffusion_policy_ros.strict_yaml import Problem
 
 OF_A_TOPIC = ("observation_latency_s", "static", "time", "qos")
 """Keys that must be the same of all streams of a topic."""
+OF_TF = ("tf", "field", "quantity", "max_age_s", "qos", "observation_latency_s")
+"""Keys that act on what comes from tf."""
 TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 """What ROS takes for a topic's name."""
 
@@ -181,9 +183,9 @@ class Stream:
             yield from self._image_problems() if message.image else self._vector_problems(message)
 
     def _tf_problems(self) -> Iterator[Problem]:
-        for name in ("topic", "type", "names", "static", "shape"):
-            if getattr(self, name):
-                yield Problem(name, "tf says that", "remove it")
+        for key in dataclasses.fields(self):
+            if key.name not in OF_TF and getattr(self, key.name) != key.default:
+                yield Problem(key.name, "tf says that, or has none", "remove it")
         if self.field not in ("", "translation", "rotation"):
             cure = did_you_mean(self.field, ["translation", "rotation"])
             yield Problem("field", f"a transform has no '{self.field}'", cure)

@@ -131,7 +131,8 @@ class Commands:
     ) -> tuple[Array, Array]:
         """One stream's part of the actions; ``latencies`` (ns) are its components'."""
         if stream.tf is not None:
-            return self._tf_actions(stream, times_ns - latencies[0], life)
+            latency = latency_ns(stream.observation_latency_s)
+            return self._tf_actions(stream, times_ns - latencies[0] + latency, life)
         found = sorted(self._found.get((life, stream.topic), []), key=lambda entry: entry[0])
         stamps = np.array([stamp for stamp, _ in found], dtype=np.int64)
         stamps -= latency_ns(stream.observation_latency_s)

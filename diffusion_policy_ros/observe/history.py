@@ -336,8 +336,12 @@ class History:
         for topic in self._topics.values():
             if not topic.has_shown(pending.time_ns):
                 return False
-        newest = (self._tf.newest_ns(s, pending.time_ns) for s in self._tf_streams)
-        return all(stamp is not None and stamp >= pending.time_ns for stamp in newest)
+        for stream in self._tf_streams:
+            wanted = _stamped(stream, pending.time_ns)
+            newest = self._tf.newest_ns(stream, wanted)
+            if newest is None or newest < wanted:
+                return False
+        return True
 
     def _make(self, time_ns: int, arrived_ns: int) -> Event:
         arrays: dict[str, Array] = {}
@@ -355,7 +359,7 @@ class History:
                 ages[stream.name] = 0 if topic.static else time_ns - found[0]
         for stream in self._tf_streams:
             try:
-                value, age = self._tf.at(stream, time_ns)
+                value, age = self._tf.at(stream, _stamped(stream, time_ns))
             except UserError as error:
                 return Refused(time_ns, stream.name, f"{stream.name} ({stream.topic}): {error}")
             if late := _too_old(stream, (time_ns - age, None), time_ns):
@@ -374,6 +378,11 @@ class History:
         self.frames.append(frame)
         self._last_ns = time_ns
         return frame
+
+
+def _stamped(stream: Stream, time_ns: int) -> int:
+    """The stamp of a transform that was measured at a time."""
+    return time_ns + latency_ns(stream.observation_latency_s)
 
 
 def _too_old(stream: Stream, found: Sequence[Any] | None, time_ns: int) -> str:

@@ -56,16 +56,25 @@ def bag(tmp_path):
     return tmp_path / "bag"
 
 
-@pytest.mark.parametrize("record", ["next_state", "{tf: {parent: base, child: target}}"])
-def test_a_pose_and_a_target_on_tf_become_a_dataset(record, bag, tmp_path):
+TARGET = "{tf: {parent: base, child: target}, observation_latency_s: LATE}"
+
+
+@pytest.mark.parametrize(
+    ("record", "ahead"),
+    [
+        ("next_state", 0.01),
+        (TARGET.replace("LATE", "0"), 0.02),
+        (TARGET.replace("LATE", "0.05"), 0.03),
+    ],
+)
+def test_a_pose_and_a_target_on_tf_become_a_dataset(record, ahead, bag, tmp_path):
     """Observed through a static edge; the action is the next pose, or where the target was."""
     contract = Contract.from_text(TEXT.replace("record: next_state", f"record: {record}"))
     report = convert([bag], contract, tmp_path / "data", options=Options(keep_idle=True)).bags[0]
     assert report.status == "kept" and report.episodes[0][1] >= 29, report.reason
     found = Dataset(tmp_path / "data").episode(0)
     assert found["tool"][:, 0] == pytest.approx(0.1 + 0.01 * np.arange(len(found["tool"])))
-    ahead = 0.01 if record == "next_state" else 0.02
-    assert found["action"][:, 0] == pytest.approx(found["tool"][:, 0] + ahead, abs=1e-6)
+    assert found["action"][:28, 0] == pytest.approx(found["tool"][:28, 0] + ahead, abs=1e-6)
 
 
 def test_a_frame_that_tf_does_not_have_is_named(bag, tmp_path):

@@ -220,6 +220,25 @@ def test_frames_have_the_pose_at_their_own_time():
     assert max(frame.ages_ns["tool_pos"] for frame in made[:-2]) == 0
 
 
+def test_a_latency_is_taken_off_the_stamps_of_transforms():
+    """A frame has the pose that was measured at its time, and waits for it; a newest one ages."""
+    late = TEXT.replace("tool}", "tool}, observation_latency_s: 0.2")
+    text = late.replace("rate_hz: 20", "rate_hz: 20\nsettle_s: 1.0")
+    history = History(Contract.from_text(text), 1)
+
+    def tells(i):
+        one = transform("base", "tool", (0.1 * i, 0, 0), stamp=SECOND + i * 100 * MS)
+        return history.push(TF, Msg(transforms=[one]), SECOND)
+
+    assert not any(tells(i) for i in range(5))
+    assert not history.push("/joint_states", joint(SECOND + 300 * MS), SECOND)
+    (frame,) = tells(5)
+    assert frame.arrays["tool_pos"] == pytest.approx([0.5, 0, 0])
+    history.push("/joint_states", joint(SECOND + 400 * MS), SECOND)
+    (frame,) = history.poll(3 * SECOND)
+    assert frame.ages_ns["tool_pos"] == 100 * MS
+
+
 def joint(stamp):
     """A JointState."""
     header = Msg(stamp=Msg(sec=stamp // SECOND, nanosec=stamp % SECOND), frame_id="")
@@ -241,7 +260,14 @@ def test_old_transforms_refuse_frames():
     ("old", "new", "expected"),
     [
         ("child: tool}}", "child: base}}", "tf needs two frames"),
-        ("child: tool}}", "child: tool}, topic: /tf}", "topic: tf says that; remove it"),
+        (
+            "child: tool}}",
+            "child: tool}, topic: /tf}",
+            "topic: tf says that, or has none; remove it",
+        ),
+        ("child: tool}}", "child: tool}, scale: [0.001]}", "scale: tf says that, or has none"),
+        ("child: tool}}", "child: tool}, time: receipt}", "time: tf says that, or has none"),
+        ("child: tool}}", "child: tool}, crop: [0, 0, 1, 1]}", "crop: tf says that, or has none"),
         ("field: rotation", "field: rotations", "did you mean 'rotation'"),
         ("anchor: joints", "anchor: tool_pos", "anchor frames to a stamped stream"),
         (
