@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import types
 import typing
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 _SCALARS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
 _COMMAND_LINE = "command line"
+LARGEST = sys.float_info.max
 
 
 class Problem(NamedTuple):
@@ -262,9 +264,13 @@ class _Reader:
         value = _constructed(node)
         if kind is float and isinstance(value, str):
             value = _number(value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        finite = isinstance(value, int | float) and abs(value) <= LARGEST
+        if finite and kind in (int, float) and not _is_as_written(node, value):
+            self.misfit(key, f"YAML 1.1 takes {_show(node)} for {value}", "write it in decimal")
+            return None
+        if finite and kind is float and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        if type(value) is not kind or (kind in (int, float) and not finite):
             self.misfit(key, f"expected {_SCALARS[kind.__name__]}, got {_show(node)}")
             return None
         return value
@@ -281,6 +287,12 @@ def _constructed(node: yaml.Node) -> Any:
         return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
         return node
+
+
+def _is_as_written(node: yaml.Node, value: float) -> bool:
+    """Whether a number is what people take it for: neither octal, as 010, nor base 60, as 1:30."""
+    digits = node.value.replace("_", "").lstrip("+-")
+    return ":" not in digits and (not digits.isdecimal() or int(digits) == abs(value))
 
 
 def _number(text: str) -> float | str:

@@ -157,6 +157,26 @@ def test_a_value_that_is_not_what_it_looks_like_is_one_mistake(value):
     assert len(found) == 1 and "rate_hz: expected a number, got " in found[0]
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("010", "rate_hz: YAML 1.1 takes '010' for 8; write it in decimal"),
+        ("1:30", "rate_hz: YAML 1.1 takes '1:30' for 90; write it in decimal"),
+        ("1:30.5", "rate_hz: YAML 1.1 takes '1:30.5' for 90.5; write it in decimal"),
+        ("1" + "0" * 310, "rate_hz: expected a number, got '1000"),
+        ("0" + "7" * 5000, "rate_hz: expected a number, got '0777"),
+    ],
+)
+def test_numbers_that_are_not_what_people_take_them_for_are_refused(value, expected):
+    """Octal, of base 60, or beyond all counting; what says ten is ten."""
+    (line,) = mistakes(MINI_LIFT.replace("rate_hz: 20", f"rate_hz: {value}"))
+    assert expected in line
+    for ten in ("10", "1e1", "0x0a", "010.0", "1_0"):
+        assert (
+            Contract.from_text(MINI_LIFT.replace("rate_hz: 20", f"rate_hz: {ten}")).rate_hz == 10
+        )
+
+
 def test_a_missing_file_names_the_shipped_contracts(tmp_path):
     """The cure lists what could have been meant."""
     with pytest.raises(UserError, match=r"no such contract; .*mini_lift"):

@@ -5,6 +5,7 @@ import pytest
 from diffusion_policy_ros.contract import ACTION_KINDS, LIMITS_OF, OUTPUTS, ROLES, Contract
 from diffusion_policy_ros.contract.outputs import DEFAULTS
 from diffusion_policy_ros.errors import UserError, UserErrors
+from diffusion_policy_ros.runtime.player import Player
 from diffusion_policy_ros.shipped import config_path
 
 POSE, TWIST = "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/TwistStamped"
@@ -42,6 +43,7 @@ def refusals(contract):
 
 
 ARM = "name: arm, kind: joint_position, size: 2, state: q"
+TURN = "name: turn, kind: rotation_6d, state: left_quat"
 
 
 def test_arm_and_gripper_as_joints_share_a_trajectory():
@@ -104,6 +106,9 @@ def test_what_no_output_can_carry_is_refused_at_check(field, expected):
     [
         (ARM + ", limits: {velocity: 0}", "velocity: is not above zero"),
         (ARM + ", limits: {velocity: [1, 2, 3]}", "3 numbers for 2 components"),
+        (ARM + ", limits: {velocity: []}", "0 numbers for 2 components"),
+        ("name: arm, kind: joint_position, limits: {velocity: []}", "size: is missing"),
+        (TURN + ", limits: {lead: [1, 1, 1, 1, 1, 1]}", "6 numbers for 3 components"),
         (ARM + ", limits: {min: 1, max: 0}", "is above the maximum"),
         (ARM + ", limits: {min: 1}", "belong together"),
         (ARM + ", wrap: [true]", "1 of 2 joints"),
@@ -120,6 +125,12 @@ def test_mistakes_of_a_field_are_named(field, expected):
     with pytest.raises(UserErrors) as caught:
         robot(field)
     assert expected in str(caught.value)
+
+
+def test_limits_of_a_rotation_are_of_three_axes():
+    """Whatever number of components tells the rotation: a player is made of them."""
+    contract = robot(TURN + ", limits: {velocity: [1, 1, 0.5]}")
+    assert Player(contract).contract is contract
 
 
 def test_limits_at_the_top_mean_what_they_meant():

@@ -71,8 +71,8 @@ class FieldLimits:
     """What one field of the action may not exceed. Unset means no limit.
 
     One number is of a position's length and of a rotation's angle, and of every component of
-    joints, scalars and twists; a list has one for each component. In m and rad, or in whatever
-    the field is in.
+    joints, scalars and twists; a list has one for each component, of a rotation for each axis of
+    the base frame. In m and rad, or in whatever the field is in.
 
     Attributes:
         velocity: of the set-point, a second; of fields that are velocities, the velocity itself.
@@ -110,13 +110,13 @@ class FieldLimits:
             size: its number of components.
             measured: whether it has a state.
         """
-        acting = LIMITS_OF[role]
+        acting, size = LIMITS_OF[role], 3 if role == "rotation" else size
         for name, value in self.given.items():
             numbers = value if isinstance(value, tuple) else (value,)
             if name not in acting:
                 cure = did_you_mean(name, acting) if acting else "remove it"
                 yield Problem(name, f"a field of {role} has no such limit", cure)
-            elif len(numbers) not in (1, size) and size:
+            elif not numbers or (size and len(numbers) not in (1, size)):
                 what = f"{len(numbers)} numbers for {size} components"
                 yield Problem(name, what, "give one, or one for each")
             elif name not in ("min", "max") and min(numbers) <= 0:

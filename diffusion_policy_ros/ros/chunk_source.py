@@ -9,7 +9,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.errors import first_line
 from diffusion_policy_ros.ros.qos import LATCHED, publishers
 
 RECENT = 10
@@ -42,8 +42,8 @@ class ChunkSource:
     def _hear(self, message: String) -> None:
         try:
             self.contract, self.problem = Contract.from_text(message.data), ""
-        except UserError as error:
-            self.problem = f"{self.contract_topic} is no contract: {str(error).splitlines()[0]}"
+        except Exception as error:  # whatever was published: the player lives on, and says why
+            self.problem = f"{self.contract_topic} is no contract: {first_line(error)}"
         self._on_contract()
 
     def doubt(self, contract: Contract, number: int | None) -> str:

@@ -1,5 +1,7 @@
 """Chunks on the wire, and QoS that fits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
+from diffusion_policy_ros.ros.chunk_source import ChunkSource  # noqa: E402
 from diffusion_policy_ros.ros.chunks import ChunkBytes, chunk_msg, chunk_of, hold_msg  # noqa: E402
 from diffusion_policy_ros.ros.qos import matches, subscription_qos  # noqa: E402
 from diffusion_policy_ros.runtime.tail import Chunk  # noqa: E402
@@ -132,3 +135,20 @@ def test_asking_for_more_than_is_offered_does_not_match():
     plain = QoSProfile(depth=1, reliability=BEST_EFFORT, durability=VOLATILE)
     assert not matches(QoSProfile(depth=1, reliability=RELIABLE, durability=VOLATILE), plain)
     assert not matches(QoSProfile(depth=1, reliability=BEST_EFFORT, durability=LATCHED), plain)
+
+
+def test_a_player_survives_whatever_is_published_as_a_contract(monkeypatch):
+    """It says what it heard, and takes the next one."""
+    heard = []
+    node = SimpleNamespace(
+        create_subscription=lambda _type, _topic, hear, _qos: heard.append(hear)
+    )
+    source = ChunkSource(node, "policy", lambda: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(Contract, "from_text", lambda _text: 1 / 0)
+        heard[0](String(data="x"))
+    assert source.problem == "policy/contract is no contract: division by zero"
+    heard[0](String(data="no: contract"))
+    assert "is no contract: contract:" in source.problem and source.contract is None
+    heard[0](String(data=CONTRACT.text))
+    assert source.contract == CONTRACT and not source.problem
