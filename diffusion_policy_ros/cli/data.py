@@ -159,9 +159,10 @@ def _edited(
 def _tag(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from diffusion_policy_ros.data.edits import checked_tags
+    from diffusion_policy_ros.data.edits import checked_tags, checked_text
 
     tags = checked_tags(args.tags)
+    checked_text(args.task or "")
     given = {"task": args.task, "weight": args.weight}
     values = {name: value for name, value in given.items() if value is not None}
     values |= {} if args.success is None else {"success": SUCCESS[args.success]}
@@ -196,8 +197,9 @@ def _keep(args: argparse.Namespace) -> int:
 def _split(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from diffusion_policy_ros.data.edits import chosen, share_of
+    from diffusion_policy_ros.data.edits import checked_text, chosen, share_of
 
+    checked_text(args.name)
     if args.share is not None:
         if not 0 < args.share < 1:
             raise UserError(f"{args.share}", "--share", "use a number between 0 and 1")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ SYSTEM_CURES = {
     errno.ENOTDIR: "choose another path: a part of this one is a file",
     errno.EISDIR: "give a file",
     errno.EEXIST: "choose another path",
+    errno.EXDEV: "choose a path on the same disk",
     errno.EIO: "check the disk",
 }
 
@@ -90,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; the process' own by default.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     named = [words[0]] if words and words[0] in VERBS else list(VERBS)
     args = build_parser(named).parse_args(words)
     try:

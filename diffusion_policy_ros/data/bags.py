@@ -73,12 +73,19 @@ class Bag:
         defined: message types whose definitions it holds.
         metadata: what its recorder noted, as the contract's text.
         notes: what is odd about it, one line each: cut off, without metadata.
+        is_finished: whether its recorder ended it, and did not die, or still records.
     """
 
     def __init__(
-        self, path: Path, sources: list[_Source], metadata: dict[str, str], notes: list[str]
+        self,
+        path: Path,
+        sources: list[_Source],
+        metadata: dict[str, str],
+        notes: list[str],
+        is_finished: bool = True,
     ) -> None:
         self.path, self.metadata, self.notes = path, metadata, notes
+        self.is_finished = is_finished
         self._sources = sources
         self.defined = {source.type for source in sources if source.definition.text}
         counts: Counter[str] = Counter()
@@ -166,7 +173,8 @@ def open_bag(path: str | Path) -> Bag:
             else "the bag holds no messages"
         )
         raise UserError(what, str(path), "record it again")
-    return Bag(path, sources, metadata, notes)
+    cut = any(isinstance(s.storage, McapFile) and s.storage.cut_at is not None for s in sources)
+    return Bag(path, sources, metadata, notes, not cut and bool(described or not path.is_dir()))
 
 
 def bag_files(path: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from diffusion_policy_ros.data.edits import EDITS
 from diffusion_policy_ros.data.index import Episode, Index
 from diffusion_policy_ros.data.pictures import Images, storage
 from diffusion_policy_ros.data.selection import select
-from diffusion_policy_ros.data.shards import Rows, ShardWriter
+from diffusion_policy_ros.data.shards import STAMP, Rows, ShardWriter
 from diffusion_policy_ros.data.store import (
     SHARD_FRAMES,
     commit,
@@ -25,6 +25,7 @@ from diffusion_policy_ros.data.store import (
     index_of,
     name_of,
     remove_leftovers,
+    spans_of,
 )
 from diffusion_policy_ros.data.video import check_codec
 from diffusion_policy_ros.errors import UserError
@@ -76,7 +77,7 @@ def merge(
 ) -> Written:
     """Write several datasets of one meaning as one, or add them to one.
 
-    A recording that is in several of them is taken once.
+    A stretch of a recording that is in several of them is taken once.
 
     Args:
         sources: the datasets.
@@ -93,7 +94,7 @@ def merge(
     numbers = select(dataset.episodes, where, ", ".join(map(str, sources)))
     with exclusive(out) as building:
         index = index_of(out, dataset.contract)
-        fresh = list(_once(dataset, numbers, {e.hash for e in index.episodes}))
+        fresh = list(_once(dataset, numbers, spans_of(out, index)))
         if not fresh:
             raise UserError("has all of them already", str(out), "choose others with --where")
         shards, episodes = _write(dataset, fresh, building, images, index.shards)
@@ -114,12 +115,21 @@ def _written(folder: Path, index: Index, before: int) -> Written:
     return Written(len(index.episodes), frames, size_of(folder), before)
 
 
-def _once(dataset: Dataset, numbers: Sequence[int], known: set[str]) -> Iterator[int]:
-    """Episodes of recordings that no dataset before has."""
-    first: dict[str, int] = {}
+def _once(
+    dataset: Dataset, numbers: Sequence[int], known: Sequence[tuple[str, int, int]]
+) -> Iterator[int]:
+    """Episodes of which no dataset before has a frame: recordings may be there in part."""
+    taken: dict[str, list[tuple[int, int, int]]] = {}
+    for recording, first, last in known:
+        taken.setdefault(recording, []).append((-1, first, last))
     for number in numbers:
         episode, origin = dataset.episodes[number], dataset.origin[number]
-        if episode.hash not in known and first.setdefault(episode.hash, origin) == origin:
+        row = dataset.first_row(number)
+        rows = np.array([row, row + episode.frames - 1])
+        first, last = dataset.rows[STAMP].take(rows).tolist()
+        others = taken.setdefault(episode.hash, [])
+        if not any(o != origin and a <= last and first <= b for o, a, b in others):
+            others.append((origin, first, last))
             yield number
 
 

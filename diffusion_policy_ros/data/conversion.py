@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data import remarks
 from diffusion_policy_ros.data.actions import Commands, next_state_actions
-from diffusion_policy_ros.data.bags import Bag, open_bag
+from diffusion_policy_ros.data.bags import Bag, bag_files, open_bag
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.definitions import name_types_of
 from diffusion_policy_ros.data.idle import departures, idle_ends
@@ -28,6 +29,8 @@ from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 from diffusion_policy_ros.observe.receipt import ReceiptClock
 
 MIN_FRAMES = 2
+GROWS_S = 60
+"""A bag without an end whose file changed more lately is still being recorded."""
 LONGEST_S = 1e6
 """Of a recording, twelve days: no time in one is later."""
 SPANS = 5
@@ -90,6 +93,7 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
     before = shard.begin()
     try:
         bag = open_bag(path)
+        _refuse_unfinished(bag)
         name_types_of(contract, bag.defined)
         report.notes = [*bag.notes, *bag.remarks]
         report.success, report.task = _success(bag), bag.metadata.get("task", "").strip()
@@ -103,6 +107,18 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
         shard.truncate(before)
         report.reason = str(error).removeprefix(f"{path}: ")
     return report
+
+
+def _refuse_unfinished(bag: Bag) -> None:
+    """A recording of which more is to come would be in the dataset twice, later.
+
+    Raises:
+        UserError: it grew just now.
+    """
+    newest_s = max(file.stat().st_mtime for file in bag_files(bag.path))
+    if not bag.is_finished and abs(time.time() - newest_s) < GROWS_S:
+        cure = f"end the recording; what was cut off can be converted after {GROWS_S} s"
+        raise UserError("it is still being recorded", "", cure)
 
 
 def _success(bag: Bag) -> bool | None:

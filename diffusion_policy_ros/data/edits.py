@@ -170,6 +170,18 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
         UserError: one could not be chosen by.
     """
     for tag in tags:
-        if not tag.strip() or set(tag) & set(",=<>!*?[]"):
+        checked_text(tag)
+        if tag != tag.strip() or not tag or set(tag) & set(",=<>!*?[]"):
             raise UserError(f"'{tag}' is no tag", "data tag", "use letters, digits, '_', '-'")
     return tuple(dict.fromkeys(tags))
+
+
+def checked_text(text: str) -> str:
+    """What is to be said of an episode.
+
+    Raises:
+        UserError: it holds bytes that are no text, which nobody could write down.
+    """
+    if text.encode(errors="replace").decode() != text:
+        raise UserError(f"'{text}' is no text", "data", "write it in UTF-8")
+    return text

@@ -19,12 +19,14 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.index import FORMAT, INDEX, SHARDS, Index, sync_folder
+from diffusion_policy_ros.data.npy import Column, read_npy
 from diffusion_policy_ros.data.pictures import Images, checked
 from diffusion_policy_ros.data.reports import (
     BagReport,
@@ -61,7 +63,8 @@ def exclusive(out: Path) -> Iterator[Path]:
         raise UserError(
             f"cannot be written ({error.strerror})", str(out), "choose another folder"
         ) from None
-    building = out / f"{BUILDING}{uuid.uuid4().hex[:8]}"
+    # Where the shards are, which may be a link to another disk.
+    building = (out / SHARDS).resolve() / f"{BUILDING}{uuid.uuid4().hex[:8]}"
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,8 +73,9 @@ def exclusive(out: Path) -> Iterator[Path]:
                 "another conversion writes into it", str(out), "wait until it has ended"
             ) from None
         try:
-            for leftover in out.glob(f"{BUILDING}*"):
-                shutil.rmtree(leftover)
+            for folder in (out, building.parent):  # older versions built in the first
+                for leftover in folder.glob(f"{BUILDING}*"):
+                    shutil.rmtree(leftover)
             yield building
         except OSError as error:
             if error.errno != errno.ENOSPC:
@@ -120,8 +124,28 @@ def index_of(out: Path, contract: Contract) -> Index:
 def remove_leftovers(out: Path, index: Index) -> None:
     """Remove shards that an interruption, or a compaction, left behind."""
     for shard in (out / SHARDS).iterdir():
-        if shard.name not in index.shards:
+        if shard.name in index.shards or shard.name.startswith(BUILDING):
+            continue
+        if shard.is_symlink():
+            shard.unlink()
+        elif shard.is_dir():
             shutil.rmtree(shard)
+
+
+def spans_of(out: Path, index: Index) -> list[tuple[str, int, int]]:
+    """Of each episode, dropped ones among them, its recording and its first and last stamp.
+
+    Raises:
+        UserError: a shard is damaged.
+    """
+    stamps = {
+        name: read_npy(out / SHARDS / name / f"{STAMP}.npy", Column("<i8", ()), rows)
+        for name, rows in index.shards.items()
+    }
+    return [
+        (e.hash, int(stamps[e.shard][e.start]), int(stamps[e.shard][e.start + e.frames - 1]))
+        for e in index.episodes
+    ]
 
 
 def commit(out: Path, building: Path, index: Index) -> None:
@@ -150,7 +174,8 @@ class Recording:
         success: whether it solved its task; None where nobody said.
         task: what was done, in words.
         tags: words to choose it by.
-        hash: of its content, 16 digits; computed of all but pictures where it is not given.
+        hash: of its content, 16 digits; where it is not given computed of vectors, each camera's
+            first picture, and the task.
     """
 
     source: str
@@ -175,6 +200,7 @@ class Adding:
         self.contract = contract
         self._known = {episode.hash for episode in index.episodes}
         self._building, self._images = building, images
+        self._cameras = [k for k, s in contract.observations.items() if s.is_image]
         self._reports: list[BagReport] = []
         self._shard: ShardWriter | None = None
         self._in_shard: list[BagReport] = []
@@ -192,8 +218,9 @@ class Adding:
         self._reports.append(found)
         try:
             frames = self._check(arrays)
-            found.hash = recording.hash or fingerprint_of(arrays)
-            if found.hash in self._known:
+            now, former = self._fingerprints(arrays, recording.task)
+            found.hash = recording.hash or now
+            if self._known & {found.hash, recording.hash or former}:
                 found.status = "present"
                 return found
             self._write(arrays, frames, found)
@@ -232,6 +259,29 @@ class Adding:
             if dtype.kind == "f" and not np.isfinite(values).all():
                 raise UserError(f"{key} is not finite", "", "leave the demonstration out")
         return frames
+
+    def _fingerprints(
+        self, arrays: dict[str, Array | Iterable[Array | bytes]], task: str
+    ) -> tuple[str, str]:
+        """A demonstration's content, and what older versions noted of it, all vectors.
+
+        Of pictures the first is enough; where they are read one by one it is put back.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        cameras = [key for key in sorted(arrays) if key in self._cameras]
+        for key in sorted(arrays.keys() - set(cameras)):
+            digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
+        former = digest.hexdigest()
+        for key in cameras:
+            pictures = iter(arrays[key])
+            first = list(islice(pictures, 1))
+            if not isinstance(arrays[key], np.ndarray):
+                arrays[key] = chain(first, pictures)
+            for picture in first:
+                pixels = checked(self.contract.observations[key], picture)
+                digest.update(key.encode() + pixels.tobytes())
+        digest.update(task.encode())
+        return digest.hexdigest(), former
 
     def _write(
         self, arrays: Mapping[str, Array | Iterable[Array | bytes]], frames: int, found: BagReport
@@ -308,15 +358,6 @@ def adding(out: str | Path, contract: Contract, images: Images = "auto") -> Iter
         new = Adding(index, building, contract, images)
         yield new
         new.finish(out, index)
-
-
-def fingerprint_of(arrays: Mapping[str, Array | Iterable[Array | bytes]]) -> str:
-    """A demonstration's content, without its images: no two have the same states and actions."""
-    digest = hashlib.blake2b(digest_size=8)
-    for key, values in sorted(arrays.items()):
-        if isinstance(values, np.ndarray) and values.dtype != np.uint8:
-            digest.update(key.encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
 
 
 def name_of(hashes: Iterable[str]) -> str:

@@ -105,7 +105,8 @@ def read_episode(dataset: Dataset, number: int) -> Replayed:
     """An episode of a dataset: its vectors and actions; no chunks."""
     episode = dataset.episodes[number]
     rows = dataset.first_row(number) + np.arange(episode.frames)
-    found = Replayed(f"episode {number} ({episode.source})", segment=[0] * episode.frames)
+    name = f"episode {dataset.lines[number]} ({episode.source})"
+    found = Replayed(name, segment=[0] * episode.frames)
     found.times_ns = dataset.rows[STAMP].take(rows).tolist()
     for key, stream in dataset.contract.observations.items():
         if not stream.is_image:

@@ -15,8 +15,8 @@ from diffusion_policy_ros.data.oddities import Oddity, oddities
 from diffusion_policy_ros.report.html import Page
 from diffusion_policy_ros.report.plot import empty_figure, png
 
-FRAMES, HEIGHT, GAP = 8, 96, 3
-"""Pictures of a strip, how high a camera's are, and what is between them."""
+FRAMES, HEIGHT, WIDEST, GAP = 8, 96, 960, 3
+"""Pictures of a strip, how high and at most wide a camera's are, and what is between them."""
 NAMED = 14
 """Components whose names stand beside a plot, at most."""
 SHADES = {"idle": "#999999", "jump": "#d55e00"}
@@ -163,10 +163,11 @@ def _strip(dataset: Dataset, number: int) -> bytes | None:
 
 
 def _small(picture: Any) -> Image.Image:
-    """Of (H, W, C), in colour, HEIGHT high."""
+    """Of (H, W, C), in colour, HEIGHT high, or lower where it would be wider than WIDEST."""
     height, width, channels = picture.shape
     image = Image.fromarray(picture if channels == 3 else picture[..., 0]).convert("RGB")
-    return image.resize((max(1, round(width * HEIGHT / height)), HEIGHT))
+    scale = min(HEIGHT / height, WIDEST / width)
+    return image.resize((max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 def _plot(dataset: Dataset, number: int, found: Sequence[Oddity], ranges: Ranges) -> bytes | None:

@@ -182,11 +182,14 @@ def test_the_recorders_verdict_is_noted(tmp_path):
 
 
 def test_a_cut_off_bag_gives_what_it_has(tmp_path):
-    """The frames before the cut are kept, with a note."""
+    """The frames before the cut are kept, with a note; not while more of them may come."""
     path = make_bag(tmp_path / "bag")
     file = path / "bag_0.mcap"
     (path / "metadata.yaml").unlink()
     os.truncate(file, file.stat().st_size // 3)
+    with pytest.raises(UserError, match="still being recorded; end the recording"):
+        convert([path], CONTRACT, tmp_path / "data")
+    os.utime(file, (0, 0))
     report = only(convert([path], CONTRACT, tmp_path / "data"))
     assert report.status == "kept"
     assert 2 < report.frames < 12

@@ -1,11 +1,12 @@
 """Episodes that are chosen, tagged, dropped, split, merged and compacted; and taken back."""
 
+import dataclasses
 import errno
 import os
 
 import numpy as np
 import pytest
-from made_bags import CONTRACT, TEXT
+from made_bags import CONTRACT, PERIOD, START, TEXT
 from test_store import VIDEO, contents, pictures, recording
 
 from diffusion_policy_ros.cli.main import main
@@ -91,7 +92,8 @@ def test_a_dropped_episode_is_out_of_everything_until_it_is_kept(data):
     verb("drop", data, "--where", "success=false")
     assert sources(data) == ["demo_0", "demo_2"]
     with adding(data, CONTRACT) as new:
-        assert new.add(recording(4, 1)).status == "present"
+        again = dataclasses.replace(recording(4, 1), task="pick the cube")
+        assert new.add(again).status == "present"
     assert np.array_equal(Dataset(data).episode(1)["position"], recording(5, 2).arrays["position"])
     verb("keep", data, "--episodes", 1)
     assert sources(data) == ["demo_0", "demo_1", "demo_2"]
@@ -237,6 +239,39 @@ def test_datasets_are_merged_with_what_is_said_of_them(tmp_path):
         compaction.merge([first, second], first)
 
 
+def test_stretches_of_one_recording_are_merged_in_turn(tmp_path):
+    """Each once, though they are of one recording."""
+    parts = [recording(4, seed).arrays for seed in range(3)]
+    with adding(tmp_path / "data", CONTRACT) as new:
+        for number, arrays in enumerate(parts):
+            stamps = (START + (10 * number + np.arange(4)) * PERIOD).astype(np.int64)
+            new.add(Recording(f"part{number}", {**arrays, "stamp_ns": stamps}, hash=f"{number}"))
+    index = Index.load(tmp_path / "data")
+    of_one = tuple(dataclasses.replace(e, hash="one") for e in index.episodes)
+    dataclasses.replace(index, episodes=of_one).save(tmp_path / "data")
+    verb("merge", tmp_path / "data", "--out", tmp_path / "all", "--where", "source=part1")
+    verb("merge", tmp_path / "data", "--out", tmp_path / "all")
+    assert sources(tmp_path / "all") == ["part1", "part0", "part2"]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["shards", "each shard"])
+def test_shards_may_lie_elsewhere(tmp_path, whole):
+    """Behind links, as on another disk: a compaction writes there, and removes but the link."""
+    data, elsewhere = write(tmp_path / "data"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in [data / "shards"] if whole else list((data / "shards").iterdir()):
+        path.rename(elsewhere / path.name)
+        path.symlink_to(elsewhere / path.name)
+    verb("drop", data, "--episodes", 1)
+    verb("compact", data)
+    assert sources(data) == ["demo_0", "demo_2", "demo_3"]
+    assert (data / "shards").is_symlink() == whole
+    assert len(list((data / "shards").iterdir())) == 1
+    with adding(data, CONTRACT) as new:
+        new.add(recording(9, 9))
+    assert sources(data)[3] == "demo_9"
+
+
 def test_datasets_of_other_meanings_are_not_merged(tmp_path):
     """It says in what they differ, and writes nothing."""
     other = Contract.from_text(TEXT.replace("rate_hz: 20", "rate_hz: 10"))
@@ -251,6 +286,9 @@ def test_datasets_of_other_meanings_are_not_merged(tmp_path):
     [
         (["tag"], "nothing to say of them; give a tag"),
         (["tag", "a,b"], "'a,b' is no tag"),
+        (["tag", " a"], "' a' is no tag"),
+        (["tag", "\udce4"], "is no text"),
+        (["tag", "--task", "\udce4"], "is no text; write it in UTF-8"),
         (["tag", "--weight=-1"], "use 0 or more"),
         (["drop"], "give --where or --episodes"),
         (["keep"], "none of the episodes is dropped"),

@@ -148,6 +148,17 @@ def test_a_page_at_the_wrong_place_is_refused(tmp_path, out, capsys):
     ).exists()
 
 
+def test_names_that_are_no_text_and_wide_pictures_are_shown(tmp_path, capsys):
+    """A strip of wide pictures stays within what a jpeg can hold."""
+    contract = Contract.from_text(CONTRACT.text.replace("[12, 16, 3]", "[4, 900, 3]"))
+    camera = np.zeros((40, 4, 900, 3), np.uint8)
+    with adding(tmp_path / "data", contract) as new:
+        new.add(Recording("\udce4rger", {**episode(0), "camera": camera}))
+    assert main(["data", "show", str(tmp_path / "data")]) == 0
+    assert main(["data", "list", str(tmp_path / "data")]) == 0
+    assert "\\udce4rger" in (tmp_path / "data.html").read_text()
+
+
 def test_spans_are_found_at_both_ends():
     """First place, and the one after the last."""
     assert spans(np.array([True, True, False, True])) == [(0, 2), (3, 4)]
