@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract
 from diffusion_policy_ros.policy.following import KINDS, Follow
 from diffusion_policy_ros.policy.rotations import FROM_QUATERNION, TO_QUATERNION, mean_quaternion
+from diffusion_policy_ros.runtime.spaces import Wrapped
 from diffusion_policy_ros.runtime.tail import Chunk
 
 JOINS = ("replace", "temporal_ensemble", *KINDS)
@@ -137,6 +138,8 @@ def _average(part: ActionField, values: Array, weights: Array) -> Array:
     if part.kind == "binary":
         return values[-1]
     if part.kind not in ROTATION_KINDS:
+        if not part.is_delta:  # turns of continuous joints are counted as the newest does
+            values = Wrapped(np.broadcast_to(part.wrap, part.size)).near(values[-1], values)
         return np.einsum("ch,chn->hn", weights, values)
     kind = part.kind.removeprefix("delta_")
     # What a chunk does not know is a zero, which is not every kind's rotation.

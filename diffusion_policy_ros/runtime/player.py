@@ -309,18 +309,18 @@ class Player:
     ) -> str:
         """Take a tick's step of every axis; why none is taken, or nothing."""
         here = {axis.name: None if ahead else self._measurements.of(axis) for axis in axes}
-        chunk, targets, scale = self._tail.chunk, self._tail.targets, self.speed_scale
-        if chunk is None:
+        scale, told = self.speed_scale, [axis for axis in axes if axis.name in self._tail.targets]
+        if self._tail.chunk is None:
             return self._tail.why
-        why = ["past the last action"] * (not targets)
-        for axis in axes:
-            if axis.name in targets:
-                target = targets[axis.name]
-                why.append(axis.plan(chunk, target, now_ns, here[axis.name], scale))
+        why = ["past the last action"] * (not told)
+        for axis in told:
+            chunk, targets = self._tail.at(now_ns + axis.early_ns)
+            if chunk is not None:
+                why.append(axis.plan(chunk, targets[axis.name], now_ns, here[axis.name], scale))
         if all(why):
             return why[0]
-        for axis in axes:
-            if axis.name in targets and axis.value is not None:
+        for axis in told:
+            if axis.value is not None:
                 aim = axis.aim(now_ns, self._tick_ns, late) if self._interpolate else axis.goal
                 axis.step(aim, elapsed_ns / 1e9, here[axis.name], scale)
         return ""
@@ -336,13 +336,14 @@ class Player:
                 return f"waiting for another measurement of {', '.join(unsure)}"
         if tail.fresh:
             self._gate(now_ns)
-        if tail.chunk is None:
+        chunk, _ = tail.at(now_ns)
+        if chunk is None:
             return tail.why
-        if now_ns - tail.chunk.stamp_ns > limits.chunk_timeout_s * 1e9:
+        if now_ns - chunk.stamp_ns > limits.chunk_timeout_s * 1e9:
             if limits.on_stale == "stop" and self._begun:
                 self.fault("stale", AGED_OUT)
             return AGED_OUT
-        return ("" if self._begun else self._anchor(now_ns)) or tail.chunk
+        return ("" if self._begun else self._anchor(now_ns)) or chunk
 
     def _gate(self, now_ns: int) -> None:
         """Put the newest chunk away if it begins too far off; each axis at its own time."""

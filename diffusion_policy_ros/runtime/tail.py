@@ -54,7 +54,7 @@ class Chunk:
 
 
 class Tail:
-    """Holds the newest chunk, and the one to go on with where that may not begin.
+    """Holds the newest chunk, and the one to go on with until that begins, or if it may not.
 
     Args:
         contract: the robot.
@@ -92,9 +92,15 @@ class Tail:
             self.rejected[reason] += 1
             return reason
         if not self.fresh:
-            self._before = (self.chunk, self.targets)
+            self._before = self.at(chunk.stamp_ns if now_ns is None else now_ns)
         self.chunk, self.targets, self.fresh = chunk, self._read(chunk.actions), True
         return ""
+
+    def at(self, time_ns: int) -> tuple[Chunk | None, Targets]:
+        """The newest chunk that has begun by a time, and what it says of each field."""
+        waits = self.chunk is not None and self.chunk.index(time_ns) < 0
+        waits = waits and self._before[0] is not None
+        return self._before if waits else (self.chunk, self.targets)
 
     def put_away(self, reason: str, why: str) -> None:
         """Go on with the chunk before, for the newest may not begin."""

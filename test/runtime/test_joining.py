@@ -80,6 +80,15 @@ def test_an_average_of_equals_is_their_value(gaps, value):
     assert joined == pytest.approx(np.full((16, 7), value))
 
 
+def test_continuous_joints_are_averaged_on_the_circle():
+    """3.1 and -3.1 rad lie beside pi; of a joint that ends somewhere, on both sides of 0."""
+    text = ABSOLUTE.replace("KIND", "joint_position, size: 2, wrap: [true, false]")
+    contract = Contract.from_text(text.replace("SIZE", "2"))
+    chunks = [Chunk(0, np.full((4, 2), side * 3.1), PERIOD) for side in (1, -1)]
+    joined = ensemble(contract, chunks)[0]
+    assert joined == pytest.approx([-np.pi, 0], abs=0.02)
+
+
 def test_six_numbers_and_quaternions_are_averaged_too():
     """Absolute orientations of every kind, with chunks that know only a part of the times."""
     for kind, told in {

@@ -143,6 +143,18 @@ def test_a_newer_chunk_replaces_the_tail_and_no_time_runs_twice():
     assert streamed(player, (1060, 1100, 1150)) == pytest.approx([2, 12, 22])
 
 
+def test_a_chunk_that_has_not_begun_yet_does_not_end_the_one_before():
+    """It may be stamped up to an action ahead, also one after another: the motion goes on."""
+    player = released(PLAIN)
+    player.offer(chunk(1000, *[5] * 8))
+    told = streamed(player, range(1000, 1110, 10))
+    for now_ms in (1110, 1120):
+        assert player.offer(chunk(1150, *[5] * 8), now_ms * MS) == ""
+        told += streamed(player, [now_ms])
+    told += streamed(player, range(1130, 1300, 10))
+    assert np.diff(told) == pytest.approx(np.ones(len(told) - 1)), "mm a tick"
+
+
 def test_what_a_late_tick_missed_is_caught_up_smoothly():
     """An executor that stalls for 0.4 s makes no jump, even without any limit of velocity."""
     player = released(absolute(PLAIN))
