@@ -29,6 +29,11 @@ class Step(NamedTuple):
     key: str = ""
     wanted: str = ""
 
+    @property
+    def picks(self) -> bool:
+        """Whether it takes something of an array."""
+        return self.first is not None or bool(self.key)
+
 
 def parsed(path: str) -> tuple[Step, ...]:
     """The steps of a path; none where it is not written as one."""
@@ -61,6 +66,28 @@ def parsed(path: str) -> tuple[Step, ...]:
 def without_picks(path: str) -> str:
     """The path's names alone, as ``a.b`` of ``a[2].b``."""
     return ".".join(step.name for step in parsed(path))
+
+
+def misled(path: str, sizes: dict[str, int]) -> tuple[str, str] | None:
+    """Where a path picks of what is no array, or goes on behind numbers.
+
+    Args:
+        path: into a message, through or along what the table has.
+        sizes: paths → numbers, of the message's type; an array's is 0, or it is a covariance.
+
+    Returns:
+        What is wrong, and the cure; None where nothing is.
+    """
+    steps, names = parsed(path), ""
+    for i, step in enumerate(steps):
+        names = f"{names}.{step.name}" if names else step.name
+        size = sizes.get(names)
+        is_array = size == 0 or names.endswith("covariance")
+        if step.picks and not is_array:
+            return f"{names} is no array", f"write {names}" + (".x" if size in (3, 4) else "")
+        if i + 1 < len(steps) and (is_array or size == 1):
+            return f"{names} has no fields", f"write {names}" + ("[0]" if is_array else "")
+    return None
 
 
 def known_size(path: str, sizes: dict[str, int]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusion_policy_ros.contract.fields import known_size, parsed, without_picks
+from diffusion_policy_ros.contract.fields import known_size, misled, parsed, without_picks
 from diffusion_policy_ros.contract.meaning import cell
 from diffusion_policy_ros.contract.messages import (
     ANY,
@@ -205,6 +205,10 @@ class Stream:
         if known and not any(_along(names, field) for field in known):
             what = f"{self.type} has no '{self.field}'"
             return Problem("field", what, did_you_mean(self.field, known))
+        if known and (wrong := misled(self.field, known)):
+            return Problem("field", *wrong)
+        if self.names and any(step.picks for step in parsed(self.field)):
+            return Problem("field", "names pick the values, too", f"write {names}, or no names")
         return None
 
     def _image_problems(self) -> Iterator[Problem]:

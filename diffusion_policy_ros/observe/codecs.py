@@ -69,14 +69,14 @@ def _check_frame(stream: Stream, msg: Any) -> None:
 def _joint_state(stream: Stream, msg: Any) -> Array:
     if not stream.names:
         return _vector(numbers(stream.field, msg))
-    return _picked(stream, msg.name, getattr(msg, stream.field))
+    return _picked(stream, msg.name, numbers(stream.field, msg))
 
 
 def _joint_trajectory(stream: Stream, msg: Any) -> Array:
     """The first point of a trajectory: a recorded command."""
     if not msg.points:
         raise UserError("the trajectory is empty")
-    return _picked(stream, msg.joint_names, getattr(msg.points[0], stream.field))
+    return _picked(stream, msg.joint_names, numbers(stream.field, msg.points[0]))
 
 
 def _picked(stream: Stream, names: Sequence[str], values: Sequence[float]) -> Array:

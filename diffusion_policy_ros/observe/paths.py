@@ -41,9 +41,14 @@ def _taken(step: Step, msg: Any) -> Any:
         value = getattr(msg, step.name)
     except AttributeError:
         known = list(field_names(msg))
-        raise UserError(f"there is no '{step.name}'", "", did_you_mean(step.name, known)) from None
-    if step.first is None and not step.key:
+        cure = did_you_mean(step.name, known) if known else "there are no fields, but numbers"
+        raise UserError(f"there is no '{step.name}'", "", cure) from None
+    if not step.picks:
         return value
+    if not _is_array(value):
+        has = ", ".join(field_names(value))
+        cure = f"it has the fields {has}" if has else f"write {step.name} alone"
+        raise UserError(f"{step.name} is no array to pick of", "", cure)
     if step.key:
         return value[_place_named(step, msg, value)]
     first, last = step.first or 0, step.last
@@ -58,8 +63,9 @@ def _taken(step: Step, msg: Any) -> Any:
 
 def _place_named(step: Step, msg: Any, value: Any) -> int:
     """Where the array beside it, or a field of its own elements, has the wanted name."""
-    beside = getattr(msg, step.key, None)
-    names = [getattr(one, step.key, None) for one in value] if beside is None else list(beside)
+    beside: Any = getattr(msg, step.key, None)
+    own = (getattr(one, step.key, None) for one in value)
+    names = list(beside if _is_array(beside) else own)
     for i, name in enumerate(names[: len(value)]):
         if str(name) == step.wanted:
             return i
@@ -67,12 +73,18 @@ def _place_named(step: Step, msg: Any, value: Any) -> int:
     raise UserError(f"no {step.name} whose {step.key} is '{step.wanted}'", "", f"it has {said}")
 
 
+def _is_array(value: Any) -> bool:
+    """Whether it has elements; the messages of some definitions are tuples of their fields."""
+    return hasattr(value, "__len__") and not isinstance(value, tuple)
+
+
 def field_names(msg: Any) -> Iterator[str]:
     """A message's fields, in the order of their definition."""
     if hasattr(msg, "get_fields_and_field_types"):
         return iter(msg.get_fields_and_field_types())
-    names = getattr(msg, "_fields", None) or getattr(msg, "__dataclass_fields__", None)
-    return (name for name in names or vars(msg) if not name.startswith("_"))
+    kinds = ("_fields", "__dataclass_fields__", "__dict__")
+    names: Any = next((getattr(msg, kind) for kind in kinds if hasattr(msg, kind)), ())
+    return (name for name in names if not name.startswith("_"))
 
 
 def _flat(value: Any, path: str) -> Sequence[float]:
@@ -81,7 +93,7 @@ def _flat(value: Any, path: str) -> Sequence[float]:
         return (float(value),)
     if isinstance(value, str | bytes):
         raise UserError(f"{path} is text", "", "name a number")
-    if hasattr(value, "__len__") and not isinstance(value, tuple):
+    if _is_array(value):
         if not len(value) or isinstance(value[0], _NUMBER):
             return value  # type: ignore[no-any-return]
         return [number for one in value for number in _flat(one, path)]

@@ -38,7 +38,11 @@ observations:
   width: {topic: /arm, type: arm_msgs/msg/ArmState, field: 'fingers[1].width', shape: [1]}
   force: {topic: /arm, type: arm_msgs/msg/ArmState, field: 'fingers[0].force', shape: [3]}
 action:
-  fields: [{name: way, kind: delta_position, state: position}]
+  fields:
+    - name: way
+      kind: delta_position
+      state: position
+      send: {topic: /way, type: geometry_msgs/msg/TwistStamped}
   record: next_state
 """
 

@@ -131,6 +131,13 @@ def test_joints_are_picked_by_name_in_any_order():
         decode(stream("sensor_msgs/msg/JointState", names=("x",), field="velocity"), message)
 
 
+def test_a_part_of_a_trajectorys_point_is_taken_by_its_place():
+    """As of any other message."""
+    spec = stream("trajectory_msgs/msg/JointTrajectory", field="positions[1:3]")
+    point = Message(positions=[1.0, 2.0, 3.0], velocities=[])
+    assert decode(spec, Message(joint_names=[], points=[point])).tolist() == [2.0, 3.0]
+
+
 def test_poses_transforms_and_twists():
     """The named part, x y z (w)."""
     vector = Message(x=1.0, y=2.0, z=3.0)

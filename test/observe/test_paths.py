@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.contract.fields import known_size, parsed
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.observe.paths import numbers
 
 VECTOR = Msg(x=1.0, y=2.0, z=3.0)
@@ -57,6 +58,12 @@ def test_a_path_ends_at_numbers(path, expected):
         ("o_t_ee[12:17]", "o_t_ee has 16 values, not 17"),
         ("o_t_ee[16]", "o_t_ee has 16 values, not 17"),
         ("position[name=thumb]", "no position whose name is 'thumb'; it has arm, finger"),
+        ("position[mode=arm]", "no position whose mode is 'arm'; it has None, None"),
+        ("mode[0]", "mode is no array to pick of; write mode alone"),
+        ("wrench.force[0:2]", "force is no array to pick of; it has the fields x, y, z"),
+        ("wrench.force[name=x]", "force is no array to pick of; it has the fields x, y, z"),
+        ("mode.x", "there is no 'x'; there are no fields, but numbers"),
+        ("position.x", "there is no 'x'; there are no fields, but numbers"),
     ],
 )
 def test_what_is_not_there_is_named(path, expected):
@@ -64,6 +71,44 @@ def test_what_is_not_there_is_named(path, expected):
     with pytest.raises(UserError) as caught:
         numbers(path, MESSAGE)
     assert str(caught.value) == expected
+
+
+TWIST, JOINTS = "geometry_msgs/msg/TwistStamped", "sensor_msgs/msg/JointState"
+ODOMETRY = "nav_msgs/msg/Odometry"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "expected"),
+    [
+        (TWIST, "twist.linear[0]", "twist.linear is no array; write twist.linear.x"),
+        (TWIST, "twist.linear[0:2]", "twist.linear is no array; write twist.linear.x"),
+        (TWIST, "twist.linear[name=b]", "twist.linear is no array; write twist.linear.x"),
+        (TWIST, "twist[0].linear", "twist is no array; write twist"),
+        ("std_msgs/msg/Float64", "data[0]", "data is no array; write data"),
+        ("std_msgs/msg/Float64", "data.x", "data has no fields; write data"),
+        ("sensor_msgs/msg/Joy", "axes.x", "axes has no fields; write axes[0]"),
+        (f"{JOINTS}, names: [a]", "position[0:1]", "names pick the values, too; write position"),
+        (
+            f"{JOINTS}, names: [a]",
+            "position[name=a]",
+            "names pick the values, too; write position",
+        ),
+        (JOINTS, "position[name=a]", ""),
+        (TWIST, "twist.linear.x", ""),
+        ("sensor_msgs/msg/Joy", "axes[0]", ""),
+        (ODOMETRY, "pose.covariance[0:6]", ""),
+    ],
+)
+def test_what_cannot_be_picked_is_refused_when_it_is_loaded(kind, field, expected):
+    """Of the types that are known; each cure is a path that is taken."""
+    stream = f'  it: {{topic: /o, type: {kind}, field: "{field}"}}'
+    text = Contract.load("mini_bypass").text.replace("observations:", f"observations:\n{stream}")
+    if not expected:
+        assert Contract.from_text(text).observations["it"].size
+        return
+    with pytest.raises(UserErrors) as caught:
+        Contract.from_text(text)
+    assert f"observations.it.field: {expected}" in str(caught.value)
 
 
 @given(st.text(alphabet="ab.[]0:1=_", max_size=12))
