@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,19 +106,20 @@ def run(args: argparse.Namespace) -> int:
 def _elsewhere(args: argparse.Namespace) -> int:
     """Convert into a dataset that is gone afterwards, and export that."""
     from diffusion_policy_ros.data.formats import format_of
-    from diffusion_policy_ros.data.formats.demonstrations import Writing, refuse_existing
+    from diffusion_policy_ros.data.formats.demonstrations import (
+        Writing,
+        built_beside,
+        refuse_existing,
+    )
 
     out = Path(args.out)
     refuse_existing(out)
-    between = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.dataset"
     # What came compressed stays as it came; nothing else is to lose anything on the way.
     images = "png" if args.images == "auto" and not args.video else args.images
-    try:
+    with built_beside(out, ".dataset") as between:
         _convert(args, between, images)
         options = Writing(args.video, args.jobs, args.stamps, args.task)
         written = format_of(args.format).write(between, out, options)
-    finally:
-        shutil.rmtree(between, ignore_errors=True)
     print(written.said)
     return 0
 

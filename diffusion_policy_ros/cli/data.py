@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,13 +147,13 @@ def _edited(
     args: argparse.Namespace,
     change: Callable[[Episode], Episode],
     said: str,
-    dropped: bool = False,
+    choose: Callable[[], list[int]] | None = None,
 ) -> int:
     from diffusion_policy_ros.data.edits import chosen, edit
 
-    numbers = chosen(args.dataset, args.where, args.episodes, dropped)
-    count = edit(args.dataset, said, numbers, change)
-    print(f"{said}: {count} of {len(numbers)} episodes changed")
+    usual = partial(chosen, args.dataset, args.where, args.episodes)
+    count, among = edit(args.dataset, said, choose or usual, change)
+    print(f"{said}: {count} of {among} episodes changed")
     return 0
 
 
@@ -191,7 +192,10 @@ def _drop(args: argparse.Namespace) -> int:
 def _keep(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    return _edited(args, lambda episode: replace(episode, dropped=False), "keep", dropped=True)
+    from diffusion_policy_ros.data.edits import chosen
+
+    choose = partial(chosen, args.dataset, args.where, args.episodes, dropped=True)
+    return _edited(args, lambda episode: replace(episode, dropped=False), "keep", choose)
 
 
 def _split(args: argparse.Namespace) -> int:
@@ -200,12 +204,16 @@ def _split(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.data.edits import checked_text, chosen, share_of
 
     checked_text(args.name)
-    if args.share is not None:
-        if not 0 < args.share < 1:
-            raise UserError(f"{args.share}", "--share", "use a number between 0 and 1")
+    if args.share is not None and not 0 < args.share < 1:
+        raise UserError(f"{args.share}", "--share", "use a number between 0 and 1")
+
+    def choose() -> list[int]:
         numbers = chosen(args.dataset, args.where, args.episodes)
-        args.episodes = share_of(args.dataset, numbers, args.share, args.seed)
-    return _edited(args, lambda episode: replace(episode, split=args.name), f"split {args.name}")
+        whole = args.share is None
+        return numbers if whole else share_of(args.dataset, numbers, args.share, args.seed)
+
+    said = f"split {args.name}"
+    return _edited(args, lambda episode: replace(episode, split=args.name), said, choose)
 
 
 def _undo(args: argparse.Namespace) -> int:

@@ -92,7 +92,7 @@ def merge(
         raise UserError("is merged into itself", str(out), "choose another folder with --out")
     dataset = Dataset(sources)
     numbers = select(dataset.episodes, where, ", ".join(map(str, sources)))
-    with exclusive(out) as building:
+    with exclusive(out, may_begin=True) as building:
         index = index_of(out, dataset.contract)
         fresh = list(_once(dataset, numbers, spans_of(out, index)))
         if not fresh:

@@ -68,7 +68,7 @@ def convert(
     columns(contract)
     check_codec(contract, options.images)
     paths = expand(bags)
-    with exclusive(out) as building:
+    with exclusive(out, may_begin=True) as building:
         index = index_of(out, contract)
         reports, batches = _plan(paths, {episode.hash for episode in index.episodes}, building)
         for report in chain(list(reports.values()), _run(batches, contract, options, jobs)):

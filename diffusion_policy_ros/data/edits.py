@@ -25,23 +25,25 @@ EDITS = "edits.jsonl"
 Change = Callable[[Episode], Episode]
 
 
-def edit(folder: Path, said: str, numbers: Sequence[int], change: Change) -> int:
+def edit(
+    folder: Path, said: str, choose: Callable[[], Sequence[int]], change: Change
+) -> tuple[int, int]:
     """Change some episodes' lines.
 
     Args:
         folder: the dataset.
         said: the edit in words, for `undo`.
-        numbers: which lines of the index.
+        choose: gives the lines of the index that are meant, while nobody else writes into it.
         change: gives the new line.
 
     Returns:
-        How many differ now.
+        How many differ now, of how many that were chosen.
 
     Raises:
-        UserError: another process writes into the dataset.
+        UserError: another process writes into the dataset, or nothing was chosen.
     """
     with exclusive(folder):
-        index = Index.load(folder)
+        index, numbers = Index.load(folder), choose()
         episodes = list(index.episodes)
         for number in numbers:
             episodes[number] = change(episodes[number])
@@ -53,7 +55,7 @@ def edit(folder: Path, said: str, numbers: Sequence[int], change: Change) -> int
         if before:
             _note(folder / EDITS, {"said": said, "before": before})
             replace(index, episodes=tuple(episodes)).save(folder)
-    return len(before)
+    return len(before), len(numbers)
 
 
 def undo(folder: Path) -> str:

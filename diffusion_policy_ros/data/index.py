@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ READABLE = (1, FORMAT)
 HELD_OUT, TRAIN = "held_out", "train"
 """What an episode's `split` may say to training; it may have other names for other purposes."""
 _LIST = "\nepisodes:\n"
+_COUNT = re.compile(r"^# (\d+) episodes$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class Index:
             cure = "make one: diffusion-policy convert --contract C BAG... --out DATASET"
             raise UserError(what, str(folder), cure) from None
         index = cls._parse(text.replace('\n- {"bag": ', '\n- {"source": '), str(path))
+        said = _COUNT.search(text)
+        if said and int(said[1]) != len(index.episodes):
+            what = f"is damaged: {len(index.episodes)} of its {said[1]} episodes are there"
+            raise UserError(what, str(path), "copy the dataset again, or convert the bags again")
         if index.format not in READABLE:
             cure = "convert the bags again, or update the package"
             raise UserError(f"has format {index.format}, known is {FORMAT}", str(path), cure)
@@ -148,6 +154,8 @@ class Index:
         text = yaml.dump(head, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         # JSON is YAML: one line an episode.
         lines = (f"- {episode.line}\n" for episode in self.episodes)
+        # A comment, which older versions skip: a file that was cut off at a line's end is told.
+        text = f"{text}# {len(self.episodes)} episodes\n"
         return f"{text}episodes:\n{''.join(lines)}" if self.episodes else f"{text}episodes: []\n"
 
 

@@ -89,6 +89,8 @@ def checked_npy(path: Path, column: Column, rows: int) -> int:
             dtype, shape, offset = _read_header(file.read(4096))
     except FileNotFoundError:
         raise UserError("the file is missing", str(path), CURE) from None
+    except PermissionError:
+        raise UserError("may not be read", str(path), "change its permissions") from None
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, struct.error):
         raise UserError("the file is no plain .npy array", str(path), CURE) from None
     wanted = (np.dtype(column.dtype), (rows, *column.shape))

@@ -48,12 +48,18 @@ BUILDING, LOCK = ".building-", ".lock"
 
 
 @contextmanager
-def exclusive(out: Path) -> Iterator[Path]:
+def exclusive(out: Path, may_begin: bool = False) -> Iterator[Path]:
     """Hold a dataset's folder alone; gives a folder to build in, which is gone afterwards.
 
+    Args:
+        out: the dataset's folder.
+        may_begin: whether there need not be a dataset yet.
+
     Raises:
-        UserError: the folder holds something else, or another conversion holds it.
+        UserError: the folder holds something else, or none, or another conversion holds it.
     """
+    if not may_begin:
+        Index.load(out)
     _refuse_foreign(out)
     is_new = not out.exists()
     try:
@@ -353,7 +359,7 @@ def adding(out: str | Path, contract: Contract, images: Images = "auto") -> Iter
     out = Path(out)
     columns(contract)
     check_codec(contract, images)
-    with exclusive(out) as building:
+    with exclusive(out, may_begin=True) as building:
         index = index_of(out, contract)
         new = Adding(index, building, contract, images)
         yield new

@@ -1,8 +1,10 @@
 """Windows of a dataset, and datasets that are damaged."""
 
 import os
+import shutil
 import time
 import timeit
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from made_bags import CONTRACT, NEXT_STATE, demonstration, make_bag
 
 from diffusion_policy_ros.data.convert import convert
 from diffusion_policy_ros.data.dataset import QUANTILES, Dataset, Index, WindowDataset
+from diffusion_policy_ros.data.npy import Column, checked_npy
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.history import Frame, History
 
@@ -223,6 +226,33 @@ def test_an_empty_index_is_told_from_an_empty_contract(tmp_path):
     (tmp_path / "dataset.yaml").write_text("")
     with pytest.raises(UserError, match="the file is empty; write its keys: format, contract"):
         Index.load(tmp_path)
+
+
+def test_an_index_that_was_cut_off_at_a_line_s_end_is_refused(data, tmp_path):
+    """Its episodes are counted; one of an older version has no count, and is read."""
+    folder = tmp_path / "copy"
+    shutil.copytree(data, folder)
+    path = folder / "dataset.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    count = len(Dataset(data).episodes)
+    with pytest.raises(UserError, match=f"damaged: {count - 1} of its {count} episodes are there"):
+        Dataset(folder)
+    path.write_text("".join(line for line in lines if not line.startswith("# ")))
+    assert len(Dataset(folder).episodes) == count
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(data, monkeypatch):
+    """The cure is another one."""
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (stamps,) = sorted((data / "shards").glob("*/stamp_ns.npy"))[:1]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        with pytest.raises(UserError, match="change its permissions"):
+            checked_npy(stamps, Column("<i8", ()), 1)
 
 
 def test_the_index_reads_back_whatever_the_contract_says(data, tmp_path):

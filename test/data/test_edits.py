@@ -306,6 +306,33 @@ def test_what_cannot_be_meant_is_refused(data, words, message, capsys):
     assert contents(data) == before
 
 
+@pytest.mark.parametrize("words", [["undo"], ["compact"], ["drop", "--episodes", "0"]])
+@pytest.mark.parametrize("there", [True, False])
+def test_where_no_dataset_is_none_is_begun(tmp_path, words, there, capsys):
+    """Neither folders nor a lock are left by what only changes one."""
+    folder = tmp_path / "a" / "b"
+    if there:
+        folder.mkdir(parents=True)
+    assert main(["data", words[0], str(folder), *words[1:]]) == 2
+    assert "is no dataset" if there else "no such dataset" in capsys.readouterr().err
+    assert not list(folder.iterdir()) if there else not list(tmp_path.iterdir())
+
+
+def test_episodes_are_chosen_while_nobody_else_writes(data, monkeypatch):
+    """Not before: their numbers, and what is said of them, may be others then."""
+
+    def meanwhile(folder):
+        monkeypatch.undo()
+        index = Index.load(folder)
+        dataclasses.replace(index, episodes=index.episodes[::-1]).save(folder)
+        return before(folder)
+
+    before = edits.exclusive
+    monkeypatch.setattr(edits, "exclusive", meanwhile)
+    verb("drop", data, "--where", "source=demo_0")
+    assert sources(data) == ["demo_3", "demo_2", "demo_1"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,6 +1,8 @@
 """Datasets as robomimic's and ACT's HDF5 files, and the way back."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -144,6 +146,20 @@ def test_aloha_without_joints_is_refused(tmp_path, capsys):
         "has no joint positions, which these files are of; export it as" in capsys.readouterr().err
     )
     assert {path.name for path in tmp_path.iterdir()} == {"d"}
+
+
+@pytest.mark.parametrize("name", ["robomimic", "aloha", "lerobot"])
+def test_what_a_killed_export_left_goes_with_the_next(dataset, tmp_path, name):
+    """To the same name, and of processes that are no more."""
+    if name == "lerobot":
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -e '.[lerobot]'")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    kept = {f".out.part-{os.getppid()}", f".other.part-{ended.pid}"}
+    for left in (f".out.part-{ended.pid}", *kept):
+        (tmp_path / left).mkdir()
+    export(name, dataset, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *kept}
 
 
 def test_damaged_files_of_aloha_are_refused(dataset, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Several tasks in one policy: told by text, learned as an embedding, refused when unknown."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def two_ways(dataset):
         rows = slice(episode.start, episode.start + episode.frames)
         actions[rows, 0] += (-1, 1)[number % 2]
         said = TASKS[number % 2]
-        edit(dataset, "t", [number], lambda e, said=said: dataclasses.replace(e, task=said))
+        chosen = partial(list, [number])
+        edit(dataset, "t", chosen, lambda e, said=said: dataclasses.replace(e, task=said))
     np.save(shard / "action.npy", actions)
     return dataset
 
@@ -81,10 +83,10 @@ def test_a_task_is_refused_by_name_when_it_was_not_trained():
 
 def test_an_episode_of_another_task_is_not_learned_silently(two_ways, recipe):
     """It is named; nor is one that says none."""
-    edit(two_ways, "t", [1], lambda e: dataclasses.replace(e, task="somewhere"))
+    edit(two_ways, "t", lambda: [1], lambda e: dataclasses.replace(e, task="somewhere"))
     with pytest.raises(UserError, match=r"episode 1 \(bag1\): no task 'somewhere' was trained"):
         open_data(two_ways, with_tasks(recipe))
-    edit(two_ways, "t", [1], lambda e: dataclasses.replace(e, task=""))
+    edit(two_ways, "t", lambda: [1], lambda e: dataclasses.replace(e, task=""))
     with pytest.raises(UserError, match=r"episode 1 \(bag1\): no task is said; give one of"):
         open_data(two_ways, with_tasks(recipe))
 

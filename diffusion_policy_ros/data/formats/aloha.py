@@ -11,8 +11,6 @@ Needs h5py: ``pip install 'diffusion_policy_ros[robomimic]'``.
 from __future__ import annotations
 
 import re
-import shutil
-import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from diffusion_policy_ros.data.formats.demonstrations import (
     Demonstration,
     Writing,
     Written,
+    built_beside,
     refuse_existing,
 )
 from diffusion_policy_ros.data.formats.naming import plain
@@ -170,15 +169,12 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
         cure = "export it as lerobot or robomimic"
         raise UserError(what, str(path), cure)
     numbers = options.chosen(dataset)
-    building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-    try:
+    with built_beside(out) as building:
         building.mkdir()
         for place, number in enumerate(numbers):
             with h5py.File(building / f"episode_{place}.hdf5", "w") as file:
                 _write_one(file, dataset.contract, dataset.episode(number), groups)
         building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     left = [
         key for key in _vectors(dataset.contract) if not any(key in g for g in groups.values())
     ]

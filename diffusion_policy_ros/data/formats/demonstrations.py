@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -151,3 +154,40 @@ def refuse_existing(out: Path) -> None:
         raise UserError("exists already", str(out), "choose another path with --out")
     if not out.parent.is_dir():
         raise UserError("is not there", str(out.parent), "make the folder first")
+
+
+@contextmanager
+def built_beside(out: Path, kind: str = "") -> Iterator[Path]:
+    """Gives a hidden path beside ``out`` to write to and then to rename; it is gone afterwards.
+
+    What was left by exports to the same name that were killed goes before.
+    """
+    stem = f".{out.name}{kind}.part-"
+    for path in out.parent.iterdir():
+        if path.name.startswith(stem) and _is_over(path.name.removeprefix(stem)):
+            _remove(path)
+    building = out.with_name(f"{stem}{os.getpid()}")
+    try:
+        yield building
+    finally:
+        _remove(building)
+
+
+def _is_over(process: str) -> bool:
+    """Whether no other process of that number lives."""
+    if not process.isdecimal() or int(process) == os.getpid():
+        return process.isdecimal()
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -7,8 +7,6 @@ whole, and there are the same parts for any number of processes.
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -19,7 +17,12 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.formats import needed
-from diffusion_policy_ros.data.formats.demonstrations import Writing, Written, refuse_existing
+from diffusion_policy_ros.data.formats.demonstrations import (
+    Writing,
+    Written,
+    built_beside,
+    refuse_existing,
+)
 from diffusion_policy_ros.data.formats.lerobot_meta import (
     CHUNK_FILES,
     DATA,
@@ -61,19 +64,16 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     dataset, out = Dataset(path), Path(out)
     fps = _checked(dataset.contract, out, options)
     tasks, stretches = _stretches(dataset, options)
-    building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     threads = max(1, (os.cpu_count() or 1) // max(1, options.jobs))
     success = all(stretch.success is not None for stretch in stretches)
-    plan = Plan(dataset.path, building, fps, options.video, options.stamps, success, threads)
-    groups = _groups(dataset.contract, stretches, plan)
-    try:
-        building.mkdir(parents=True)
+    with built_beside(out) as building:
+        plan = Plan(dataset.path, building, fps, options.video, options.stamps, success, threads)
+        groups = _groups(dataset.contract, stretches, plan)
+        building.mkdir()
         parts = _run(plan, groups, options.jobs)
         write_meta(plan, dataset.contract, tasks, groups, parts)
         images = _read_back(building, stretches, parts)
         building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     notes = []
     more = len(stretches) - len(options.chosen(dataset))
     if more:

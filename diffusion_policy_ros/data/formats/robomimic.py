@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,12 @@ from numpy.typing import NDArray
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.formats import needed
-from diffusion_policy_ros.data.formats.demonstrations import Writing, Written, refuse_existing
+from diffusion_policy_ros.data.formats.demonstrations import (
+    Writing,
+    Written,
+    built_beside,
+    refuse_existing,
+)
 from diffusion_policy_ros.data.reports import BagReport, Progress, Report
 from diffusion_policy_ros.data.shards import ACTION, STAMP
 from diffusion_policy_ros.data.store import Adding, Recording, adding
@@ -307,9 +311,8 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     """
     h5py, dataset, out = needed("h5py", "robomimic"), Dataset(path), Path(out)
     refuse_existing(out)
-    building = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     source, frames, numbers = _Source(out, dataset.contract, {}), 0, options.chosen(dataset)
-    try:
+    with built_beside(out) as building:
         with h5py.File(building, "w") as file:
             data = file.create_group("data")
             for place, number in enumerate(numbers):
@@ -320,8 +323,6 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
             data.attrs["total"] = frames
             data.attrs["env_args"] = json.dumps(_env_args(dataset.contract))
         building.rename(out)
-    finally:
-        building.unlink(missing_ok=True)
     return Written(out, len(numbers), frames)
 
 
