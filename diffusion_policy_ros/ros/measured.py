@@ -35,7 +35,7 @@ class Measured:
         Args:
             topic: as the contract has it.
             message: of its type.
-            now_ns: the time, for messages without a stamp.
+            now_ns: the time, for messages without a stamp, or with one that is of no use.
         """
         for key, stream in self.streams.items():
             if stream.topic != topic or not holds(stream, message):
@@ -44,10 +44,11 @@ class Measured:
                 self.wrong_frame = self._elsewhere(key, message)
                 if self.wrong_frame:
                     return
-                stamp = stamp_ns(message)
+                stamp = None if stream.time == "receipt" else stamp_ns(message)
                 self.arrays[key] = decode(stream, message)
-            except UserError as error:
-                self.problem = str(error)
+            except Exception as error:  # whatever comes: what is measured grows old, and is named
+                known = isinstance(error, UserError)
+                self.problem = str(error) if known else f"{key} ({topic}): {error!r}"
                 return
             measured_ns = now_ns if stamp is None else stamp
             self.times_ns[key] = measured_ns - round(stream.observation_latency_s * SECOND_NS)

@@ -17,7 +17,8 @@ from diffusion_policy_ros.runtime.tail import Chunk
 
 
 def path_msg(chunk: Chunk, contract: Contract, measured: Mapping[str, Any]) -> Path:
-    """Where the actions lead, of the first position; empty where the action moves none.
+    """Where the actions lead, of the first position; empty where the action moves none. Without a
+    state it begins with the first action.
 
     Args:
         chunk: its actions.
@@ -36,6 +37,8 @@ def path_msg(chunk: Chunk, contract: Contract, measured: Mapping[str, Any]) -> P
     }
     # The lead is limited against the robot as it will be, which nobody knows yet.
     for i, goal in enumerate(goals(contract, start, chunk.actions)):
+        if position.name not in goal:
+            continue
         stamp = time_msg(chunk.stamp_ns + i * chunk.period_ns)
         header = Header(stamp=stamp, frame_id=position.frame)
         turn = goal.get(mates[0].name) if mates else None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nav_msgs.msg import Path
@@ -168,8 +169,17 @@ class RobotLink:
         self._started.close()
 
     def _on_message(self, topic: str, message: Any) -> None:
-        with self.runner.turn() as loop:
+        with self.runner.turn() as loop, self._outliving(loop, topic):
             loop.push(topic, message, time.monotonic_ns())
+
+    @contextlib.contextmanager
+    def _outliving(self, loop: PolicyLoop, what: str) -> Iterator[None]:
+        """Hold, by name, where a fault is ours: whatever comes does not end the node."""
+        try:
+            yield
+        except Exception as error:
+            self._node.get_logger().error(traceback.format_exc(), once=True)
+            loop.refuse(what, f"{what}: {error!r}", time.monotonic_ns())
 
     def _on_time(self) -> int:
         """Do what is due; for how many ns there is nothing more."""
@@ -177,7 +187,8 @@ class RobotLink:
             if not loop.active:
                 return FOREVER_NS
             now_ns = time.monotonic_ns()
-            loop.poll(now_ns)
+            with self._outliving(loop, "frame"):
+                loop.poll(now_ns)
             if loop.frame_arrival_ns != self._wound_ns:
                 self._wound_ns = loop.frame_arrival_ns
                 self._wait_from(self._wound_ns)

@@ -222,9 +222,21 @@ class PolicyLoop:
         if wrong:
             name = self.contract.topics[topic][0].name
             self._wrong[topic] = f"{name} ({topic}): {wrong}"
-            self.history.reset()  # no frame may go without it
-            return self._take([Refused(received_ns, name, self._wrong[topic])], arrival_ns)
+            return self.refuse(name, self._wrong[topic], arrival_ns)
         return self._take(self.history.push(topic, msg, arrival_ns, received_ns), arrival_ns)
+
+    def refuse(self, key: str, why: str, now_ns: int) -> list[Event]:
+        """Hold, for a message could not be taken: no frame may go without it.
+
+        Args:
+            key: of what it is an observation.
+            why: in words.
+            now_ns: by the clock of arrivals.
+        """
+        if not self.active:
+            return []
+        self.history.reset()
+        return self._take([Refused(self.now_ns(), key, why)], now_ns)
 
     def poll(self, now_ns: int) -> list[Event]:
         """Close frames that have waited long enough, see `History.poll`."""

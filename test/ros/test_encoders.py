@@ -16,6 +16,8 @@ from diffusion_policy_ros.errors import UserError  # noqa: E402
 from diffusion_policy_ros.ros import outputs as outputs_module  # noqa: E402
 from diffusion_policy_ros.ros.encoders import ENCODERS, Told, encode  # noqa: E402
 from diffusion_policy_ros.ros.outputs import ActionOutput  # noqa: E402
+from diffusion_policy_ros.ros.planned_path import path_msg  # noqa: E402
+from diffusion_policy_ros.runtime.tail import Chunk  # noqa: E402
 
 ROBOT = """
 name: robot
@@ -100,6 +102,15 @@ def test_a_twist_is_told_or_is_the_velocity_of_a_pose(kind):
     message = encode(output, told({"where": PLACE, "turned": TURN}, velocity))
     twist = message.twist if kind == "TwistStamped" else message
     assert (twist.linear.x, twist.angular.z) == (0.1, 0.7)
+
+
+def test_a_planned_path_begins_with_the_first_action_where_nothing_measures_the_position():
+    """Which is legal for a policy that tells where to be."""
+    contract = Contract.from_text(
+        ROBOT.replace("FIELDS", "    - {name: at, kind: position}").replace("SIZE", "3")
+    )
+    path = path_msg(Chunk(10**9, np.eye(3), contract.period_ns), contract, {"q": np.zeros(2)})
+    assert [pose.pose.position.x for pose in path.poses] == [1, 0, 0]
 
 
 def test_a_trajectory_says_the_way_ahead_and_ends_at_rest():

@@ -9,6 +9,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
+from diffusion_policy_ros.ros.measured import Measured  # noqa: E402
+from diffusion_policy_ros.ros.robot_link import RobotLink  # noqa: E402
 from diffusion_policy_ros.ros.streams import ROUNDS, Streams  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -65,3 +67,58 @@ def test_who_publishes_without_end_does_not_keep_the_executor():
     came = delivered({**dict.fromkeys(CONTRACT.topics, 5), "/eef_pose": 10**9})
     assert came["/eef_pose"] == 1 + ROUNDS
     assert {came[topic] for topic in CONTRACT.topics if topic != "/eef_pose"} == {5}
+
+
+ARM = """
+name: arm
+rate_hz: 10
+anchor: q
+observations:
+  q: {topic: /q, type: sensor_msgs/msg/JointState, names: [a], TIME}
+action:
+  fields: [{name: arm, kind: joint_position, size: 1, state: q, limits: {velocity: 1}}]
+  record: next_state
+"""
+
+
+def joint(position, stamp_s=5):
+    """A JointState."""
+    stamp = SimpleNamespace(sec=stamp_s, nanosec=0)
+    header = SimpleNamespace(stamp=stamp, frame_id="")
+    return SimpleNamespace(header=header, name=["a"], position=position)
+
+
+@pytest.mark.parametrize(("time", "expected"), [("header", 5), ("receipt", 9)])
+def test_the_players_measurements_have_the_time_that_the_contract_says(time, expected):
+    """A driver's own, or that of receipt where the driver's is of no use."""
+    measured = Measured(Contract.from_text(ARM.replace("TIME", f"time: {time}")))
+    measured.take("/q", joint([0.0]), 9 * 10**9)
+    assert measured.times_ns == {"q": expected * 10**9}
+
+
+def test_what_nobody_thought_of_is_a_problem_of_the_player():
+    """By name, until a message can be read."""
+    measured = Measured(Contract.from_text(ARM.replace("TIME", "time: header")))
+    measured.take("/q", joint(["far"]), 0)
+    assert measured.problem.startswith("q (/q): ValueError") and measured.missing == ["q"]
+    measured.take("/q", joint([0.5]), 0)
+    assert not measured.problem and measured.arrays["q"] == [0.5]
+
+
+def test_an_error_of_ours_holds_the_robot_and_does_not_end_the_node():
+    """It is logged with its traceback, and told by the topic's name."""
+    said = []
+
+    class Loop(SimpleNamespace):
+        def push(self, *_):
+            raise ZeroDivisionError
+
+        def refuse(self, *why):
+            said.append(why[:2])
+
+    link = object.__new__(RobotLink)
+    link.runner = SimpleNamespace(turn=lambda: contextlib.nullcontext(Loop()))
+    log = SimpleNamespace(error=lambda text, **_: said.append(text))
+    link._node = SimpleNamespace(get_logger=lambda: log)
+    link._on_message("/q", joint([0.0]))
+    assert "Traceback" in said[0] and said[1] == ("/q", "/q: ZeroDivisionError()")

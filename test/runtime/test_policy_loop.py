@@ -99,6 +99,19 @@ def test_an_output_that_is_not_finite_holds_until_one_is(robot):
     assert robot.loop.state == "running" and robot.loop.counts.clamped == 8
 
 
+def test_what_could_not_be_taken_holds_until_frames_return(robot):
+    """Once, by name, and counted; an inactive loop does not care."""
+    before = len(robot.published)
+    for _ in range(2):
+        assert robot.loop.refuse("/a", "/a: ZeroDivisionError()", robot.now)
+    assert robot.loop.state == "holding: /a: ZeroDivisionError()"
+    assert len(robot.published) == before + 1 and robot.loop.counts.refused == 2
+    robot.tick()
+    assert robot.loop.state == "running"
+    robot.loop.stop()
+    assert robot.loop.refuse("/a", "too late", robot.now) == []
+
+
 def test_told_to_hold_it_does_until_told_otherwise(robot):
     """Whatever comes, frames or faults; then the next frame makes a chunk."""
     robot.loop.set_hold(True)
