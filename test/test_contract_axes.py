@@ -94,6 +94,7 @@ def test_half_a_pose_keeps_the_other_half_of_the_same_message():
         ("name: arm, kind: joint_position, size: 2, state: nameless", "0 names for 2 values"),
         (ARM + f", send: {{type: {POSE}}}", "cannot carry arm, a joint_position"),
         (ARM + ", send: {type: std_msgs/msg/Float64}", "arm has 2 values"),
+        (ARM + ", send: {names: [c, c]}", "arm would tell c twice in one trajectory_msgs"),
     ],
 )
 def test_what_no_output_can_carry_is_refused_at_check(field, expected):
@@ -204,6 +205,9 @@ def test_joints_are_not_told_each_others_set_points():
     with pytest.raises(UserErrors, match="in the same order"):
         contract.refuse_contradictions("arm.yaml")
     robot(f"{ARM}, send: {{names: [left_a, left_b]}}").check_outputs()
+    (line,) = refusals(robot(ARM, ARM.replace("arm", "other")))
+    assert "arm, other would tell a, b twice in one" in line
+    robot(ARM, ARM.replace("arm", "other") + ", send: {topic: /other}").check_outputs()
 
 
 @pytest.mark.parametrize(

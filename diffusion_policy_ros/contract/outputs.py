@@ -145,6 +145,10 @@ class Output:
         if row.named and len(self.names) != size:
             what = f"{names}: {len(self.names)} names for {size} values in {self.type}"
             yield Problem("send.names", what, "name the joints")
+        elif row.named and len(set(self.names)) < size:
+            twice = ", ".join(n for n in dict.fromkeys(self.names) if self.names.count(n) > 1)
+            what = f"{names} would tell {twice} twice in one {self.type} on {self.topic}"
+            yield Problem("send.names", what, "name each joint once, or give two topics")
         if row.whole and len({part.frame for part in self.fields}) > 1:
             yield Problem("send", f"{names} are in different frames", "give each its own topic")
         if "twist" in roles and len(roles) > 1:

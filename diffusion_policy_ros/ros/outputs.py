@@ -12,7 +12,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 
-from diffusion_policy_ros.contract import Contract, Output
+from diffusion_policy_ros.contract import ActionField, Contract, Output, Send
 from diffusion_policy_ros.ros.encoders import Told, action_class, encode, looks_ahead
 from diffusion_policy_ros.ros.message_types import message_class
 
@@ -20,8 +20,10 @@ SET_POINT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 """Controllers ask for reliable delivery as often as for best effort, and this offer serves both;
 with a depth of one nothing is sent again once there is something newer."""
 CHANGE = 0.01
-"""A goal is sent anew where it differs by more than this share of what may be sent, or where it
+"""A goal is sent anew where it differs by more than this share of the gripper's range, or where it
 has come to rest: a network's noise in a gripper's width is no reason to start over."""
+REST_NS = 200_000_000
+"""What has differed by no more for so long has come to rest, and is sent once as it then is."""
 RETRY_S = 1.0
 
 
@@ -69,32 +71,40 @@ class ActionOutput:
         self._node, self.output = node, output
         self._client: Any = ActionClient(node, action_class(output.type), output.topic)
         self.name, self.problem = node.resolve_service_name(output.topic), ""
-        self._span = max(abs(part.send.closed - part.send.open) for part in output.fields)
+        self._part = output.fields[0]
+        self._low, self._high = min(_ends(self._part)), max(_ends(self._part))
         self.forget()
 
     def forget(self) -> None:
         """Send the next one whatever it is: somebody else may have moved the gripper."""
-        self._sent: np.ndarray | None = None
-        self._before: np.ndarray | None = None
-        self._retry_s = 0.0
+        self._sent: float | None = None
+        self._before: float | None = None
+        self._sent_ns, self._rested, self._retry_s = 0, False, 0.0
 
     def tell(self, told: Told) -> None:
         """Send a goal if it is news; one that is not accepted is sent again a second later."""
-        value = np.concatenate([told.set_point[part.name] for part in self.output.fields])
-        rests = self._before is not None and np.array_equal(value, self._before)
-        self._before = value
-        if self._sent is not None:
-            moved = np.abs(value - self._sent).max()
-            if moved == 0 or (moved <= CHANGE * self._span and not rests):
-                return
+        value = float(told.set_point[self._part.name][0])
+        self._low, self._high = min(self._low, value), max(self._high, value)
+        rests, self._before = value == self._before, value
+        if self._sent is not None and not self._is_news(abs(value - self._sent), rests, told):
+            return
         if time.monotonic() < self._retry_s:
             return
         if not self._client.server_is_ready():
             self._fail("nobody serves it")
             return
-        self._sent = value
+        self._sent, self._sent_ns = value, told.time_ns
         goal = encode(self.output, told)
         self._client.send_goal_async(goal).add_done_callback(self._on_answer)
+
+    def _is_news(self, moved: float, rests: bool, told: Told) -> bool:
+        """Whether what is told differs from what was sent by more than a network's noise."""
+        if moved > CHANGE * (self._high - self._low):
+            self._rested = False
+            return True
+        calm = not self._rested and told.time_ns - self._sent_ns >= REST_NS
+        self._rested = self._rested or rests or calm
+        return moved > 0 and (rests or calm)
 
     def _on_answer(self, future: Future) -> None:
         answer = future.result()
@@ -110,6 +120,17 @@ class ActionOutput:
     def destroy(self) -> None:
         """Be no more."""
         self._client.destroy()
+
+
+def _ends(part: ActionField) -> list[float]:
+    """Between which values a gripper's width or angle is, as the contract says; else it is from 0
+    to the farthest that was told.
+    """
+    send, limits = part.send, part.limits
+    if limits.min is not None and limits.max is not None:
+        return [float(np.min(limits.min)), float(np.max(limits.max))]
+    said = part.role == "scalar" and (send.open, send.closed) != (Send.open, Send.closed)
+    return [send.open, send.closed] if said else [0.0]
 
 
 class Outputs:

@@ -236,16 +236,24 @@ def gripper(control_msgs, monkeypatch):
     monkeypatch.setattr(outputs_module, "ActionClient", Server)
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr(outputs_module, "time", clock)
-    send = "topic: /g, open: 1.0, closed: 0.0, type: control_msgs/action/GripperCommand"
-    (output,) = outputs(field("width", "scalar", send))
-    made = ActionOutput(SimpleNamespace(resolve_service_name=str), output)
+    return Gripper(clock, "scalar", "open: 1.0, closed: 0.0")
 
-    def tell(*widths):
+
+class Gripper:
+    """An output to a gripper's action, and its server."""
+
+    def __init__(self, clock, kind, send="max_effort: 1.0", **limits):
+        sent = f"topic: /g, type: control_msgs/action/GripperCommand, {send}"
+        (output,) = outputs(field("width", kind, sent, **limits))
+        self.output = ActionOutput(SimpleNamespace(resolve_service_name=str), output)
+        self.server, self.clock, self.time_ns = Server.made, clock, 10**9
+
+    def tell(self, *widths, period_ns=0):
+        """The goals so far, after these set-points."""
         for width in widths:
-            made.tell(told({"width": [width]}))
-        return Server.made.goals
-
-    return SimpleNamespace(tell=tell, output=made, server=Server.made, clock=clock)
+            self.time_ns += period_ns
+            self.output.tell(Told(self.time_ns, {"width": np.array([width])}, {}))
+        return self.server.goals
 
 
 def test_a_gripper_is_sent_a_goal_when_what_it_is_told_changes(gripper):
@@ -269,3 +277,23 @@ def test_a_gripper_that_does_not_take_its_goal_is_asked_again(gripper):
     gripper.server.accepts = True
     gripper.clock.now += 1.1
     assert gripper.tell(0.5, 0.5) == [0.5, 0.5] and gripper.output.problem == ""
+
+
+@pytest.mark.parametrize("limits", [{"limits": "{min: 0.0, max: 0.08}"}, {}])
+def test_a_gripper_ends_where_it_is_told_to_be_whatever_its_unit(gripper, limits):
+    """In m, with a network's noise of 10 um, for which alone it does not start over."""
+    narrow = Gripper(gripper.clock, "scalar", **limits)
+    noise = 1e-5 * np.random.default_rng(0).normal(size=300)
+    narrow.tell(*(0.04 + noise), period_ns=10**7)
+    assert len(narrow.tell()) <= 2
+    narrow.tell(*np.linspace(0.04, 0.0205, 20), period_ns=10**7)
+    moving = len(narrow.tell())
+    goals = narrow.tell(*(0.0205 + noise), period_ns=10**7)
+    assert goals[-1] == pytest.approx(0.0205, abs=5e-5) and len(goals) - moving <= 2
+
+
+def test_a_binary_gripper_is_told_each_change_whatever_it_is_sent(gripper):
+    """Once each, by numbers of any size."""
+    hand = Gripper(gripper.clock, "binary", "open: 0.0, closed: 800.0")
+    assert hand.tell(-1.0, -1.0, 1.0, 1.0, -1.0) == [0.0, 800.0, 0.0]
+    assert hand.tell(1.0) == [0.0, 800.0, 0.0, 800.0]
