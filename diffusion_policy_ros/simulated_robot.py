@@ -169,6 +169,8 @@ class SimulatedRobot:
         Returns:
             Why it is not played; empty when it is.
         """
+        if self._seed is None:
+            return "before the first episode"
         if len(chunk.actions) and chunk.stamp_ns < self._start_ns:
             return "from before the reset"
         reason = self.player.offer(chunk)

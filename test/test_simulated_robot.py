@@ -90,6 +90,12 @@ def test_chunks_from_before_the_reset_are_not_played(robot):
     assert robot.advance(START + 20 * PERIOD_NS).holding == "no chunk yet"
 
 
+def test_a_chunk_before_the_first_episode_is_not_played():
+    """Whoever is quicker than the simulator's first frame is told so."""
+    with SimulatedRobot(STATE, cameras=False) as robot:
+        assert robot.offer(chunk(START)) == "before the first episode"
+
+
 def test_reset_gives_the_seeds_episode(robot):
     """Whatever went on before, a seed's episode is the simulator's own for that seed."""
     robot.offer(chunk(START))

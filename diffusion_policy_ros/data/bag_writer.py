@@ -6,6 +6,7 @@ with BagWriter("episode_0", {"/eef_pose": POSE_STAMPED}, {"contract": text}) as 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -132,9 +133,18 @@ class BagWriter:
         draft.replace(self.path / METADATA_FILE)
 
     def discard(self) -> None:
-        """Remove the recording."""
+        """Remove the recording, or what somebody has left of it.
+
+        Raises:
+            UserError: it may not be removed.
+        """
         self._file.close()
-        shutil.rmtree(self.path)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.path)
+        except OSError as error:
+            what = f"cannot be removed: {error.strerror}"
+            raise UserError(what, str(self.path), "remove it yourself") from None
 
     def __enter__(self) -> BagWriter:
         return self

@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.contract.messages import TF, TF_STATIC
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, holds, stamp_ns
+from diffusion_policy_ros.observe.recent import Recent
 from diffusion_policy_ros.observe.transforms import Transforms
 
 EARLY = 0.25
@@ -87,83 +88,6 @@ class _Pending(NamedTuple):
     arrival_ns: int
 
 
-_Entry = tuple[int, Any, dict[str, bool]]
-
-
-@dataclass
-class _Topic:
-    """The recent messages of one topic, oldest first, not yet decoded.
-
-    An entry is a stamp, a message, and which streams' joints it is known to hold.
-    """
-
-    streams: list[Stream]
-    keep_ns: int
-    latency_ns: int
-    messages: deque[_Entry] = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        self.static: bool = self.streams[0].static
-        self.by_receipt = self.streams[0].time == "receipt"
-        self.shared = any(stream.names for stream in self.streams)
-
-    @property
-    def newest_ns(self) -> int | None:
-        return self.messages[-1][0] if self.messages else None
-
-    def push(self, stamp: int, msg: Any) -> None:
-        if self.static:
-            self.messages.clear()
-        self.messages.append((stamp, msg, {}))
-        while self.messages[0][0] < stamp - self.keep_ns:
-            self.messages.popleft()
-
-    def insert(self, stamp: int, msg: Any) -> None:
-        """Put a message of another publisher among those that are newer."""
-        place = len(self.messages)
-        while place and self.messages[place - 1][0] > stamp:
-            place -= 1
-        self.messages.insert(place, (stamp, msg, {}))
-
-    def has_shown(self, time_ns: int) -> bool:
-        """Whether nothing older than ``time_ns`` is still to be expected."""
-        if self.static:
-            return True
-        if not self.messages or self.messages[-1][0] < time_ns:
-            return False
-        return not self.shared or all(self._has_shown(s, time_ns) for s in self.streams)
-
-    def _has_shown(self, stream: Stream, time_ns: int) -> bool:
-        for entry in reversed(self.messages):
-            if entry[0] < time_ns:
-                return False
-            if _holds(stream, entry):
-                return True
-        return False
-
-    def at(self, stream: Stream, time_ns: int) -> _Entry | None:
-        """The newest message with a stamp at or before ``time_ns`` that holds the stream's joints;
-        the newest of all where none does.
-        """
-        if self.static:
-            return self.messages[-1] if self.messages else None
-        newest: _Entry | None = None
-        for entry in reversed(self.messages):
-            if entry[0] <= time_ns:
-                if not self.shared or _holds(stream, entry):
-                    return entry
-                newest = newest or entry
-        return newest
-
-
-def _holds(stream: Stream, entry: _Entry) -> bool:
-    """`holds`, looked into once."""
-    _, msg, known = entry
-    if stream.name not in known:
-        known[stream.name] = holds(stream, msg)
-    return known[stream.name]
-
-
 def latency_ns(seconds: float) -> int:
     """A latency of the contract in whole ns."""
     return round(seconds * 1e9)
@@ -189,7 +113,7 @@ class History:
         self._settle = round(contract.settle_s * 1e9)
         self._anchor = contract.observations[contract.anchor]
         self._topics = {
-            topic: _Topic(
+            topic: Recent(
                 streams,
                 KEEP_NS + round(max(s.max_age_s for s in streams) * 1e9),
                 latency_ns(streams[0].observation_latency_s),

@@ -91,6 +91,8 @@ def _flat(value: Any, path: str) -> Sequence[float]:
     """All numbers of a value, one after the other."""
     if isinstance(value, _NUMBER):
         return (float(value),)
+    if isinstance(value, bytes) and len(value) == 1:  # rclpy's byte
+        return (float(value[0]),)
     if isinstance(value, str | bytes):
         raise UserError(f"{path} is text", "", "name a number")
     if _is_array(value):

@@ -53,9 +53,7 @@ class StampedMessage(SerializedMessage):
         try:
             sec, nanosec = (_LITTLE if raw[1] & 1 else _BIG).unpack_from(raw, ENCAPSULATION)
         except (struct.error, IndexError):
-            raise UserError(
-                f"a message of {len(raw)} bytes has no header", "", "it is damaged"
-            ) from None
+            raise _headless(raw) from None
         return Header(sec, nanosec, raw)
 
 
@@ -75,8 +73,13 @@ class Header:
     @property
     def frame_id(self) -> str:
         """The tf frame."""
-        start = ENCAPSULATION + 12
-        (length,) = (_LITTLE_U32 if self._raw[1] & 1 else _BIG_U32).unpack_from(
-            self._raw, start - 4
-        )
-        return bytes(self._raw[start : start + length]).rstrip(b"\0").decode("utf-8", "replace")
+        start, raw = ENCAPSULATION + 12, self._raw
+        try:
+            (length,) = (_LITTLE_U32 if raw[1] & 1 else _BIG_U32).unpack_from(raw, start - 4)
+        except struct.error:
+            raise _headless(raw) from None
+        return bytes(raw[start : start + length]).rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _headless(raw: memoryview) -> UserError:
+    return UserError(f"a message of {len(raw)} bytes has no header", "", "it is damaged")

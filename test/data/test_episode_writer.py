@@ -1,6 +1,7 @@
 """One recorded episode, and what is said of it."""
 
 import resource
+import shutil
 import signal
 
 import numpy as np
@@ -159,6 +160,13 @@ def test_a_disk_that_does_not_keep_up_loses_messages_loudly(writer, monkeypatch)
     writer.put("/command", 1, command(1))
     report = writer.keep()
     assert report.lost == 1 and "1 messages LOST" in str(report)
+
+
+def test_what_somebody_has_removed_meanwhile_is_discarded(writer):
+    """The recorder outlives it."""
+    shutil.rmtree(writer.path)
+    writer.discard()
+    assert not writer.path.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

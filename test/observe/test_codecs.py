@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffusion_policy_ros.contract import Stream
 from diffusion_policy_ros.observe.codecs import DecodeError, decode, stamp_ns
+from diffusion_policy_ros.observe.serialized import StampedMessage
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 IMAGE = "sensor_msgs/msg/Image"
@@ -186,3 +187,12 @@ def test_what_is_not_finite_is_refused(value, place):
     setattr(point, "xyz"[place], value)
     with pytest.raises(DecodeError, match="not finite"):
         decode(stream("geometry_msgs/msg/PoseStamped"), Message(pose=Message(position=point)))
+
+
+@pytest.mark.parametrize("length", [3, 14])
+def test_a_message_that_ends_within_its_header_is_damaged(length):
+    """Before its stamp, or between that and its frame."""
+    spec = stream("geometry_msgs/msg/PoseStamped", field="pose.position", frame_id="base")
+    message = StampedMessage(lambda _: {}, memoryview(b"\0\1\0\0" + bytes(10))[:length])
+    with pytest.raises(DecodeError, match=f"a message of {length} bytes has no header"):
+        decode(spec, message)

@@ -21,6 +21,8 @@ MESSAGE = Msg(
     parts=[Msg(id="left", at=VECTOR), Msg(id="right", at=Msg(x=7.0, y=8.0, z=9.0))],
     label="text",
     mode=3,
+    level=b"\x03",
+    levels=[b"\x03", b"\x04"],
 )
 
 
@@ -32,6 +34,9 @@ MESSAGE = Msg(
         ("wrench.torque.y", [5]),
         ("data", [1]),
         ("mode", [3]),
+        ("level", [3]),
+        ("levels", [3, 4]),
+        ("levels[1]", [4]),
         ("o_t_ee[12:15]", [12, 13, 14]),
         ("o_t_ee[3]", [3]),
         ("o_t_ee[0]", [0]),

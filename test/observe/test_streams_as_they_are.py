@@ -73,6 +73,16 @@ def test_two_drivers_share_a_topic(grip_late_ns):
         assert i - seen <= 1 - min(grip_late_ns, 0) // PERIOD + (grip_late_ns > 0)
 
 
+def test_equal_stamps_of_a_shared_topic_are_dropped_as_duplicates():
+    """One of each driver is kept, as where simulated time stands still and drivers go on."""
+    history = History(CONTRACT, 2)
+    for i in range(50):
+        for ns in (10**9, 10**9 + MS, 10**9):
+            history.push("/joint_states", joints(ns, a=1.0, b=2.0), i)
+            history.push("/joint_states", joints(ns, g=float(i)), i)
+    assert len(history._topics["/joint_states"].messages) == 4
+
+
 def test_joints_that_nobody_publishes_are_named():
     """As before, with what there is."""
     history = History(CONTRACT, 2)
