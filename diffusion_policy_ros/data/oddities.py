@@ -70,7 +70,8 @@ Arrays = Mapping[int, Mapping[str, Array]]
 def _vectors(dataset: Dataset, number: int, keys: Sequence[str]) -> dict[str, Array]:
     start = dataset.first_row(number)
     rows = np.arange(start, start + dataset.episodes[number].frames)
-    return {key: dataset.rows[key].take(rows) for key in keys}
+    # In float64 no difference of two float32 overflows.
+    return {key: dataset.rows[key].take(rows).astype(np.float64) for key in keys}
 
 
 def _lengths(arrays: Arrays) -> Iterator[Oddity]:
@@ -103,7 +104,7 @@ def _jumps(arrays: Arrays, key: str, turns: bool) -> Iterator[Oddity]:
 
 def _steps(values: Array, turns: bool) -> NDArray[np.float64]:
     """Lengths of the steps; q and -q are the same orientation."""
-    steps = np.linalg.norm(np.diff(values.astype(np.float64), axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(values, axis=0), axis=1)
     if turns and len(values) > 1:
         steps = np.minimum(steps, np.linalg.norm(values[1:] + values[:-1], axis=1))
     return np.asarray(steps)

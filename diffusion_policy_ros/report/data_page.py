@@ -121,7 +121,11 @@ def _ranges(dataset: Dataset, numbers: Sequence[int]) -> Ranges:
     streams = dataset.contract.observations.items()
     keys = [key for key, stream in streams if not stream.is_image]
     values = {key: dataset.rows[key].take(rows) for key in (*keys, ACTION)}
-    return {key: (array.min(0), array.max(0)) for key, array in values.items()}
+    edges = {key: (array.min(0), array.max(0)) for key, array in values.items()}
+    # In float64 no difference of two float32 overflows.
+    return {
+        k: (low.astype(np.float64), high.astype(np.float64)) for k, (low, high) in edges.items()
+    }
 
 
 def _draw(

@@ -159,6 +159,17 @@ def test_names_that_are_no_text_and_wide_pictures_are_shown(tmp_path, capsys):
     assert "\\udce4rger" in (tmp_path / "data.html").read_text()
 
 
+def test_the_largest_numbers_that_there_are_jump_and_no_more(tmp_path, capsys, recwarn):
+    """Their differences are larger than a float32 can be."""
+    arrays = episode(3)
+    arrays["position"][20:22] = [[3e38] * 3, [-3e38] * 3]
+    folder = write(tmp_path / "data", {3: arrays})
+    assert main(["data", "show", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "jump       3 (demo_3): position jumps by 1.04e+39 at frame 21" in said
+    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
+
+
 def test_spans_are_found_at_both_ends():
     """First place, and the one after the last."""
     assert spans(np.array([True, True, False, True])) == [(0, 2), (3, 4)]
