@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import heapq
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.serialized import SerializedMessage
 
 STORAGE_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+
+GROWS_S = 60
+"""A bag without an end whose file changed more lately is still being recorded."""
 
 BROKEN_VALUES = (
     ArithmeticError,
@@ -175,6 +179,18 @@ def open_bag(path: str | Path) -> Bag:
         raise UserError(what, str(path), "record it again")
     cut = any(isinstance(s.storage, McapFile) and s.storage.cut_at is not None for s in sources)
     return Bag(path, sources, metadata, notes, not cut and bool(described or not path.is_dir()))
+
+
+def refuse_unfinished(bag: Bag) -> None:
+    """A recording of which more is to come would be converted twice.
+
+    Raises:
+        UserError: it has no end, and grew just now.
+    """
+    newest_s = max(file.stat().st_mtime for file in bag_files(bag.path))
+    if not bag.is_finished and abs(time.time() - newest_s) < GROWS_S:
+        cure = f"end the recording; what was cut off can be converted after {GROWS_S} s"
+        raise UserError("it is still being recorded", str(bag.path), cure)
 
 
 def bag_files(path: Path) -> list[Path]:

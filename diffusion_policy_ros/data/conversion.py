@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data import remarks
 from diffusion_policy_ros.data.actions import Commands, next_state_actions
-from diffusion_policy_ros.data.bags import Bag, bag_files, open_bag
+from diffusion_policy_ros.data.bags import Bag, open_bag, refuse_unfinished
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.definitions import name_types_of
 from diffusion_policy_ros.data.idle import departures, idle_ends
+from diffusion_policy_ros.data.parts import Parts, refuse_grown
 from diffusion_policy_ros.data.pictures import Images, as_they_came, keeps_bytes
 from diffusion_policy_ros.data.recorded_as import cell_of, other_cell, resolve_topics
 from diffusion_policy_ros.data.reports import BagReport
@@ -29,8 +29,6 @@ from diffusion_policy_ros.observe.history import Frame, History, Refused, Reset
 from diffusion_policy_ros.observe.receipt import ReceiptClock
 
 MIN_FRAMES = 2
-GROWS_S = 60
-"""A bag without an end whose file changed more lately is still being recorded."""
 LONGEST_S = 1e6
 """Of a recording, twelve days: no time in one is later."""
 SPANS = 5
@@ -87,13 +85,27 @@ class _Segment:
     vectors: list[dict[str, Array]] = field(default_factory=list)
 
 
-def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Options) -> BagReport:
-    """Append one bag's frames to a shard; a rejected bag leaves the shard as it was."""
+def convert_bag(
+    path: Path,
+    contract: Contract,
+    shard: ShardWriter,
+    options: Options,
+    parts: Parts,
+) -> BagReport:
+    """Append one bag's frames to a shard; a rejected bag leaves the shard as it was.
+
+    Args:
+        path: the bag.
+        contract: the robot.
+        shard: is appended to.
+        options: how to convert.
+        parts: what the dataset may have of it already, see `parts.py`.
+    """
     report = BagReport(str(path))
     before = shard.begin()
     try:
         bag = open_bag(path)
-        _refuse_unfinished(bag)
+        refuse_unfinished(bag)
         name_types_of(contract, bag.defined)
         report.notes = [*bag.notes, *bag.remarks]
         report.success, report.task = _success(bag), bag.metadata.get("task", "").strip()
@@ -101,24 +113,14 @@ def convert_bag(path: Path, contract: Contract, shard: ShardWriter, options: Opt
             raise UserError("its recorder noted that the episode failed")
         read_as = cell_of(bag, contract) if options.own_cells else contract
         report.notes += filter(None, [other_cell(bag, read_as)])
-        _Conversion(bag, read_as, shard, options, report).run()
+        conversion = _Conversion(bag, read_as, shard, options, report)
+        conversion.run()
+        refuse_grown(conversion.written, parts)
         report.status = "kept"
     except UserError as error:
         shard.truncate(before)
         report.reason = str(error).removeprefix(f"{path}: ")
     return report
-
-
-def _refuse_unfinished(bag: Bag) -> None:
-    """A recording of which more is to come would be in the dataset twice, later.
-
-    Raises:
-        UserError: it grew just now.
-    """
-    newest_s = max(file.stat().st_mtime for file in bag_files(bag.path))
-    if not bag.is_finished and abs(time.time() - newest_s) < GROWS_S:
-        cure = f"end the recording; what was cut off can be converted after {GROWS_S} s"
-        raise UserError("it is still being recorded", "", cure)
 
 
 def _success(bag: Bag) -> bool | None:
@@ -158,6 +160,7 @@ class _Conversion:
         self._last: Frame | None = None
         self._pictures: dict[str, Array | list[bytes]] = {}
         self._unknown: list[str] = []
+        self.written: list[dict[str, Array]] = []
 
     def run(self) -> None:
         """Convert it.
@@ -293,7 +296,8 @@ class _Conversion:
         times = np.array(segment.times, dtype=np.int64)
         states = {key: np.stack([v[key] for v in segment.vectors]) for key in self._vectors}
         actions, valid = self._actions(times, states, segment.life)
-        self.shard.append({**states, ACTION: actions, STAMP: times})
+        self.written.append({**states, ACTION: actions, STAMP: times})
+        self.shard.append(self.written[-1])
         self.comparison.add({k: v[valid] for k, v in states.items()}, actions[valid])
         edges = np.flatnonzero(np.diff(np.concatenate([[False], valid, [False]]).astype(np.int8)))
         marks = np.searchsorted(times, np.array(self._marks, dtype=np.int64)).tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import bag_files, is_bag
 from diffusion_policy_ros.data.conversion import Options, convert_bag
+from diffusion_policy_ros.data.parts import Parts, parts_of
 from diffusion_policy_ros.data.reports import (
     BagReport,
     Progress,
@@ -40,7 +41,7 @@ class _Batch(NamedTuple):
 
     shard: str
     folder: Path
-    bags: list[tuple[Path, str]]
+    bags: list[tuple[Path, str, Parts]]
 
 
 def convert(
@@ -70,7 +71,9 @@ def convert(
     paths = expand(bags)
     with exclusive(out, may_begin=True) as building:
         index = index_of(out, contract)
-        reports, batches = _plan(paths, {episode.hash for episode in index.episodes}, building)
+        reports, fresh = _fresh(paths, {episode.hash for episode in index.episodes})
+        parts = parts_of(out, index, contract, {path.name for path in fresh.values()})
+        batches = _batches(fresh, parts, building)
         for report in chain(list(reports.values()), _run(batches, contract, options, jobs)):
             reports[report.bag] = report
             if progress is not None:
@@ -121,10 +124,8 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _plan(
-    paths: Sequence[Path], known: set[str], building: Path
-) -> tuple[dict[str, BagReport], list[_Batch]]:
-    """Which bags are new, and which shard each goes into; the same for any number of processes."""
+def _fresh(paths: Sequence[Path], known: set[str]) -> tuple[dict[str, BagReport], dict[str, Path]]:
+    """What is to be said of bags that are not new, and those that are: fingerprint → bag."""
     reports: dict[str, BagReport] = {}
     fresh: dict[str, Path] = {}
     for path in paths:
@@ -140,23 +141,30 @@ def _plan(
             reports[str(path)] = BagReport(str(path), "present", mark)
         else:
             fresh[mark] = path
+    return reports, fresh
+
+
+def _batches(
+    fresh: Mapping[str, Path], parts: Mapping[str, Parts], building: Path
+) -> list[_Batch]:
+    """Which shard each bag goes into; the same for any number of processes."""
     size = max(1, -(-len(fresh) // MAX_SHARDS))
-    marked = [(path, mark) for mark, path in fresh.items()]
+    marked = [(path, mark, parts.get(path.name, {})) for mark, path in fresh.items()]
     batches = []
     for start in range(0, len(marked), size):
         bags = marked[start : start + size]
         name = hashlib.blake2b(
-            "".join(mark for _, mark in bags).encode(), digest_size=6
+            "".join(mark for _, mark, _ in bags).encode(), digest_size=6
         ).hexdigest()
         batches.append(_Batch(name, building / name, bags))
-    return reports, batches
+    return batches
 
 
 def _run_batch(batch: _Batch, contract: Contract, options: Options) -> Iterator[BagReport]:
     """Make one shard."""
     shard = ShardWriter(batch.folder, contract, options.images)
-    for path, mark in batch.bags:
-        report = convert_bag(path, contract, shard, options)
+    for path, mark, parts in batch.bags:
+        report = convert_bag(path, contract, shard, options, parts)
         report.hash, report.shard, report.shard_rows = mark, batch.shard, shard.rows
         yield report
     shard.close()

@@ -26,6 +26,7 @@ from made_bags import (
     write_bag,
 )
 
+from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, open_bag, serialize
 from diffusion_policy_ros.data.convert import Options, convert, expand, fingerprint
@@ -194,6 +195,27 @@ def test_a_cut_off_bag_gives_what_it_has(tmp_path):
     assert report.status == "kept"
     assert 2 < report.frames < 12
     assert report.notes == ["bag_0.mcap was cut off; read up to its last whole message"]
+
+
+def test_a_recording_that_has_grown_since_is_not_added_beside_its_part(tmp_path):
+    """Until the part is dropped; another recording of the same name is none that has grown."""
+    whole = make_bag(tmp_path / "whole" / "episode")
+    part = tmp_path / "part" / "episode"
+    shutil.copytree(whole, part)
+    (part / "metadata.yaml").unlink()
+    (file,) = part.iterdir()
+    os.truncate(file, file.stat().st_size // 2)
+    os.utime(file, (0, 0))
+    data = tmp_path / "data"
+    convert([part], CONTRACT, data)
+    found = only(convert([whole], CONTRACT, data))
+    assert found.status == "rejected" and "the dataset has a part of it" in found.reason
+    other = make_bag(tmp_path / "other" / "episode", seed=7)
+    assert only(convert([other], CONTRACT, data)).status == "kept"
+    (before, _) = Index.load(data).episodes
+    assert main(["data", "drop", str(data), "--where", f"hash={before.hash}"]) == 0
+    assert f"--where hash={before.hash}" in found.reason
+    assert only(convert([whole], CONTRACT, data)).status == "kept"
 
 
 def test_a_relative_topic_is_found_below_its_namespace(tmp_path):
