@@ -234,7 +234,10 @@ class Transforms:
         what = f"{child} has two parents, {' and '.join(parents)}"
         if len(parents) == 1:
             what = f"{child} is told of on {TF} and on {TF_STATIC}"
-        raise UserError(what, "", "end one of the two publishers")
+        cure = "end one of the two publishers"
+        if any(edge.static for edge in telling):
+            cure += f"; what {TF_STATIC} told is known until a node is configured anew"
+        raise UserError(what, "", cure)
 
     def _up(self, frame: str, time_ns: int) -> Iterator[str]:
         """A frame and those above it.
