@@ -115,7 +115,7 @@ def test_an_inverse_is_undone():
                 transform("base", "tool", (0, 0, 0), stamp=SECOND),
                 static=[transform("base", "tool", (1, 0, 0))],
             ),
-            "on /tf and on /tf_static; end one of the two publishers; what /tf_static told is known",
+            "end one of the two publishers; what /tf_static told is known",
         ),
         (
             tree(transform("base", "tool", (0, 0, float("nan")))),
