@@ -32,8 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--images",
         choices=("auto", "raw", "jpeg", "png", "video"),
         default="auto",
-        help="how pictures are kept: the bytes of compressed messages as they came, others raw "
-        "where they are small, else as jpeg of quality 95 (auto, the default); all raw; all that "
+        help="how pictures are kept: small ones raw, larger ones as the jpeg or png bytes that "
+        "came, else as jpeg of quality 95 (auto, the default); all raw; all that "
         "are not compressed as jpeg, or as png, which loses nothing; all in colour as video, a "
         "fifth of jpeg (depth and grey as png)",
     )

@@ -70,7 +70,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="of the first of them (default: %(default)s, which nothing was chosen by)",
     )
     parser.add_argument(
-        "--demonstrations", type=int, help="to record (default: 300, with --state 200)"
+        "--demonstrations",
+        type=int,
+        help="to record (default: the simulator's; of mini_lift 300, with --state 200)",
     )
     parser.add_argument("--engine", help="what runs the policy, as for the node (default: auto)")
     parser.add_argument("--dtype", help="its precision, as the engine has it: f32, int8, …")

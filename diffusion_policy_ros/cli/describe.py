@@ -24,6 +24,8 @@ MADE_FOR = {
     "square_lowdim": "robomimic_square_lowdim",
     "mini_lift_state": "mini_lift_state",
     "mini_lift": "mini_lift",
+    "mini_bypass": "mini_bypass",
+    "small_state": "mini_lift_state",
 }
 ANY_CONTRACT = "example_arm"
 BUDGET_S = 10.0  # no further chunk is measured after this
@@ -40,7 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "policy", metavar="RECIPE|CHECKPOINT", help="a file, a shipped recipe's name, or a run"
     )
     parser.add_argument(
-        "--contract", metavar="C", help="the robot (default: what the recipe was made for)"
+        "--contract",
+        metavar="C",
+        help="the robot (default: what the recipe was made for, else example_arm)",
     )
     parser.add_argument(
         "--chunks",

@@ -6,13 +6,16 @@ where is said by `send` of the contract's action fields; by default
 
     ~/pose              geometry_msgs/PoseStamped         what moves a position, a rotation or both
     ~/joint_trajectory  trajectory_msgs/JointTrajectory   joints
+    ~/twist             geometry_msgs/TwistStamped        a twist
+    ~/joint_velocity    std_msgs/Float64MultiArray        velocities of joints
     ~/gripper           std_msgs/Float64MultiArray        a gripper
 
 It starts stopped, and publishes nothing until it is released (`~/resume`, or `armed:=true`) and
 a chunk has come that begins where the robot is. `~/stop` brakes and stays so, `~/hand_over` leaves
 the robot to an operator, both until `~/resume`; `~/speed_scale` slows it down. `~/state` (latched)
 and `/diagnostics` say what it does and why. Chunks are checked, interpolated and limited by
-`runtime/player.py`.
+`runtime/player.py`. Beside the parameters below, each field of the contract has its limits:
+`FIELD.velocity` and so on, as `translation.velocity`.
 
 This is no safety-rated function: see doc/how-to/before-your-robot.md.
 """
