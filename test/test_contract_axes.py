@@ -177,7 +177,7 @@ HAND = "name: hand, kind: joint_position, size: 1, state: finger"
         ),
         (
             (ARM + ", wrap: true", HAND + ", wrap: true", "joint_min: [-1], joint_max: [1]"),
-            (ARM + ", wrap: [false, true]", HAND, "joint_min: [-1], joint_max: [1]"),
+            (ARM, HAND + ", wrap: true", "joint_min: [-1], joint_max: [1]"),
             "limits.joint_min: continuous joints have no range",
         ),
     ],

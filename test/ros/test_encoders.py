@@ -286,7 +286,7 @@ def test_a_gripper_ends_where_it_is_told_to_be_whatever_its_unit(gripper, limits
     noise = 1e-5 * np.random.default_rng(0).normal(size=300)
     narrow.tell(*(0.04 + noise), period_ns=10**7)
     assert len(narrow.tell()) <= 2
-    narrow.tell(*np.linspace(0.04, 0.0205, 20), period_ns=10**7)
+    narrow.tell(*np.linspace(0.04, 0.0208, 20), period_ns=10**7)
     moving = len(narrow.tell())
     goals = narrow.tell(*(0.0205 + noise), period_ns=10**7)
     assert goals[-1] == pytest.approx(0.0205, abs=5e-5) and len(goals) - moving <= 2
