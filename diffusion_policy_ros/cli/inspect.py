@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.report.atomic import replacing
 from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def _inspect(args: argparse.Namespace, view: View | None) -> int:
         print(f"\nno contract can be drafted: {error.what}; {error.cure}")
         return 0
     if args.draft:
-        Path(args.draft).write_text(text, encoding="utf-8")
+        with replacing(Path(args.draft)) as part:
+            part.write_text(text, encoding="utf-8")
         print(
             f"\ncontract drafted: {args.draft}; next: diffusion-policy contract check {args.draft}"
         )

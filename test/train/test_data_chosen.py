@@ -33,7 +33,7 @@ def with_data(recipe, *sources, **settings):
 
 def change(folder, numbers, **values):
     """Say something of some episodes."""
-    edit(folder, "test", numbers, lambda episode: dataclasses.replace(episode, **values))
+    edit(folder, "test", lambda: numbers, lambda episode: dataclasses.replace(episode, **values))
 
 
 def drawn(data, settings, batches):
