@@ -67,10 +67,12 @@ def undo(folder: Path) -> str:
     with exclusive(folder):
         index = Index.load(folder)
         edits = _noted(folder / EDITS)
-        if not edits:
+        noted = edits[-1]["before"] if edits else []
+        before = {(shard, at): _restored(values) for shard, at, values in noted}
+        # A compaction that was killed at its end leaves notes of lines that are no more.
+        if not any((e.shard, e.start) in before for e in index.episodes):
             cure = "a compaction ends edits"
             raise UserError("there is nothing to undo", str(folder), cure)
-        before = {(shard, at): _restored(values) for shard, at, values in edits[-1]["before"]}
         episodes = (replace(e, **before.get((e.shard, e.start), {})) for e in index.episodes)
         replace(index, episodes=tuple(episodes)).save(folder)
         _rewrite(folder / EDITS, edits[:-1])

@@ -202,6 +202,23 @@ def test_a_full_disk_in_the_midst_of_a_compaction_loses_nothing(
     assert {p.name for p in (data / "shards").iterdir()} == set(Index.load(data).shards)
 
 
+def test_nothing_is_undone_after_a_compaction_that_was_killed_at_its_end(data, monkeypatch):
+    """Its dataset is whole, and what was noted before is of lines that are no more."""
+
+    def killed(*args):
+        before(*args)
+        raise KeyboardInterrupt
+
+    verb("drop", data, "--episodes", 1)
+    before = compaction.commit
+    monkeypatch.setattr(compaction, "commit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compaction.compact(data)
+    with pytest.raises(UserError, match="nothing to undo; a compaction ends edits"):
+        edits.undo(data)
+    assert sources(data) == ["demo_0", "demo_2", "demo_3"]
+
+
 def test_a_reader_is_told_when_a_dataset_was_compacted_meanwhile(data):
     """Its files are gone; one line."""
     reading = Dataset(data)
