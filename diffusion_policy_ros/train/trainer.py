@@ -97,10 +97,11 @@ def _begin(learner: Learner, newest: Path | None, out: Path, say: Say) -> None:
     for line in (*said, *introduction(learner.policy, data, out, group.count)):
         if group.first:
             say(line)
+    window = data.training.batch([0])  # before anything is written: what decodes it may be missing
     group.wait()  # all have seen the run as it was
     if group.first:
         begin_run(out, learner.recipe)
-        list(write_contact_sheets(learner.policy.encoder, data.training.batch([0]), out))
+        list(write_contact_sheets(learner.policy.encoder, window, out))
 
 
 def _loop(

@@ -343,6 +343,10 @@ def test_a_video_opens_without_av_and_can_be_looked_after(dataset, tmp_path, no_
     assert "position" in windows.statistics(images=False)
     with pytest.raises(UserError, match=r"av is not installed; pip install .*\[video\]"):
         windows.batch([0])
+    run = tmp_path / "run"  # a training writes nothing, so that the same command does it then
+    eye = "policy.image_encoder={name: small_conv, keypoints: 4}"
+    words = ["--dataset", str(dataset), "--config", "small_state", "--out", str(run), eye]
+    assert main(["train", *words]) == 2 and not run.exists()
     merge([dataset], tmp_path / "copy")
     assert main(["data", "drop", str(tmp_path / "copy"), "--episodes", "0"]) == 0
     compact(tmp_path / "copy")
