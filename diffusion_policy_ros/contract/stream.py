@@ -63,7 +63,9 @@ class Stream:
         type: the message type, as in ``sensor_msgs/msg/Image``; any that has numbers.
         tf: instead of a topic: ``{parent: base_link, child: tool0}``, where the child is in the
             parent (``field: translation``, the default) or how it is turned (``rotation``), from
-            ``/tf`` and ``/tf_static``, interpolated at the frame's time.
+            ``/tf`` and ``/tf_static``, interpolated at the frame's time. Of the other keys only
+            ``max_age_s``, ``qos``, ``quantity`` and ``observation_latency_s`` act on it. A player
+            does not read tf: the state of a field that it moves is of a topic.
         definition: the type's ``.msg`` file, where neither the bag nor ROS knows it.
         shape: (height, width, channels) of an image after resizing; otherwise (size,), derived
             where possible.
