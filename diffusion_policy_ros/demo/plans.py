@@ -66,7 +66,7 @@ PLANS = {
         200,
         "about 4 minutes",
         "about 5 minutes",
-        ("training.updates=8000",),
+        ("training.updates=8000", "policy.replan_steps=4"),
     ),
 }
 OTHERS = {
