@@ -142,7 +142,7 @@ class Motion:
                 self._count("braking")
                 velocity = self._braked(elapsed_s)
         if velocity is wanted and near is way:
-            self.value, self.velocity = self.space.near(self.value, aim), velocity
+            self.value, self.velocity = aim, velocity
         else:
             self._take(velocity, elapsed_s)
 
