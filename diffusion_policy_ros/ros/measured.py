@@ -38,9 +38,11 @@ class Measured:
             now_ns: the time, for messages without a stamp, or with one that is of no use.
         """
         for key, stream in self.streams.items():
-            if stream.topic != topic or not holds(stream, message):
+            if stream.topic != topic:
                 continue
             try:
+                if not holds(stream, message):
+                    continue
                 self.wrong_frame = self._elsewhere(key, message)
                 if self.wrong_frame:
                     return

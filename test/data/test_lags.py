@@ -44,10 +44,11 @@ def test_a_known_delay_is_found_within_a_third_of_a_frame(delay_s, rate_hz, seed
     noise = np.random.default_rng(seed).normal(size=(len(seen_s), 3)) * 1e-3
     told = Track(told_s, where(told_s))
     seen = Track(seen_s, where(seen_s - delay_s) + noise)
-    for first, second in ((told, seen), (told.path(), seen.path())):
+    # Along a path, a millimetre a hundred times a second adds up.
+    for first, second, alike in ((told, seen, 0.95), (told.path(), seen.path(), 0.6)):
         lag = lag_between(first, second, PERIOD_S)
         assert lag.seconds == pytest.approx(delay_s, abs=PERIOD_S / 3), lag.why
-        assert lag.correlation > 0.8
+        assert lag.correlation > alike
 
 
 def test_a_jump_is_followed_from_when_it_is_told():

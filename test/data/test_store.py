@@ -275,8 +275,9 @@ def test_a_bridge_over_a_damaged_picture_repeats_the_one_before(tmp_path, images
     contract = Contract.from_text(
         COMPRESSED.replace("field: pose", "max_age_s: 0.02, field: pose")
     )
-    files, messages = [as_file(p) for p in pictures(12)], []
-    for i, data in enumerate(files):
+    shown = [np.clip(SMOOTH * 0.8 + 18 * (i % 3), 0, 255).astype(np.uint8) for i in range(12)]
+    messages = []
+    for i, data in enumerate(map(as_file, shown)):
         ns = START + i * PERIOD
         messages.append(("/camera", ns, compressed(ns, damage(data) if i == 4 else data)))
         if i != 8:
@@ -288,8 +289,12 @@ def test_a_bridge_over_a_damaged_picture_repeats_the_one_before(tmp_path, images
     found = Dataset(tmp_path / "data").episode(0)["camera"]
     assert "2 missing frames bridged" in report.notes and len(found) == 12
     for i in range(12):
-        bridged = i in (4, 8)
-        assert np.array_equal(found[i], found[i - 1]) == bridged, i
+        bridged = i in (
+            4,
+            8,
+        )  # what comes after a repeated picture in a video is not quite the same
+        apart = np.abs(found[i].astype(int) - found[i - 1]).mean()
+        assert apart < 3 if bridged else apart > 15, i
 
 
 def test_pictures_that_the_contract_turns_or_crops_are_encoded_anew(tmp_path):

@@ -99,8 +99,8 @@ def test_the_players_measurements_have_the_time_that_the_contract_says(time, exp
 def test_what_nobody_thought_of_is_a_problem_of_the_player():
     """By name, until a message can be read."""
     measured = Measured(Contract.from_text(ARM.replace("TIME", "time: header")))
-    measured.take("/q", joint(["far"]), 0)
-    assert measured.problem.startswith("q (/q): ValueError") and measured.missing == ["q"]
+    measured.take("/q", joint(None), 0)
+    assert measured.problem.startswith("q (/q): TypeError") and measured.missing == ["q"]
     measured.take("/q", joint([0.5]), 0)
     assert not measured.problem and measured.arrays["q"] == [0.5]
 
