@@ -30,7 +30,7 @@ class Plan:
 
 PLANS = {
     ("mini_lift", "cameras"): Plan(
-        "mini_lift", "mini_lift", 300, "about half a minute", "about 9 minutes"
+        "mini_lift", "mini_lift", 300, "about half a minute", "about 7 minutes"
     ),
     ("mini_lift", "state"): Plan(
         "mini_lift_state", "mini_lift_state", 200, "about 15 seconds", "about 2 minutes"
@@ -42,7 +42,12 @@ PLANS = {
         "robosuite_state", "small_state", 200, "about 2 minutes", "about 2 minutes"
     ),
     ("robosuite/lift", "cameras"): Plan(
-        "robosuite", "mini_lift", 200, "about 5 minutes", "about 7 minutes"
+        "robosuite",
+        "mini_lift",
+        200,
+        "about 5 minutes",
+        "about 9 minutes",
+        ("training.updates=3500",),
     ),
     ("robosuite/can", "state"): Plan(
         "robosuite_state",
