@@ -7,9 +7,8 @@ next one is begun, ``replan_steps / rate``, and before the one that is executed 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EXACT = ("f32", "tf32", "fp16", "bf16", "int8")
 """Precisions, the most exact first."""
@@ -77,8 +76,8 @@ class Demand:
 
     def fewest_frames(self, timing: Timing) -> int | None:
         """Frames between chunks that it holds at this rate; None where a chunk is too short."""
-        frames = max(1, math.ceil(timing.p99_ms * self.rate_hz / 1e3))
-        return frames if 2 * frames <= self.n_action_steps else None
+        others = (replace(self, replan_steps=frames) for frames in range(1, self.n_action_steps))
+        return next((other.replan_steps for other in others if other.holds(timing)), None)
 
 
 def best(timings: Sequence[Timing], demand: Demand) -> Timing | None:

@@ -68,7 +68,7 @@ def test_the_fewest_frames_hold_and_fewer_do_not(timings, demand):
         holding = [
             frames
             for frames in range(1, demand.n_action_steps + 1)
-            if setting.p99_ms <= 1e3 * min(frames, 8 - frames) / demand.rate_hz * (1 + 1e-12)
+            if setting.p99_ms <= 1e3 * min(frames, 8 - frames) / demand.rate_hz
         ]
         assert demand.fewest_frames(setting) == (min(holding) if holding else None)
 
