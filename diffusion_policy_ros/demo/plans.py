@@ -30,7 +30,7 @@ class Plan:
 
 PLANS = {
     ("mini_lift", "cameras"): Plan(
-        "mini_lift", "mini_lift", 300, "about half a minute", "about 7 minutes"
+        "mini_lift", "mini_lift", 300, "about half a minute", "about 6 minutes"
     ),
     ("mini_lift", "state"): Plan(
         "mini_lift_state", "mini_lift_state", 200, "about 15 seconds", "about 2 minutes"

@@ -68,11 +68,16 @@ def begin_anew(player, arm):
 @pytest.fixture
 def at_home(arm, player):
     """The arm is at home, onward is where it is told to go, and the player has been released."""
-    arm.at["robot0_eef_pos"], arm.actions = HOME.copy(), ONWARD
+    arm.actions = ONWARD
+    if (arm.at["robot0_eef_pos"] != HOME).any():
+        player.call("hand_over")  # put back by hand: while it plays, the leap is a fault
+        arm.at["robot0_eef_pos"] = HOME.copy()
+        player.until_says("operator")
+        player.until_says("operator")
     if player.call("resume").success:  # refused where it plays: a test before has left it so
         player.until_says("playing")
     yield
-    arm.at["robot0_eef_pos"], arm.actions = HOME.copy(), ONWARD
+    arm.actions = ONWARD
     arm.frames.clear()
 
 
