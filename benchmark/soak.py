@@ -287,7 +287,7 @@ def parameters(folder: Path, checkpoint: Path) -> dict[str, dict[str, object]]:
         "policy_node": policy,
         "sim_robot": {
             "auto_reset": True,
-            "cameras": any(stream.is_image for stream in contract.observations.values()),
+            "cameras": contract.has_images,
             "contract": checkpoint / "contract.yaml",
         },
         "action_player": {"contract": checkpoint / "contract.yaml", "armed": True},

@@ -126,8 +126,7 @@ def measure_expert(cell: Cell, seeds: range) -> Row:
     """Of the demonstrator, with its noise."""
     sim, plan = TASKS[cell.task]
     contract, ends, ways = Contract.load(plan.contract), [], Counter[str]()
-    sees = any(stream.is_image for stream in contract.observations.values())
-    with SimulatedRobot(contract, sees, True, sim) as robot:
+    with SimulatedRobot(contract, contract.has_images, True, sim) as robot:
         for seed in seeds:
             time_ns = START_NS
             robot.reset(seed, time_ns)

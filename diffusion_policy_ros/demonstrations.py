@@ -84,7 +84,7 @@ def record_demonstrations(
             before is whole.
     """
     out = Path(out)
-    SimulatedRobot(contract, _has_images(contract), True, sim).close()
+    SimulatedRobot(contract, contract.has_images, True, sim).close()
     out.mkdir(parents=True, exist_ok=True)
     recorded, seed = Recorded(), first_seed
     with _Workers((contract.text, out, sim), jobs) as workers:
@@ -172,7 +172,7 @@ class _Recorder:
 
     def __init__(self, contract_text: str, out: Path, sim: str) -> None:
         self._contract, self._out = Contract.from_text(contract_text), out
-        self._robot = SimulatedRobot(self._contract, _has_images(self._contract), True, sim)
+        self._robot = SimulatedRobot(self._contract, self._contract.has_images, True, sim)
 
     def close(self) -> None:
         self._robot.close()
@@ -236,7 +236,3 @@ def _lateness(type_name: str, delays: np.random.Generator) -> float:
     """How late a message arrives, in periods."""
     least, spread = ARRIVALS.get(type_name, ARRIVAL)
     return least + spread * delays.uniform()
-
-
-def _has_images(contract: Contract) -> bool:
-    return any(stream.is_image for stream in contract.observations.values())

@@ -132,8 +132,7 @@ def make_simulator(name: str, contract: Contract) -> SimulatedRobot:
     Raises:
         UserError: unknown, not installed, or not the contract's robot.
     """
-    cameras = any(stream.is_image for stream in contract.observations.values())
-    return SimulatedRobot(contract, cameras, sim=name)
+    return SimulatedRobot(contract, contract.has_images, sim=name)
 
 
 OnStep = Callable[[SimulatedRobot, ClosedLoop, Step], None]

@@ -243,6 +243,11 @@ class Contract:
         told = [[str(getattr(part, key)) for part in parts] for key in _ACTION_MEANING]
         return [f"{self.rate_hz:g}", *(", ".join(values) for values in told)]
 
+    @property
+    def has_images(self) -> bool:
+        """Whether an observation is of a camera."""
+        return any(stream.is_image for stream in self.observations.values())
+
     @functools.cached_property
     def topics(self) -> dict[str, list[Stream]]:
         """Observed topic → the arrays read from it."""

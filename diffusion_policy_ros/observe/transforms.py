@@ -194,7 +194,8 @@ class Transforms:
         connected.
         """
         try:
-            chain = [self._edge(child, time_ns) for child in self._chain(stream, time_ns)]
+            ways = self._ways(stream, time_ns)
+            chain = [self._edge(child, time_ns) for way in ways for child in way]
         except UserError:
             return None
         return min((edge.times[-1] for edge in chain if not edge.static), default=1 << 62)
@@ -206,13 +207,10 @@ class Transforms:
             UserError: they are not connected, or nothing is known of then; a loop, two publishers
                 of a frame, or numbers that are no pose.
         """
-        assert stream.tf is not None
-        self._chain(stream, time_ns)
         oldest, ends = 0, []
-        common = self._common(stream, time_ns)
-        for frame in (stream.tf.parent, stream.tf.child):
+        for way in self._ways(stream, time_ns):
             pose = IDENTITY
-            for child in _until(self._up(frame, time_ns), common):
+            for child in way:
                 found, age = self._edge(child, time_ns).at(time_ns)
                 pose, oldest = found.then(pose), max(oldest, age)
             ends.append(pose)
@@ -255,40 +253,28 @@ class Transforms:
             seen.append(frame)
             yield frame
 
-    def _common(self, stream: Stream, time_ns: int) -> str:
-        assert stream.tf is not None
-        above = list(self._up(stream.tf.parent, time_ns))
-        below = self._up(stream.tf.child, time_ns)
-        return next((frame for frame in below if frame in above), "")
-
-    def _chain(self, stream: Stream, time_ns: int) -> list[str]:
-        """The frames whose edges lead from one to the other.
+    def _ways(self, stream: Stream, time_ns: int) -> list[list[str]]:
+        """The frames whose edges lead from the parent, and from the child, to what both are in.
 
         Raises:
             UserError: there is no such way.
         """
         assert stream.tf is not None
-        parent, child, common = stream.tf.parent, stream.tf.child, self._common(stream, time_ns)
-        if not common:
-            for frame in (parent, child):
-                if frame not in self._edges and frame not in self._roots():
-                    known = ", ".join(sorted({*self._edges, *self._roots()}))[:200]
-                    raise UserError(f"tf has no frame {frame}", "", f"it has {known or 'none'}")
-            raise UserError(
-                f"tf does not connect {child} with {parent}", "", "publish what is between"
-            )
-        ends = (self._up(end, time_ns) for end in (parent, child))
-        return [frame for up in ends for frame in _until(up, common)]
+        parent, child = stream.tf.parent, stream.tf.child
+        ups = [list(self._up(end, time_ns)) for end in (parent, child)]
+        common = next((frame for frame in ups[1] if frame in ups[0]), None)
+        if common is not None:
+            return [up[: up.index(common)] for up in ups]
+        for frame in (parent, child):
+            if frame not in self._edges and frame not in self._roots():
+                known = ", ".join(sorted({*self._edges, *self._roots()}))[:200]
+                raise UserError(f"tf has no frame {frame}", "", f"it has {known or 'none'}")
+        raise UserError(
+            f"tf does not connect {child} with {parent}", "", "publish what is between"
+        )
 
     def _roots(self) -> set[str]:
         return {parent for edges in self._edges.values() for parent, _ in edges}
-
-
-def _until(frames: Iterator[str], last: str) -> Iterator[str]:
-    for frame in frames:
-        if frame == last:
-            return
-        yield frame
 
 
 def _name(frame: str) -> str:

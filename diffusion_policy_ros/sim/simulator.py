@@ -231,7 +231,7 @@ def check_contract(simulator: Simulator, contract: Contract, cameras: bool = Tru
     if contract.rate_hz != simulator.rate_hz:
         what = f"{contract.rate_hz:g} Hz, but {simulator.name} runs at {simulator.rate_hz:g}"
         raise UserError(what, contract.name, cure)
-    if not cameras and any(stream.is_image for stream in contract.observations.values()):
+    if not cameras and contract.has_images:
         raise UserError("the contract has images", contract.name, "let cameras be rendered")
 
 
