@@ -58,8 +58,8 @@ def exclusive(out: Path, may_begin: bool = False) -> Iterator[Path]:
     Raises:
         UserError: the folder holds something else, or none, or another conversion holds it.
     """
-    if not may_begin:
-        Index.load(out)
+    if not may_begin and not (out / INDEX).is_file():
+        Index.load(out)  # says what is missing; who writes reads it again, alone
     _refuse_foreign(out)
     is_new = not out.exists()
     try:
