@@ -23,6 +23,13 @@ def test_shipped_recipes_are_without_mistakes_and_survive_a_round_trip(name):
     assert Recipe.from_text(recipe.to_text()) == recipe
 
 
+@pytest.mark.parametrize("name", config_names("recipes"))
+def test_a_chunk_of_a_shipped_recipe_lasts_until_the_next_is_there(name):
+    """Begun when the one before is used up, every chunk would come late."""
+    policy = Recipe.load(name).policy
+    assert policy.frames_between_inferences < policy.n_action_steps
+
+
 @pytest.mark.parametrize(
     ("recipe", "contract", "millions"),
     [("mini_lift", "mini_lift", 1.18), ("mini_lift_state", "mini_lift_state", 0.77)],
