@@ -141,6 +141,11 @@ class ActionField:
         return self.kind.startswith("delta_")
 
     @property
+    def latency_ns(self) -> int:
+        """``actuation_latency_s`` in whole ns."""
+        return round(self.actuation_latency_s * 1e9)
+
+    @property
     def state_size(self) -> int:
         """Values of the state that measures it; 0 where any number will do."""
         return 0 if self.role == "binary" else STATE_SIZES.get(self.role, self.size)
@@ -298,29 +303,6 @@ class Action:
                 reach = max(map(abs, value if isinstance(value, tuple) else (value,)))
                 if reach > farthest and name != "acceleration":
                     yield f"{part.name}.{name} {reach:g}: is this in {other}? give {unit}"
-
-    def idle_limits(self) -> Iterator[Problem]:
-        """Limits of a role that no field has; with which what was recorded stays readable."""
-        roles = {part.role for part in self.fields}
-        acting = {name for role in roles for name in FORMER.get(role, {}).values()}
-        idle = {name for names in FORMER.values() for name in names.values()} - acting
-        for name, value in vars(self.limits).items():
-            if name in idle and value not in (None, ()):
-                cure = did_you_mean(name, acting) if acting else "remove it"
-                yield Problem(f"limits.{name}", "the action commands nothing that it limits", cure)
-
-    def lost_limits(self) -> Iterator[Problem]:
-        """Limits that do not reach a field of joints; what was recorded so stays readable."""
-        joints = self.of_role("joints")
-        for limit, name in FORMER["joints"].items():
-            given = getattr(self.limits, name)
-            for part in joints:
-                if limit not in part.limits.given and len(given) not in (0, 1, part.size):
-                    what = f"{len(given)} numbers, but {part.name} has {part.size} joints"
-                    yield Problem(f"limits.{name}", what, f"give {part.name} limits of its own")
-        if joints and self.limits.joint_min and all(part.wrap is True for part in joints):
-            cure = "remove it, or wrap: [false, ...]"
-            yield Problem("limits.joint_min", "continuous joints have no range", cure)
 
     def tightened(self, changes: Mapping[str, Any], loosen: bool = False) -> Action:
         """The same with other limits.

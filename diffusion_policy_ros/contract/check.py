@@ -1,4 +1,5 @@
-"""What in a contract contradicts itself: a recorded message that cannot be what its field is.
+"""What in a contract contradicts itself: a recorded message that cannot be what its field is, a
+limit that cannot act.
 
 Sizes fit, so nothing else would notice: the robot would run wherever the numbers lead. It is
 looked for when a contract is loaded by name; what was recorded and trained with such a one stays
@@ -11,8 +12,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from diffusion_policy_ros.contract.action import ActionField, slices
+from diffusion_policy_ros.contract.action import Action, ActionField, slices
+from diffusion_policy_ros.contract.limits import FORMER
 from diffusion_policy_ros.contract.stream import Stream
+from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ def contradictions(contract: Contract) -> Iterator[Problem]:
                 cure = "name the observation of where it is as the field's state"
                 yield Problem(f"action.fields.{i}.state", f"{what} from there", cure)
     yield from sent_in_another_order(contract)
+    yield from _idle_limits(contract.action)
+    yield from lost_limits(contract.action)
 
 
 def recorded(contract: Contract, part: ActionField) -> Iterator[tuple[int, Stream, slice]]:
@@ -133,6 +138,33 @@ def _order_problems(
         what = f"{part.name} has its joints as {', '.join(told)}, but its state as"
         cure = "write both in the same order"
         yield Problem(f"{key}.names", f"{what} {', '.join(state.names)}", cure)
+
+
+def _idle_limits(action: Action) -> Iterator[Problem]:
+    """Limits of a role that no field has."""
+    roles = {part.role for part in action.fields}
+    acting = {name for role in roles for name in FORMER.get(role, {}).values()}
+    idle = {name for names in FORMER.values() for name in names.values()} - acting
+    for name, value in vars(action.limits).items():
+        if name in idle and value not in (None, ()):
+            cure = did_you_mean(name, acting) if acting else "remove it"
+            what = "the action commands nothing that it limits"
+            yield Problem(f"action.limits.{name}", what, cure)
+
+
+def lost_limits(action: Action) -> Iterator[Problem]:
+    """Limits that do not reach a field of joints."""
+    joints = action.of_role("joints")
+    for limit, name in FORMER["joints"].items():
+        given = getattr(action.limits, name)
+        for part in joints:
+            if limit not in part.limits.given and len(given) not in (0, 1, part.size):
+                what = f"{len(given)} numbers, but {part.name} has {part.size} joints"
+                cure = f"give {part.name} limits of its own"
+                yield Problem(f"action.limits.{name}", what, cure)
+    if joints and action.limits.joint_min and all(part.wrap is True for part in joints):
+        what, cure = "continuous joints have no range", "remove it, or wrap: [false, ...]"
+        yield Problem("action.limits.joint_min", what, cure)
 
 
 def _said(stream: Stream) -> str:

@@ -16,6 +16,7 @@ from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionFie
 from diffusion_policy_ros.contract.check import (
     contradictions,
     in_frames,
+    lost_limits,
     sent_in_another_order,
 )
 from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
@@ -97,9 +98,7 @@ class Contract:
         Raises:
             UserErrors: each with its key.
         """
-        limits = [*self.action.idle_limits(), *self.action.lost_limits()]
-        idle = (p._replace(key=f"action.{p.key}") for p in limits)
-        _raise([*contradictions(self), *idle], where)
+        _raise([*contradictions(self)], where)
 
     def check_outputs(self) -> None:
         """Refuse what no player can play: every field has to be measured and sent.
@@ -108,7 +107,8 @@ class Contract:
             UserErrors: a field has no state that a player can read, or no message carries it.
         """
         problems = (p._replace(key=f"action.{p.key}") for p in self._output_problems())
-        _raise([*problems, *sent_in_another_order(self)], self.name)
+        lost = lost_limits(self.action)
+        _raise([*problems, *lost, *sent_in_another_order(self)], self.name)
 
     def _output_problems(self) -> Iterator[Problem]:
         for part in self.action.of_role("position", "rotation", "joints"):
@@ -121,7 +121,6 @@ class Contract:
                 cure = "name an observation of a topic, as of the driver's PoseStamped"
                 yield Problem(f"fields.{part.name}.state", what, cure)
         yield from self._unmeasured_halves()
-        yield from self.action.lost_limits()
         yield from grouped(self.commanded, self.observations)[1]
 
     def _unmeasured_halves(self) -> Iterator[Problem]:
@@ -150,9 +149,8 @@ class Contract:
         one frame later is commanded a frame before it is due, so it is what the latency is beyond
         one frame.
         """
-        latency_ns = round(part.actuation_latency_s * 1e9)
         derived = self.action.record == "next_state"
-        return max(0, latency_ns - self.period_ns) if derived else latency_ns
+        return max(0, part.latency_ns - self.period_ns) if derived else part.latency_ns
 
     @property
     def action_dim(self) -> int:

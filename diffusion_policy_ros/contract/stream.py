@@ -149,6 +149,11 @@ class Stream:
         """Number of values."""
         return int(functools.reduce(lambda a, b: a * b, self.shape, 1))
 
+    @property
+    def latency_ns(self) -> int:
+        """``observation_latency_s`` in whole ns."""
+        return round(self.observation_latency_s * 1e9)
+
     def resolved(self, name: str) -> Stream:
         """The same with name, default field and derivable shape filled in."""
         if self.tf is not None and not self.topic:

@@ -28,7 +28,6 @@ from diffusion_policy_ros.contract import ActionField, Contract, Stream, slices
 from diffusion_policy_ros.contract.messages import TF, TF_STATIC
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, DecodeError, decode, stamp_ns
-from diffusion_policy_ros.observe.history import latency_ns
 from diffusion_policy_ros.observe.transforms import Transforms
 from diffusion_policy_ros.policy.rotations import (
     TO_QUATERNION,
@@ -114,9 +113,7 @@ class Commands:
             float32 (n, Da), and bool (n,).
         """
         fields = self._contract.action.recorded
-        latencies = np.repeat(
-            [latency_ns(part.actuation_latency_s) for part in fields], [f.size for f in fields]
-        )
+        latencies = np.repeat([f.latency_ns for f in fields], [f.size for f in fields])
         parts, start = [], 0
         for stream in self._streams:
             own = latencies[start : start + stream.size]
@@ -131,11 +128,11 @@ class Commands:
     ) -> tuple[Array, Array]:
         """One stream's part of the actions; ``latencies`` (ns) are its components'."""
         if stream.tf is not None:
-            latency = latency_ns(stream.observation_latency_s)
-            return self._tf_actions(stream, times_ns - latencies[0] + latency, life)
+            sent_ns = times_ns - latencies[0] + stream.latency_ns
+            return self._tf_actions(stream, sent_ns, life)
         found = sorted(self._found.get((life, stream.topic), []), key=lambda entry: entry[0])
         stamps = np.array([stamp for stamp, _ in found], dtype=np.int64)
-        stamps -= latency_ns(stream.observation_latency_s)
+        stamps -= stream.latency_ns
         values = np.zeros((len(times_ns), stream.size), np.float32)
         valid = np.ones(len(times_ns), bool)
         for latency in np.unique(latencies):

@@ -88,11 +88,6 @@ class _Pending(NamedTuple):
     arrival_ns: int
 
 
-def latency_ns(seconds: float) -> int:
-    """A latency of the contract in whole ns."""
-    return round(seconds * 1e9)
-
-
 class History:
     """Makes frames of messages, and windows of frames.
 
@@ -116,7 +111,7 @@ class History:
             topic: Recent(
                 streams,
                 KEEP_NS + round(max(s.max_age_s for s in streams) * 1e9),
-                latency_ns(streams[0].observation_latency_s),
+                streams[0].latency_ns,
             )
             for topic, streams in contract.topics.items()
             if streams[0].tf is None
@@ -306,7 +301,7 @@ class History:
 
 def _stamped(stream: Stream, time_ns: int) -> int:
     """The stamp of a transform that was measured at a time."""
-    return time_ns + latency_ns(stream.observation_latency_s)
+    return time_ns + stream.latency_ns
 
 
 def _too_old(stream: Stream, found: Sequence[Any] | None, time_ns: int) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array, decode, holds, stamp_ns
-from diffusion_policy_ros.ros.chunks import SECOND_NS
 
 
 class Measured:
@@ -53,7 +52,7 @@ class Measured:
                 self.problem = str(error) if known else f"{key} ({topic}): {error!r}"
                 return
             measured_ns = now_ns if stamp is None else stamp
-            self.times_ns[key] = measured_ns - round(stream.observation_latency_s * SECOND_NS)
+            self.times_ns[key] = measured_ns - stream.latency_ns
         self.problem = ""
 
     def _elsewhere(self, key: str, message: Any) -> str:
