@@ -9,6 +9,7 @@ import select
 import shutil
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -74,9 +75,8 @@ def run(args: argparse.Namespace) -> int:
             attend(recording, screen)
     finally:
         screen.show([])
-        if recording.is_recording:
-            print(f"kept what came: {recording.text.removeprefix('recording ')}")
-        recording.close()
+        if kept := recording.close():
+            print(f"kept what came: {kept}")
     print(following(args))
     return 0
 
@@ -105,7 +105,7 @@ def attend(recording: Recording, screen: Screen) -> None:
     """Show how it is, and do what keys say, until `q` or the input's end."""
     screen.say(KEYS)
     while True:
-        recording.spin(PERIOD_S)
+        time.sleep(PERIOD_S)
         screen.show([*lines(recording.text, recording.values), KEYS])
         key = pressed()
         if key in ("q", ""):

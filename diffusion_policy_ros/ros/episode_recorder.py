@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ class EpisodeRecorder(Node):
     Args:
         options: of the node.
 
+    Attributes:
+        figures: of the newest report, see `_report`.
+
     Raises:
         UserError: nothing to record was named, or a contract with mistakes; a message type is
             neither installed nor known.
@@ -99,6 +103,7 @@ class EpisodeRecorder(Node):
         if self._contract is not None:
             needed |= wanted_of(self._contract, self._settings.commands)
         self._recording: EpisodeWriter | None = None
+        self.figures: dict[str, object] = {}
         self._begun_s, self._built_s, self._failed = 0.0, time.monotonic(), ""
         self._crowds: dict[str, str] = {}
         self._ends = dict.fromkeys(("success", "failure", "discarded"), 0)
@@ -107,7 +112,7 @@ class EpisodeRecorder(Node):
         )
         for verb in (self.start, self.stop, self.discard):
             self.create_service(
-                Trigger, f"~/{verb.__name__}", functools.partial(_answer, self, verb)
+                Trigger, f"~/{verb.__name__}", functools.partial(answer, self, verb)
             )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -126,6 +131,12 @@ class EpisodeRecorder(Node):
             return None
         cure = "give -p contract:=FILE or a shipped name; before there is one, -p all:=true"
         raise UserError("no contract", self.get_name(), cure)
+
+    @property
+    def text(self) -> str:
+        """How it is: idle, recording where, failed why."""
+        recording = self._recording
+        return self._failed or (f"recording {recording.path}" if recording else "idle")
 
     # -------------------------------------------------------------------------------- services
 
@@ -176,11 +187,14 @@ class EpisodeRecorder(Node):
         self._ends["discarded"] += 1
         return f"discarded {recording.path}"
 
-    def close(self) -> None:
-        """End and keep what is being recorded."""
-        if self._recording is not None:
-            report, remarks = self._keep({})
-            self.get_logger().warning("; ".join([f"interrupted; kept {report}", *remarks]))
+    def close(self) -> str:
+        """End and keep what is being recorded; says what came, nothing where nothing was."""
+        if self._recording is None:
+            return ""
+        report, remarks = self._keep({})
+        said = "; ".join([str(report), *remarks])
+        self.get_logger().warning(f"interrupted; kept {said}")
+        return said
 
     def _keep(self, metadata: dict[str, str]) -> tuple[EpisodeReport, list[str]]:
         """The bag, finished, and what is odd about who published what."""
@@ -252,15 +266,17 @@ class EpisodeRecorder(Node):
             values["recorded_s"] = f"{time.monotonic() - self._begun_s:.1f}"
         problems = self.topics.problems() | self._crowds
         values |= self.topics.figures(problems)
-        text = self._failed or (f"recording {recording.path}" if recording else "idle")
+        self.figures = values
         level = DiagnosticStatus.WARN if problems or self._failed else DiagnosticStatus.OK
         of = self._contract.name if self._contract is not None else ""
         now = self.get_clock().now().to_msg()
         name = f"{self.get_fully_qualified_name()}: recorder"
-        self._diagnostics.publish(message(name, of, level, text, values, now))
+        self._diagnostics.publish(message(name, of, level, self.text, values, now))
 
 
-def _answer(node: Node, verb: Any, _: Trigger.Request, response: Trigger.Response) -> Any:
+def answer(
+    node: Node, verb: Callable[[], str], _: object, response: Trigger.Response
+) -> Trigger.Response:
     """Call a service's method; a user's error is the answer."""
     try:
         response.message = verb()

@@ -15,6 +15,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.parameters import help_text
+from diffusion_policy_ros.ros.qos import wrong_name
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _interrupted = threading.Event()
@@ -88,8 +89,7 @@ def run(
     except UserError as error:
         return failed(error)
     except NameValidationException as error:
-        what, name, *_ = str(error).splitlines()
-        return failed(UserError(what.rstrip(":"), name.strip(), "write it as /camera/image_raw"))
+        return failed(wrong_name(error))
     except KeyboardInterrupt:
         pass
     finally:

@@ -6,9 +6,14 @@ for less always matches, but loses what the publisher would have repeated.
 
 from __future__ import annotations
 
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
+
+from diffusion_policy_ros.errors import UserError
 
 LATCHED = QoSProfile(
     depth=1,
@@ -47,13 +52,24 @@ def subscription_qos(
     )
 
 
+def wrong_name(error: NameValidationException) -> UserError:
+    """What is no name of a topic, as a user's error."""
+    what, name, *_ = str(error).splitlines()
+    return UserError(what.rstrip(":"), name.strip(), "write it as /camera/image_raw")
+
+
 def publishers(node: Node, topic: str) -> list:
     """What publishes a topic: endpoints with ``node_name``, ``topic_type`` and ``qos_profile``.
 
     Raises:
-        InvalidTopicNameException: it is no topic name.
+        UserError: it is no topic name.
     """
-    validate_topic_name(topic)  # what resolving raises for it does not say so
+    try:  # what resolving raises for it does not say so
+        validate_topic_name(topic)
+        name, space = node.get_name(), node.get_namespace()
+        validate_full_topic_name(expand_topic_name(topic, name, space))
+    except NameValidationException as error:
+        raise wrong_name(error) from None
     return node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
 
 

@@ -1,26 +1,26 @@
-"""A recorder in this process, and what a person at a terminal asks of it: its services alone."""
+"""A recorder on a thread of this process, and what a person at a terminal asks of it.
+
+It is asked without ROS: its services have the name of every other recorder that somebody runs in
+the same domain, and would begin that one's episode.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import Parameter as ParameterMsg, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.ros.episode_recorder import EpisodeRecorder
+from diffusion_policy_ros.ros.episode_recorder import EpisodeRecorder, answer
 from diffusion_policy_ros.ros.processes import start
 
 ANSWER_S = 60.0
@@ -28,15 +28,11 @@ ANSWER_S = 60.0
 
 
 class Recording:
-    """An `EpisodeRecorder` on a thread, and a client of it here.
+    """An `EpisodeRecorder` on a thread.
 
     Args:
         parameters: of the recorder.
-        ros_args: for both nodes, as ``-r __ns:=/left``.
-
-    Attributes:
-        text: what the recorder says of itself: idle, recording where, failed why.
-        values: its newest figures.
+        ros_args: for it, as ``-r __ns:=/left``.
 
     Raises:
         UserError: the parameters, or the contract, have mistakes.
@@ -45,7 +41,6 @@ class Recording:
     def __init__(self, parameters: Mapping[str, Any], ros_args: Sequence[str] = ()) -> None:
         words = ["--ros-args", *ros_args] if ros_args else []
         start(words, signal_handler_options=SignalHandlerOptions.NO)
-        self.text, self.values = "", dict[str, str]()
         try:
             given = [Parameter(name, value=value) for name, value in parameters.items()]
             self._recorder = EpisodeRecorder(parameter_overrides=given)
@@ -53,72 +48,53 @@ class Recording:
             rclpy.try_shutdown()
             raise
         self._recorder.get_logger().set_level(LoggingSeverity.FATAL)  # it is told here
-        self._name = self._recorder.get_fully_qualified_name()
-        self._node = rclpy.create_node("recording_terminal")
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._note, 10)
-        self._triggers: dict[str, Any] = {
-            verb: self._node.create_client(Trigger, f"{self._name}/{verb}")
-            for verb in ("start", "stop", "discard")
-        }
-        self._parameters: Any = self._node.create_client(
-            SetParameters, f"{self._name}/set_parameters"
-        )
-        self._executor, self._recorders = SingleThreadedExecutor(), SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._recorders.add_node(self._recorder)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._recorder)
         self._thread = threading.Thread(target=self._serve, name="recorder", daemon=True)
         self._thread.start()
 
     @property
+    def text(self) -> str:
+        """What the recorder says of itself: idle, recording where, failed why."""
+        return self._recorder.text
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Its newest figures."""
+        return {key: str(value) for key, value in self._recorder.figures.items()}
+
+    @property
     def is_recording(self) -> bool:
-        """Whether an episode is being recorded, as far as the recorder has said."""
+        """Whether an episode is being recorded."""
         return self.text.startswith("recording")
 
     def ask(self, verb: str) -> str:
         """Have it start, stop or discard; its answer."""
-        answer = self._answer(self._triggers[verb], Trigger.Request())
-        begun = verb == "start" and answer.success
-        self.text = answer.message if begun else self.text if verb == "start" else "idle"
-        return str(answer.message)
+        said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        method, response = getattr(self._recorder, verb), Trigger.Response()
+        self._executor.create_task(
+            lambda: said.put(answer(self._recorder, method, None, response).message)
+        )
+        try:
+            return said.get(timeout=ANSWER_S)
+        except queue.Empty:
+            name = self._recorder.get_fully_qualified_name()
+            raise UserError("the recorder does not answer", name, "look at the disk") from None
 
     def keep(self, success: bool) -> str:
         """Stop, with the label; its answer."""
-        value = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=success)
-        request = SetParameters.Request(parameters=[ParameterMsg(name="success", value=value)])
-        self._answer(self._parameters, request)
+        self._recorder.set_parameters([Parameter("success", value=success)])
         return self.ask("stop")
 
-    def spin(self, seconds: float) -> None:
-        """Hear what the recorder says, for so long."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
-
-    def close(self) -> None:
-        """End; what is being recorded is kept."""
+    def close(self) -> str:
+        """End; what is being recorded is kept, and told."""
         self._executor.shutdown()
-        self._recorders.shutdown()
         self._thread.join()
-        self._recorder.close()
+        kept = self._recorder.close()
         self._recorder.destroy_node()
-        self._node.destroy_node()
         rclpy.try_shutdown()
+        return kept
 
     def _serve(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._recorders.spin()
-
-    def _answer(self, client: Any, request: Any) -> Any:
-        if not client.wait_for_service(ANSWER_S):
-            raise UserError(f"{client.srv_name} is not there", self._name, "start it again")
-        future: Future[Any] = client.call_async(request)
-        self._executor.spin_until_future_complete(future, ANSWER_S)
-        if not future.done():
-            raise UserError("the recorder does not answer", self._name, "look at the disk")
-        return future.result()
-
-    def _note(self, array: DiagnosticArray) -> None:
-        for status in array.status:
-            if status.name == f"{self._name}: recorder":
-                self.text = status.message
-                self.values = {entry.key: entry.value for entry in status.values}
+            self._executor.spin()

@@ -246,7 +246,27 @@ def test_an_interruption_keeps_what_is_being_recorded(domain, robot, tmp_path):
     assert bag.topics["/tool_pose"][1] > 5 and not bag.notes
 
 
-def test_record_says_what_is_wrong_in_one_line(tmp_path, capsys):
+def test_keys_are_of_their_own_terminal(domain, robot, tmp_path):
+    """Of two people who record in one domain, each begins and keeps his own episodes."""
+    left, right = (Terminal(domain, "--out", str(tmp_path / side)) for side in ("left", "right"))
+    for terminal, side in ((left, "left"), (right, "right")):
+        terminal.until_hears("/tool_pose")
+        terminal.press(" ", f"recording {tmp_path / side}")
+        robot.go(5)
+        terminal.press(" ", f"kept {tmp_path / side}")
+        terminal.press("q", "next: diffusion-policy inspect")
+        assert terminal.wait() == 0 and len([*(tmp_path / side).iterdir()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--contract", "nowhere"], "nowhere: no such contract"),
+        (["--topics", "tool pose"], "'tool pose': Invalid topic name"),
+        (["--extra-topics", "/arm//tool"], "'/arm//tool': Invalid topic name"),
+    ],
+)
+def test_record_says_what_is_wrong_in_one_line(tmp_path, capsys, words, said):
     """Before a terminal is touched."""
-    assert main(["record", "--contract", "nowhere", "--out", str(tmp_path)]) == 2
-    assert "nowhere: no such contract" in capsys.readouterr().err
+    assert main(["record", *words, "--out", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
