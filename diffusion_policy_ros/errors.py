@@ -7,11 +7,29 @@ configured again. Everything else that is raised is a bug of ours and keeps its 
 from __future__ import annotations
 
 import difflib
+import errno
 import textwrap
 from collections.abc import Iterable, Sequence
 
 LONGEST = 500
 """Characters that are said of what is wrong: a value that was found may be a whole file."""
+
+
+# What the system refuses -> the cure. Any other refusal is a bug of ours and keeps its traceback.
+SYSTEM_CURES = {
+    errno.EACCES: "change its permissions, or choose another path",
+    errno.EPERM: "change its permissions, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOSPC: "make room, or choose another disk",
+    errno.EDQUOT: "make room, or choose another disk",
+    errno.EFBIG: "choose a disk that takes larger files",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose another path: a part of this one is a file",
+    errno.EISDIR: "give a file",
+    errno.EEXIST: "choose another path",
+    errno.EXDEV: "choose a path on the same disk",
+    errno.EIO: "check the disk",
+}
 
 
 class UserError(Exception):
@@ -42,6 +60,10 @@ class UserErrors(UserError):
         super().__init__(first.what, first.where, first.cure)
         self.errors = list(errors)
 
+    def __reduce__(self) -> tuple[type[UserErrors], tuple[list[UserError]]]:
+        """As what a process sends to another one."""
+        return type(self), (self.errors,)
+
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
 
@@ -66,3 +88,16 @@ def did_you_mean(name: object, valid: Iterable[str]) -> str:
     names = list(valid)
     near = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean '{near[0]}'?" if near else "use one of: " + ", ".join(names)
+
+
+def refusal(error: OSError) -> UserError:
+    """What the system refused, as a user's error.
+
+    Raises:
+        OSError: it is none of `SYSTEM_CURES`, so it is for us to mend.
+    """
+    if error.errno not in SYSTEM_CURES:
+        raise error
+    where = str(error.filename or "")
+    where = f"{where[:200]}..." if len(where) > 200 else where
+    return UserError(str(error.strerror).lower(), where, SYSTEM_CURES[error.errno])

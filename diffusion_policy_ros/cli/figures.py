@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.report.atomic import replacing
+from diffusion_policy_ros.report.atomic import check_file, replacing
 
 
 def check_least(args: argparse.Namespace, **lowest: int) -> None:
@@ -39,27 +39,6 @@ def check_threads(threads: int | None) -> None:
     if threads is not None and not 0 <= threads <= cores:
         cure = f"use 1 to {cores}, the cores that there are; 0 leaves the choice to torch"
         raise UserError("is out of range", f"--threads {threads}", cure)
-
-
-def check_file(path: Path | None, option: str) -> None:
-    """Make the folder of an option's file; None is no file.
-
-    Raises:
-        UserError: there is a folder of that name, or nothing can be made there.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError("is a folder", str(path), f"give {option} a file's name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        path.open("a").close()
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        why = f"cannot be written ({error.strerror})"
-        raise UserError(why, str(path), f"choose another file for {option}") from None
 
 
 def check_picture(path: Path | None) -> None:

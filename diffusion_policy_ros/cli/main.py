@@ -11,7 +11,6 @@ A verb's module imports nothing heavy at its top, so that `--help` answers at on
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import io
 import os
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from diffusion_policy_ros import __version__
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.errors import UserError, refusal
 
 # verb -> module in this folder, in the order a newcomer needs them.
 VERBS = {
@@ -40,21 +39,6 @@ VERBS = {
     "replay": "replay",
     "export": "checkpoints",
     "demo": "demo",
-}
-
-# What the system refuses -> the cure. Any other refusal is a bug of ours and keeps its traceback.
-SYSTEM_CURES = {
-    errno.EACCES: "change its permissions, or choose another path",
-    errno.EPERM: "change its permissions, or choose another path",
-    errno.EROFS: "choose a path that can be written",
-    errno.ENOSPC: "make room, or choose another disk",
-    errno.EDQUOT: "make room, or choose another disk",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOTDIR: "choose another path: a part of this one is a file",
-    errno.EISDIR: "give a file",
-    errno.EEXIST: "choose another path",
-    errno.EXDEV: "choose a path on the same disk",
-    errno.EIO: "check the disk",
 }
 
 EXIT_USER_ERROR = 2
@@ -114,19 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print_error(refusal(error))
         return EXIT_USER_ERROR
-
-
-def refusal(error: OSError) -> UserError:
-    """What the system refused, as a user's error.
-
-    Raises:
-        OSError: it is none of `SYSTEM_CURES`, so it is for us to mend.
-    """
-    if error.errno not in SYSTEM_CURES:
-        raise error
-    where = str(error.filename or "")
-    where = f"{where[:200]}..." if len(where) > 200 else where
-    return UserError(str(error.strerror).lower(), where, SYSTEM_CURES[error.errno])
 
 
 def print_error(error: UserError) -> None:

@@ -30,6 +30,7 @@ from diffusion_policy_ros.data.reports import (
 from diffusion_policy_ros.data.shards import ShardWriter, columns
 from diffusion_policy_ros.data.store import MAX_SHARDS, commit, exclusive, index_of
 from diffusion_policy_ros.data.video import check_codec
+from diffusion_policy_ros.data.workers import end_with_parent
 from diffusion_policy_ros.errors import UserError
 
 USUAL = Options()
@@ -221,6 +222,7 @@ def _work(connection: Connection, batches: list[_Batch], text: str, options: Opt
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent ends us
+    end_with_parent()
     try:
         contract = Contract.from_text(text)
         for batch in batches:

@@ -21,12 +21,17 @@ def pool(jobs: int, begin: Callable[..., None] | None = None, *args: Any) -> Pro
 
 
 def _begin(begin: Callable[..., None] | None, *args: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if begin is not None:
         begin(*args)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have this process, which another one started, end when that one does."""
+    threading.Thread(target=_wait_for_its_end, daemon=True).start()
+
+
+def _wait_for_its_end() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -7,6 +7,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from diffusion_policy_ros.errors import UserError
+
+
+def check_file(path: Path | None, option: str) -> None:
+    """Make the folder of an option's file; None is no file.
+
+    Raises:
+        UserError: there is a folder of that name, or nothing can be made there.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError("is a folder", str(path), f"give {option} a file's name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        why = f"cannot be written ({error.strerror})"
+        raise UserError(why, str(path), f"choose another file for {option}") from None
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

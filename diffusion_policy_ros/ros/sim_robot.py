@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,8 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_ros.contract import Contract
-from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.errors import UserError, refusal
+from diffusion_policy_ros.report.atomic import check_file
 from diffusion_policy_ros.report.gif import RolloutGif
 from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class
@@ -116,8 +119,8 @@ class SimRobot(Node):
             cure = "set publish_clock:=true, or leave the speed at 1"
             raise UserError(f"speed {settings.speed:g} without a clock", self.get_name(), cure)
         for name in ("results", "gif"):
-            if (path := getattr(settings, name)) and Path(path).is_dir():
-                raise UserError("is a folder", f"parameter {name}: {path}", "give a file's name")
+            if path := getattr(settings, name):
+                check_file(Path(path), f"parameter {name}")
         contract = Contract.load(
             settings.contract or default_contract(settings.sim, settings.cameras)
         )
@@ -285,10 +288,19 @@ class SimRobot(Node):
         self._episode.publish(String(data=line))
         self.get_logger().info(f"episode {line}")
         if self._settings.results:
-            path = Path(self._settings.results)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
+            with (
+                self._told_of_refusals(),
+                Path(self._settings.results).open("a", encoding="utf-8") as file,
+            ):
                 file.write(line + "\n")
+
+    @contextmanager
+    def _told_of_refusals(self) -> Iterator[None]:
+        """A full disk ends no robot."""
+        try:
+            yield
+        except OSError as error:
+            self.get_logger().error(str(refusal(error)))
 
     # ------------------------------------------------------------------------------------- GIF
 
@@ -313,8 +325,9 @@ class SimRobot(Node):
 
     def _save_gif(self) -> None:
         gif, self._gif = self._gif, None
-        if gif is not None and gif.save():
-            self.get_logger().info(f"wrote {gif.path}")
+        with self._told_of_refusals():
+            if gif is not None and gif.save():
+                self.get_logger().info(f"wrote {gif.path}")
 
 
 def main(args: list[str] | None = None) -> int:

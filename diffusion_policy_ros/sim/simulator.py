@@ -207,7 +207,7 @@ def found(name: str) -> Make:
             return make
         module, _, attribute = SIMULATORS[name].place.partition(":")
         make = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a user's module may raise anything
         is_ours = name in SIMULATORS
         cure = SIMULATORS[name].install if is_ours else "mend the package that has it"
         what = f"{name} cannot be imported: {first_line(error)}"
@@ -239,10 +239,11 @@ def default_contract(name: str, cameras: bool) -> str:
     """The shipped contract of a simulator.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, nor such a simulator.
     """
     entry = SIMULATORS.get(name)
     if entry is None:
+        found(name)
         raise UserError(f"no contract of {name} is shipped", "simulator", "give its contract")
     shipped = entry.contract if cameras else entry.state
     if not shipped:

@@ -257,6 +257,14 @@ def test_episodes_follow_each_other_and_end(domain, tmp_path):
     assert gif.read_bytes()[:3] == b"GIF"
 
 
+def test_a_full_disk_ends_no_robot(domain):
+    """What cannot be written is told, and the episodes go on."""
+    how = {"results": "/dev/full", "episodes": 2, "auto_reset": True, "expert": True}
+    robot = domain.start("sim_robot", cameras=False, publish_clock=True, speed=20.0, **how)
+    assert robot.wait() == 0
+    assert robot.output.count("no space left on device") == 2
+
+
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
@@ -264,7 +272,9 @@ def test_episodes_follow_each_other_and_end(domain, tmp_path):
         ({"contract": "nowhere"}, "nowhere: no such contract"),
         ({"contract": "example_arm"}, "a field of the action names no state"),
         ({"speed": 99.0, "publish_clock": True}, "parameter speed"),
-        ({"results": "/"}, "parameter results: /: is a folder"),
+        ({"results": "/"}, "/: is a folder; give parameter results a file's name"),
+        ({"gif": "/dev/null/a.gif"}, "cannot be written (File exists)"),
+        ({"sim": "mini_lfit"}, "no simulator 'mini_lfit'; did you mean 'mini_lift'?"),
     ],
 )
 def test_mistakes_are_one_line(domain, parameters, said):

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -123,6 +124,16 @@ def test_names(monkeypatch):
     monkeypatch.setitem(simulator.SIMULATORS, "absent", absent)
     with pytest.raises(UserError, match="absent cannot be imported: No module .*; make absent"):
         simulator.found("absent")
+
+
+def test_an_own_module_that_raises_is_one_line(tmp_path, monkeypatch):
+    """Whatever it raises when it is imported, a mistake of syntax as well."""
+    (tmp_path / "wrong_toy.py").write_text("class Toy(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("wrong", "wrong_toy:Toy", simulator.ENTRY_POINTS)
+    monkeypatch.setattr(simulator, "entry_points", lambda group: [point])
+    with pytest.raises(UserError, match="wrong cannot be imported: invalid syntax.*; mend the p"):
+        simulator.found("wrong")
 
 
 def test_a_contract_of_another_rate_or_simulator(contract):
