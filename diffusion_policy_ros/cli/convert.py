@@ -144,10 +144,10 @@ def _convert(args: argparse.Namespace, out: Path, images: str) -> Report:
 
 
 def find_contract(name: str | None, bags: list[str]) -> Contract:
-    """The contract that was named, or the one that the first bag was recorded with.
+    """The contract that was named, or the one that the first readable bag was recorded with.
 
     Raises:
-        UserError: there is none, or it has mistakes.
+        UserError: there is none, or it has mistakes; or no bag can be read.
     """
     from diffusion_policy_ros.contract import Contract
     from diffusion_policy_ros.data.bags import open_bag
@@ -156,14 +156,20 @@ def find_contract(name: str | None, bags: list[str]) -> Contract:
 
     if name is not None:
         return Contract.load(name)
-    first = expand(bags)[0]
-    text = open_bag(first).metadata.get("contract", "")
-    if not text:
-        cure = "name one with --contract; diffusion-policy inspect BAG drafts one"
-        raise UserError("was recorded without a contract", str(first), cure)
-    contract = Contract.from_text(text, f"{first}: contract")
-    contract.refuse_contradictions(f"{first}: contract")
-    return contract
+    refused: list[UserError] = []
+    for path in expand(bags):
+        try:
+            text = open_bag(path).metadata.get("contract", "")
+        except UserError as error:  # it is rejected by name; the others are converted
+            refused.append(error)
+            continue
+        if not text:
+            cure = "name one with --contract; diffusion-policy inspect BAG drafts one"
+            raise UserError("was recorded without a contract", str(path), cure)
+        contract = Contract.from_text(text, f"{path}: contract")
+        contract.refuse_contradictions(f"{path}: contract")
+        return contract
+    raise refused[0]
 
 
 class Printer:

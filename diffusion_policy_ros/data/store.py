@@ -74,10 +74,15 @@ def exclusive(out: Path, may_begin: bool = False) -> Iterator[Path]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 "another conversion writes into it", str(out), "wait until it has ended"
             ) from None
+        except OSError as error:  # file systems of networks
+            if is_new:
+                shutil.rmtree(out, ignore_errors=True)
+            what = f"its file system locks no files ({error.strerror})"
+            raise UserError(what, str(out), "choose a folder on another disk") from None
         try:
             for folder in (out, building.parent):  # older versions built in the first
                 for leftover in folder.glob(f"{BUILDING}*"):

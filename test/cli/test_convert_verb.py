@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
-from made_bags import make_bag
+from made_bags import TEXT as MADE, make_bag
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
@@ -132,6 +132,19 @@ def test_the_bags_own_contract_is_the_default(capsys, tmp_path):
     code, _, err = run(capsys, "convert", BAG, "--out", tmp_path / "other")
     assert (code, err.count("\n")) == (2, 1)
     assert "was recorded without a contract; name one with --contract" in err
+
+
+def test_a_first_bag_that_cannot_be_read_costs_no_other(capsys, tmp_path):
+    """The contract is that of the first one that can: a recorder may have died at once."""
+    bags = tmp_path / "bags"
+    make_bag(bags / "episode_1", metadata={"contract": MADE})
+    (bags / "episode_0").mkdir()
+    (bags / "episode_0" / "episode_0_0.mcap").touch()
+    code, out, err = run(capsys, "convert", bags, "--out", tmp_path / "data")
+    assert (code, err) == (0, "") and "rejected  episode_0" in out and "1 kept, 1 rejected" in out
+    shutil.rmtree(bags / "episode_1")
+    code, _, err = run(capsys, "convert", bags, "--out", tmp_path / "none")
+    assert code == 2 and "the file is empty" in err
 
 
 @pytest.mark.parametrize(

@@ -520,6 +520,19 @@ def test_two_conversions_at_once_do_not_mix(tmp_path):
     process.communicate(timeout=180)
 
 
+def test_a_disk_that_locks_no_files_is_named(tmp_path, monkeypatch):
+    """It is no other conversion, which might be waited for."""
+
+    def refused(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    make_bag(tmp_path / "bag")
+    monkeypatch.setattr("fcntl.flock", refused)
+    with pytest.raises(UserError, match="locks no files .*; choose a folder on another disk"):
+        convert([tmp_path / "bag"], CONTRACT, tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
 def test_the_history_sees_log_times_as_arrivals(tmp_path):
     """A pose that arrived after the frame had closed is not in it, though its stamp would fit."""
     late = 30 * MS  # settle_s is 10 ms

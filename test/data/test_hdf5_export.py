@@ -162,17 +162,18 @@ def test_what_a_killed_export_left_goes_with_the_next(dataset, tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == {"out", *kept}
 
 
-def test_damaged_files_of_aloha_are_refused(dataset, tmp_path, capsys):
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_damaged_files_of_aloha_are_refused(dataset, tmp_path, capsys, damaged):
     """By name; the others are imported; a folder without episodes is none."""
     folder = export("aloha", dataset, tmp_path / "episodes")
-    data = (folder / "episode_1.hdf5").read_bytes()
-    (folder / "episode_1.hdf5").write_bytes(data[: len(data) // 2])
+    file = folder / f"episode_{damaged}.hdf5"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     text = "\n".join(line for line in TEXT.splitlines() if "  position: {" not in line)
     words = ["import", "aloha", str(folder), "--contract", contract_file(tmp_path, text)]
     assert main([*words, "--out", str(tmp_path / "out"), "--map", *MAPS]) == 0
     said = capsys.readouterr().out
-    assert "episode_0" not in said and "1 kept, 1 rejected" in said
-    assert "rejected  episode_1" in said
+    assert f"episode_{1 - damaged}" not in said and "1 kept, 1 rejected" in said
+    assert f"rejected  episode_{damaged}" in said
     assert "is cut off, or no HDF5 file" in said
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -180,6 +181,30 @@ def test_damaged_files_of_aloha_are_refused(dataset, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "none")]) == 2
     assert "holds no episode_0.hdf5; give the folder" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("action", np.zeros(6), "there is no action"),
+        ("action/left", np.zeros((6, 2)), "there is no action"),
+        ("observations/images/cam_high/depth", np.zeros(6), "no camera is called 'cam_high'"),
+        ("observations/images", np.zeros(6), "no camera is called 'cam_high'"),
+        ("observations", np.zeros(6), "no camera is called 'cam_high'"),
+    ],
+)
+def test_what_is_no_array_of_aloha_is_none(tmp_path, capsys, place, value, said):
+    """A group where an array is meant, an array where a group is, and one of another rank."""
+    (tmp_path / "episodes").mkdir()
+    with h5py.File(tmp_path / "episodes" / "episode_0.hdf5", "w") as file:
+        file[place] = value
+        if not place.startswith("observations"):
+            file["observations/qpos"] = np.zeros((6, 4))
+    words = ["import", "aloha", str(tmp_path / "episodes"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--contract", contract_file(tmp_path, TEXT)]) == 2
+    assert said in capsys.readouterr().err
+    main(words)  # drafts what can be drafted
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["robomimic", "aloha", "lerobot"])

@@ -12,6 +12,7 @@ and imports what only its format needs (pyarrow, av, h5py, imagecodecs) when it 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros.errors import UserError, first_line
@@ -48,3 +49,20 @@ def needed(module: str, extra: str) -> Any:
     except ImportError as error:  # the newest pyarrow has no use for the NumPy of apt's Jazzy
         cure = "install another version, as pip install 'pyarrow<21' for NumPy 1.26"
         raise UserError(f"{name} cannot be imported: {first_line(error)}", "", cure) from None
+
+
+def opened_hdf5(path: Path) -> Any:
+    """An HDF5 file, open for reading.
+
+    Raises:
+        UserError: h5py is missing, or the file is damaged, or another process writes it.
+    """
+    h5py = needed("h5py", "robomimic")
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError:
+        cure = "wait until it is done, or end the process that writes it"
+        raise UserError("is locked: another process writes it", str(path), cure) from None
+    except (OSError, RuntimeError, KeyError, ValueError):
+        what = "is cut off, or no HDF5 file"
+        raise UserError(what, str(path), "download it again, or give another one") from None

@@ -20,7 +20,7 @@ import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.dataset import Dataset
-from diffusion_policy_ros.data.formats import needed
+from diffusion_policy_ros.data.formats import needed, opened_hdf5
 from diffusion_policy_ros.data.formats.demonstrations import (
     Choice,
     Column,
@@ -74,8 +74,18 @@ class Folder:
         chosen = sorted(n for n in found if not choice.episodes or n in choice.episodes)
         self._files = {f"episode_{n}": found[n] for n in chosen}
         self.names = list(self._files)
-        with _opened(self._files[self.names[0]]) as file:
-            self.columns = dict(_columns(file))
+        self.columns = self._first_columns()
+
+    def _first_columns(self) -> dict[str, Column]:
+        """Of the first file that can be read; the others are rejected one by one."""
+        refused: list[UserError] = []
+        for path in self._files.values():
+            try:
+                with _opened(path) as file:
+                    return dict(_columns(file))
+            except UserError as error:
+                refused.append(error)
+        raise refused[0]
 
     def read(self, name: str, columns: Collection[str]) -> Demonstration:
         """An episode; see `Foreign`."""
@@ -105,10 +115,7 @@ class _opened:  # noqa: N801  # used as a function
         self._path = path
 
     def __enter__(self) -> Any:
-        try:
-            self._file = needed("h5py", "robomimic").File(self._path, "r")
-        except _DAMAGED:
-            raise UserError("is cut off, or no HDF5 file", str(self._path), _AGAIN) from None
+        self._file = opened_hdf5(self._path)
         return self._file
 
     def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
@@ -119,15 +126,22 @@ class _opened:  # noqa: N801  # used as a function
 
 
 def _columns(file: Any) -> Iterator[tuple[str, Column]]:
-    """Vectors by their names, cameras by theirs."""
-    for name, array in file[OBSERVATIONS].items():
-        if getattr(array, "ndim", 0) == 2:
+    """Vectors by their names, cameras by theirs; what is none of both is no column."""
+    for name, array in _arrays(file, OBSERVATIONS).items():
+        if array.ndim == 2:
             yield name, Column(array.shape[1:])
-    if "images" in file[OBSERVATIONS]:
-        for name, array in file[IMAGES].items():
+    for name, array in _arrays(file, IMAGES).items():
+        if array.ndim in (1, 2, 4):
             yield name, Column(array.shape[1:] if array.ndim == 4 else (), is_image=True)
-    if ACTION in file:
+    if getattr(file.get(ACTION), "ndim", 0) == 2:
         yield ACTION, Column(file[ACTION].shape[1:])
+
+
+def _arrays(file: Any, place: str) -> dict[str, Any]:
+    """The arrays in a group; none where there is no such group."""
+    group = file.get(place)
+    found = group.items() if hasattr(group, "items") else ()
+    return {name: array for name, array in found if hasattr(array, "ndim")}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.data.dataset import Dataset
-from diffusion_policy_ros.data.formats import needed
+from diffusion_policy_ros.data.formats import needed, opened_hdf5
 from diffusion_policy_ros.data.formats.demonstrations import (
     Writing,
     Written,
@@ -84,18 +84,10 @@ def _opened(path: Path) -> Iterator[Any]:
     Raises:
         UserError: h5py is missing, or the file is, or it is damaged.
     """
-    h5py = needed("h5py", "robomimic")
+    needed("h5py", "robomimic")
     if not path.is_file():
         raise UserError("no such file", str(path), "give robomimic's HDF5 file")
-    try:
-        file = h5py.File(path, "r")
-    except BlockingIOError:
-        cure = "wait until it is done, or end the process that writes it"
-        raise UserError("is locked: another process writes it", str(path), cure) from None
-    except _DAMAGED:
-        cure = "download it again, or give robomimic's HDF5 file"
-        raise UserError("is cut off, or no HDF5 file", str(path), cure) from None
-    with file:
+    with opened_hdf5(path) as file:
         yield file
 
 
