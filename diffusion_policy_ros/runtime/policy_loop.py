@@ -70,7 +70,8 @@ class PolicyLoop:
             delays, with the time that actions are sent before they are due, rounded up.
         on_times: called with when each chunk came to pass.
         frame_arrival_ns: when the last frame came or was refused.
-        frame_time_ns: the same by the clock that messages are stamped by.
+        frame_time_ns: the same by the clock that messages are stamped by, or the frame's stamp: a
+            simulator's /clock may come after what it is the time of.
         frame_timeout_ns: how long after that the next one is overdue.
     """
 
@@ -258,7 +259,7 @@ class PolicyLoop:
 
     def _take(self, events: list[Event], now_ns: int) -> list[Event]:
         for event in events:
-            self.frame_arrival_ns, self.frame_time_ns = now_ns, self.now_ns()
+            self.frame_arrival_ns, self.frame_time_ns = now_ns, max(self.now_ns(), event.time_ns)
             if not isinstance(event, Frame):
                 self.counts.refused += isinstance(event, Refused)
                 self.hold(event.reason)

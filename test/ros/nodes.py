@@ -105,13 +105,14 @@ class Policy:
 
     Attributes:
         outputs: every chunk and hold, in order.
+        arrays: all diagnostics that were heard.
         reports: every status that it published.
     """
 
     def __init__(self, domain, checkpoint, namespace="", **parameters):
         self.domain, self.name = domain, f"{namespace}/policy_node"
         self.outputs = domain.listen(JointTrajectory, f"{self.name}/action_chunk")
-        self._arrays = domain.listen(DiagnosticArray, "/diagnostics")
+        self.arrays = domain.listen(DiagnosticArray, "/diagnostics")
         self.process = self.start(domain, {"checkpoint": checkpoint, **parameters})
 
     def start(self, domain, parameters):
@@ -121,7 +122,7 @@ class Policy:
 
     @property
     def reports(self):
-        every = [array.status[0] for array in self._arrays]
+        every = [array.status[0] for array in self.arrays]
         return [status for status in every if status.name == f"{self.name}: policy"]
 
     @property

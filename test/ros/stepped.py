@@ -23,12 +23,13 @@ class SteppedRobot(Robot):
 
     Attributes:
         now_ns: its time.
+        ticks: how many ns its clock is ahead of that.
     """
 
     def __init__(self, domain, **kwargs):
         super().__init__(domain, **kwargs)
         self.silence()
-        self.now_ns = 1_000 * 10**9
+        self.now_ns, self.ticks = 1_000 * 10**9, 0
         self.clock = domain.node.create_publisher(Clock, "/clock", 10)
         self._sent = []
         self.step()
@@ -39,18 +40,24 @@ class SteppedRobot(Robot):
 
     def tell_time(self):
         """Publish /clock."""
-        self.clock.publish(Clock(clock=time_msg(self.now_ns)))
+        self.clock.publish(Clock(clock=time_msg(self.now_ns + self.ticks)))
+
+    def tick(self):
+        """Its clock goes on by a ns; what is stamped by then was stamped after this."""
+        self.ticks += 1
+        self.tell_time()
+        return self.now_ns + self.ticks
 
     def step(self):
         """One frame later; the clock comes last, so that it is never ahead of the frame."""
-        self.now_ns += PERIOD_NS
+        self.now_ns, self.ticks = self.now_ns + PERIOD_NS, 0
         self._sent = []
         self.send(self.now_ns)
         self.tell_time()
 
     def jump(self, seconds):
         """Its time becomes another."""
-        self.now_ns += round(seconds * 1e9)
+        self.now_ns, self.ticks = self.now_ns + round(seconds * 1e9), 0
         self._sent = []
         self.tell_time()
 
@@ -100,14 +107,14 @@ class SteppedPolicy(Policy):
     def start(self, domain, parameters):
         return domain.start(FAULTY, self.faults, threads=1, **parameters)
 
-    def _until(self, done, why):
-        """Wait, and send the frame again where it may have been lost."""
-        again = [time.monotonic() + AGAIN_S]
+    def _until(self, done, why, again=None):
+        """Wait, and send the frame, or what else it was, again where it may have been lost."""
+        again, due = again or self.robot.again, [time.monotonic() + AGAIN_S]
 
         def is_done():
-            if time.monotonic() > again[0]:
-                self.robot.again()
-                again[0] = time.monotonic() + AGAIN_S
+            if time.monotonic() > due[0]:
+                again()
+                due[0] = time.monotonic() + AGAIN_S
             return done()
 
         self.domain.until(is_done, why=why)
@@ -130,9 +137,13 @@ class SteppedPolicy(Policy):
         self._until(lambda: self.count("frames") > before, "it takes the frame")
 
     def until_reported(self):
-        """Wait for diagnostics that are made from now on."""
-        seen = len(self.reports)
-        self.domain.until(lambda: len(self.reports) > seen + 1, why="it reports")
+        """Wait for diagnostics that are made from now on: others may still be on their way."""
+        seen, since_ns = len(self.arrays), self.robot.tick()
+        self._until(
+            lambda: any(stamp_ns(array) >= since_ns for array in self.arrays[seen:]),
+            "it reports",
+            self.robot.tell_time,
+        )
 
     def answer(self):
         """Send a frame and wait for what comes of it."""
@@ -170,10 +181,6 @@ class SteppedPolicy(Policy):
             assert time.monotonic() < deadline, self.reports[-1].message
             self.robot.step()
             self.until_reported()
-
-    def until_says_of_this_frame(self, words):
-        """Wait for diagnostics with these words, and send the frame again where it was lost."""
-        self._until(lambda: words in self.reports[-1].message, why=words)
 
     def must_recover(self, since_ns):
         """Chunks come, of frames after this time only, before any other hold."""

@@ -221,8 +221,7 @@ def test_every_reason_to_hold_is_in_the_log(robot, policy):
     """Also one that takes another's place for a single frame."""
     for fault, words in ((nan_in_a_pose, "not finite"), (another_encoding, "image is 'bgr8'")):
         robot.change = fault
-        robot.step()
-        policy.until_says_of_this_frame(words)
+        policy.step_until_says(words)  # on a busy machine a frame may close without a late pose
     robot.change = well
     policy.seen = len(policy.outputs)
     policy.must_recover(robot.now_ns)

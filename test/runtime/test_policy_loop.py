@@ -57,6 +57,12 @@ def test_an_anchor_that_stops_is_named_with_its_age(robot):
     assert robot.loop.state == "holding: a (/a): no message for 0.085 s"
 
 
+def test_a_frame_tells_the_time_as_well_as_a_clock_that_comes_after_it(robot):
+    """Else the next /clock, if it overtakes its frame, would be two periods after the last one."""
+    robot.tick(shift=PERIOD)
+    assert robot.loop.frame_time_ns == robot.now + PERIOD and not robot.is_holding
+
+
 def test_an_anchor_that_stands_still_is_told_from_one_that_is_silent(robot):
     """A camera that repeats one image is alive, and of no use."""
     for _ in range(3):
