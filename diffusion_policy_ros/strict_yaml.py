@@ -113,12 +113,15 @@ class _Reader:
         self.overridden.add(key)
         *parents, last = key.split(".")
         for i, name in enumerate(parents):
-            child = next((v for k, v in node.value if k.value == name), None)
-            if not isinstance(child, yaml.MappingNode):
-                node.value = [(k, v) for k, v in node.value if k.value != name]
+            old = next((v for k, v in node.value if k.value == name), None)
+            child = yaml.MappingNode("tag:yaml.org,2002:map", [])
+            if isinstance(old, yaml.MappingNode):  # an alias may stand for it elsewhere, too
+                child.value, child.start_mark = list(old.value), old.start_mark
+            else:
                 self.overridden.add(".".join(parents[: i + 1]))
-                child = yaml.MappingNode("tag:yaml.org,2002:map", [])
+            if old is None:
                 node.value.append((_key_node(name), child))
+            node.value = [(k, child if k.value == name else v) for k, v in node.value]
             node = child
         node.value = [(k, v) for k, v in node.value if k.value != last]
         try:
@@ -166,9 +169,9 @@ class _Reader:
             return self._dict(typing.get_args(kind)[1], node, key)
         return self._scalar(kind, node, key)
 
-    def _pairs(self, node: yaml.Node, key: str) -> dict[str, yaml.Node]:
+    def _pairs(self, node: yaml.Node, key: str, cure: str = "") -> dict[str, yaml.Node]:
         if not isinstance(node, yaml.MappingNode):
-            self.misfit(key, f"expected 'key: value' pairs, got {_show(node)}")
+            self.misfit(key, f"expected 'key: value' pairs, got {_show(node)}", cure)
             return {}
         found: dict[str, yaml.Node] = {}
         for name_node, value in node.value:
@@ -182,8 +185,9 @@ class _Reader:
 
     def _dataclass(self, cls: type, node: yaml.Node, key: str) -> Any:
         before = self.misfits
-        pairs = self._pairs(node, key)
         fields = _fields(cls)
+        named = "name" in fields and isinstance(node, yaml.ScalarNode) and not _is_null(node)
+        pairs = self._pairs(node, key, f"write it as {{name: {node.value[:60]}}}" if named else "")
         for name in pairs.keys() - fields.keys():
             self.misfit(_join(key, name), "unknown key", did_you_mean(name, fields))
         for name, field in fields.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_ros.cli.export import add_export
-from diffusion_policy_ros.cli.figures import check_page
+from diffusion_policy_ros.cli.figures import check_page, check_seed
 from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
 
@@ -204,6 +204,7 @@ def _split(args: argparse.Namespace) -> int:
     from diffusion_policy_ros.data.edits import checked_text, chosen, share_of
 
     checked_text(args.name)
+    check_seed(args.seed)
     if args.share is not None and not 0 < args.share < 1:
         raise UserError(f"{args.share}", "--share", "use a number between 0 and 1")
 

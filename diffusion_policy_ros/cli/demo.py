@@ -15,7 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.figures import check_json, check_least, counted, write_json
+from diffusion_policy_ros.cli.figures import (
+    check_json,
+    check_least,
+    check_seed,
+    counted,
+    write_json,
+)
 from diffusion_policy_ros.demo.domains import free_domain
 from diffusion_policy_ros.demo.plans import OTHERS, PLANS, Plan
 from diffusion_policy_ros.errors import UserError
@@ -128,7 +134,8 @@ def _check(args: argparse.Namespace, plan: Plan) -> None:
         UserError: a number is too low, a setting has a mistake, the engine cannot run the policy,
             the figures cannot be written.
     """
-    check_least(args, episodes=1, demonstrations=1, seed=0)
+    check_least(args, episodes=1, demonstrations=1)
+    check_seed(args.seed, 10**9)  # as the simulated robot's parameter
     recipe = plan.recipe_with(args.settings)
     if args.engine or args.dtype:
         _try_engine(plan, recipe, args)

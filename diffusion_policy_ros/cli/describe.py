@@ -11,6 +11,8 @@ from diffusion_policy_ros.cli.figures import check_least
 from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.data.dataset import WindowDataset
     from diffusion_policy_ros.policy.denoisers.condition import Sizes
     from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
     from diffusion_policy_ros.policy.recipe import Recipe
@@ -44,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--contract",
         metavar="C",
-        help="the robot (default: what the recipe was made for, else example_arm)",
+        help="the robot (default: the dataset's, what the recipe was made for, or example_arm)",
     )
     parser.add_argument(
         "--chunks",
@@ -72,17 +74,26 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: recipe, checkpoint or contract cannot be read, or do not fit each other.
     """
+    from diffusion_policy_ros.contract import Contract
+    from diffusion_policy_ros.data.dataset import WindowDataset
+    from diffusion_policy_ros.policy.checkpoint import check_contract
+
     check_least(args, chunks=0)
-    policy = build(args.policy, args.contract, weights=args.chunks > 0)
+    robot = Contract.load(args.contract) if args.contract else None
+    windows = WindowDataset(args.dataset, n_obs_steps=1, horizon=1) if args.dataset else None
+    if windows is not None:
+        robot = robot or windows.contract
+        check_contract(robot, windows.contract, str(args.dataset))
+    policy = build(args.policy, robot, weights=args.chunks > 0)
     print("\n".join(describe(policy)), flush=True)
-    for path in draw_views(policy, args.dataset, args.out) if args.dataset else ():
+    for path in draw_views(policy, windows, args.out) if windows else ():
         print(f"drawn     {path}", flush=True)
     if args.chunks > 0:
         print("\n".join(speed(policy, args.chunks, args.device)))
     return 0
 
 
-def build(name: str, contract: str | None, weights: bool) -> DiffusionPolicy:
+def build(name: str, contract: Contract | None, weights: bool) -> DiffusionPolicy:
     """The policy of a checkpoint, or of a recipe with a contract.
 
     Args:
@@ -98,25 +109,17 @@ def build(name: str, contract: str | None, weights: bool) -> DiffusionPolicy:
     from diffusion_policy_ros.policy.recipe import Recipe
 
     if Path(name).is_dir():
-        return load_policy(name, contract=Contract.load(contract) if contract else None)
+        return load_policy(name, contract=contract)
     recipe = Recipe.load(name)
-    robot = Contract.load(contract or made_for(recipe.name))
+    robot = contract or Contract.load(made_for(recipe.name))
     with torch.device("cpu" if weights else "meta"):
         return DiffusionPolicy(recipe, robot).eval()
 
 
-def draw_views(policy: DiffusionPolicy, dataset: Path, folder: Path) -> Iterator[Path]:
-    """Draw what each camera's encoder sees of a dataset's first pictures; yields the files.
-
-    Raises:
-        UserError: the dataset cannot be read, or is of another robot.
-    """
-    from diffusion_policy_ros.data.dataset import WindowDataset
-    from diffusion_policy_ros.policy.checkpoint import check_contract
+def draw_views(policy: DiffusionPolicy, windows: WindowDataset, folder: Path) -> Iterator[Path]:
+    """Draw what each camera's encoder sees of a dataset's first pictures; yields the files."""
     from diffusion_policy_ros.policy.contact_sheet import write_contact_sheets
 
-    windows = WindowDataset(dataset, n_obs_steps=1, horizon=1)
-    check_contract(policy.contract, windows.contract, str(dataset))
     folder.mkdir(parents=True, exist_ok=True)
     yield from write_contact_sheets(policy.encoder, windows.batch([0]), folder)
 

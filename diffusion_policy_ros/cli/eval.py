@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion_policy_ros.cli.figures import (
     check_json,
     check_least,
+    check_seed,
     check_threads,
     counted,
     write_json,
@@ -216,6 +217,7 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         UserError: a number is out of its range, or the figures cannot be written.
     """
-    check_least(args, episodes=1, seed=0, delay=0, threads=0)
+    check_least(args, episodes=1, delay=0, threads=0)
+    check_seed(args.seed)
     check_threads(args.threads)
     check_json(args.json)

@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffusion_policy_ros.atomic import check_file, replacing
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.report.atomic import check_file, replacing
 
 
 def check_least(args: argparse.Namespace, **lowest: int) -> None:
@@ -27,6 +27,17 @@ def check_least(args: argparse.Namespace, **lowest: int) -> None:
         if value is not None and value < least:
             cure = f"{name} must be {least} or more"
             raise UserError("is out of range", f"--{name} {value}", cure)
+
+
+def check_seed(seed: int | None, most: int = 2**31 - 1) -> None:
+    """Refuse a seed that is none; None was not given.
+
+    Raises:
+        UserError: it is negative, or larger than a node's parameter.
+    """
+    if seed is not None and not 0 <= seed <= most:
+        cure = f"seed must be 0 or more, and {most} at most"
+        raise UserError("is out of range", f"--seed {seed}", cure)
 
 
 def check_threads(threads: int | None) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.report.atomic import replacing
 from diffusion_policy_ros.report.table import table
 
 if TYPE_CHECKING:

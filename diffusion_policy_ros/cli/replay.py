@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_ros.cli.figures import check_least, check_threads, write_json
+from diffusion_policy_ros.cli.figures import check_least, check_seed, check_threads, write_json
 from diffusion_policy_ros.cli.view import add_rerun, viewing
 from diffusion_policy_ros.errors import UserError
 
@@ -200,7 +200,8 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         UserError: a number is out of its range, or the report cannot be written.
     """
-    check_least(args, episodes=1, every=1, seed=0, threads=0)
+    check_least(args, episodes=1, every=1, threads=0)
+    check_seed(args.seed)
     check_threads(args.threads)
     if args.out.exists() and not args.out.is_dir():
         raise UserError("is a file", str(args.out), "give --out a folder")

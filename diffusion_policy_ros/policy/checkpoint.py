@@ -192,8 +192,10 @@ def choice_lines(path: str | Path) -> Iterator[str]:
 
 def run_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first."""
-    found = Path(run).glob("checkpoints/update_*")
-    return sorted(path for path in found if (path / MANIFEST).is_file())
+    updates = ((p.name.removeprefix("update_"), p) for p in Path(run).glob("checkpoints/update_*"))
+    # What else is there, such as a copy that somebody keeps, is none of the training's.
+    found = {int(n): p for n, p in updates if n.isdecimal() and (p / MANIFEST).is_file()}
+    return [found[update] for update in sorted(found)]
 
 
 def load_policy(

@@ -7,6 +7,7 @@ RUN/checkpoints/best             points to one of them, where one was chosen
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import BEST, run_checkpoints
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
@@ -56,10 +58,12 @@ def _fixed(recipe: Recipe) -> dict[str, Any]:
 def begin_run(run: Path, recipe: Recipe) -> None:
     """Make its folder; in one named `runs`, `latest` then points to it."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / RECIPE).write_text(recipe.to_text(), encoding="utf-8")
-    runs, name = run.absolute().parent, run.absolute().name
-    if runs.name == "runs":
-        _point(runs / "latest", name)
+    with replacing(run / RECIPE) as draft:
+        draft.write_text(recipe.to_text(), encoding="utf-8")
+    latest, name = run.absolute().with_name("latest"), run.absolute().name
+    if latest.parent.name == "runs" and (latest.is_symlink() or not latest.exists()):
+        with contextlib.suppress(OSError):  # not every disk has links, and nothing depends on it
+            _point(latest, name)
 
 
 def checkpoint_path(run: Path, update: int) -> Path:
@@ -77,6 +81,8 @@ def keep_checkpoints(run: Path, newest: int, best: Sequence[int]) -> None:
     """
     kept = [path for path in (checkpoint_path(run, update) for update in best) if path.is_dir()]
     pointer = run / "checkpoints" / BEST
+    if pointer.is_dir() and not pointer.is_symlink():
+        shutil.rmtree(pointer)  # scp and rsync copy what a link leads to
     if kept:
         _point(pointer, kept[0].name)
     else:
@@ -136,4 +142,7 @@ def _point(pointer: Path, name: str) -> None:
     """Make or replace a link, in one step."""
     draft = pointer.with_name(f".{pointer.name}-{os.getpid()}")
     draft.symlink_to(name)
-    draft.replace(pointer)
+    try:
+        draft.replace(pointer)
+    finally:
+        draft.unlink(missing_ok=True)

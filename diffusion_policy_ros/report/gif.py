@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from diffusion_policy_ros.report.atomic import replacing
+from diffusion_policy_ros.atomic import replacing
 
 NEAR, FAR = np.array([255, 214, 64]), np.array([0, 150, 255])
 """Colours of the next point and of the last one, RGB."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.bench.stages import stage_ms
 from diffusion_policy_ros.data.lags import Lag
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.report.atomic import replacing
 from diffusion_policy_ros.runtime.trace import ChunkTimes
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.bench.verdict import Demand, Timing, best, every, verdict
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.report.atomic import replacing
 
 LINES = ("-", "--", ":", "-.")
 """One for each sampler."""

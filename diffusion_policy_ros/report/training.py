@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.policy.checkpoint import (
     CONTRACT,
@@ -16,7 +18,6 @@ from diffusion_policy_ros.policy.checkpoint import (
 )
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.run import RECIPE
-from diffusion_policy_ros.report.atomic import replacing
 from diffusion_policy_ros.report.plot import empty_figure
 from diffusion_policy_ros.train.progress import TABLE, duration
 
@@ -34,9 +35,10 @@ def training_lines(run: Path) -> Iterator[str]:
     elif checkpoint != newest:
         yield f"best      {checkpoint.name}, by {settings.metric}"
     yield f"losses    {draw_losses(run)}"
+    where = shlex.quote(str(checkpoint))
     if Contract.load(checkpoint / CONTRACT).name.startswith("mini_lift"):
-        yield f"evaluate  diffusion-policy eval {checkpoint} --sim mini_lift --episodes 100"
-    yield f"run       policy_node --ros-args -p checkpoint:={checkpoint}"
+        yield f"evaluate  diffusion-policy eval {where} --sim mini_lift --episodes 100"
+    yield f"run       policy_node --ros-args -p checkpoint:={where}"
 
 
 def draw_losses(run: Path) -> str:

@@ -32,9 +32,9 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from diffusion_policy_ros.atomic import check_file
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError, refusal
-from diffusion_policy_ros.report.atomic import check_file
 from diffusion_policy_ros.report.gif import RolloutGif
 from diffusion_policy_ros.ros.chunks import chunk_of, time_msg
 from diffusion_policy_ros.ros.message_types import message_class

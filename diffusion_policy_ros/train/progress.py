@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
@@ -57,6 +58,9 @@ def introduction(
         cure = "set training.validation_fraction=0.02"
         if settings.validation_fraction:
             cure = "there is only one: convert two or more"
+            if len(split.roles) > 1:
+                how = "diffusion-policy data split DATASET held_out --share 0.1"
+                cure = f"all are said to be for training: {how}"
         yield f"warning   no episode is held out, so there is no validation; {cure}"
 
 
@@ -162,13 +166,14 @@ def _begin_table(
     rows: list[dict[str, str]] = []
     if path.is_file():
         with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if (row["update"] or "").isdigit()]
-    file = path.open("w", newline="")
+            rows = [row for row in csv.DictReader(file) if (row.get("update") or "").isdigit()]
     columns = ("update", "loss", *names, "seconds")
-    table = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
-    table.writeheader()
-    table.writerows(row for row in rows if int(row["update"]) <= update)
-    return file, table
+    with replacing(path) as draft, draft.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(row for row in rows if int(row["update"]) <= update)
+    file = path.open("a", newline="")
+    return file, csv.DictWriter(file, columns, restval="")
 
 
 def duration(seconds: float) -> str:

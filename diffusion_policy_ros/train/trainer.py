@@ -15,6 +15,7 @@ several processes train together in distributed.py.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from types import FrameType
 
 import torch
 
+from diffusion_policy_ros.errors import UserError, first_line
 from diffusion_policy_ros.policy.checkpoint import run_checkpoints
 from diffusion_policy_ros.policy.contact_sheet import write_contact_sheets
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
@@ -71,7 +73,12 @@ def train(
     data = open_data(dataset_path, recipe)
     hooks = (*validation_hook(data.validation, settings), *hooks)
     together = peers(settings.device, settings.batch_size)
-    with _threads(settings), together as group, closing(Learner(recipe, data, group)) as learner:
+    with (
+        _told_of_failures(settings),
+        _threads(settings),
+        together as group,
+        closing(Learner(recipe, data, group)) as learner,
+    ):
         _begin(learner, newest, out, say)
         names = [name for hook in hooks for name in hook.names]
         with (
@@ -82,9 +89,10 @@ def train(
             _loop(learner, hooks, log, out, stop_after)
         group.wait()  # all is written
     if not learner.finished and group.first:
-        named = "" if dataset_path is None else f"--dataset {data.training.dataset.path} "
+        named = [] if dataset_path is None else ["--dataset", str(dataset_path)]
+        words = [*named, "--config", str(out / RECIPE), "--out", str(out), "--resume"]
         say(f"stopped at update {learner.update}; go on with")
-        say(f"  diffusion-policy train {named}--config {out / RECIPE} --out {out} --resume")
+        say(f"  diffusion-policy train {shlex.join(words)}")
     if not learner.finished and stop_after is None:
         raise KeyboardInterrupt
     return run_checkpoints(out)[-1]
@@ -135,6 +143,21 @@ def _measured(hooks: Sequence[Hook], learner: Learner) -> Iterator[tuple[str, fl
             first = learner.group.first
             found = hook.measure(learner.average) if first else [0.0] * len(hook.names)
             yield from zip(hook.names, learner.group.from_first(found), strict=True)
+
+
+@contextmanager
+def _told_of_failures(settings: TrainingSettings) -> Iterator[None]:
+    """Torch's own, in one line."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        cure = f"resume with training.gradient_accumulation={2 * settings.gradient_accumulation}"
+        raise UserError(first_line(error), "training.batch_size", cure) from error
+    except RuntimeError as error:
+        if not settings.compile:
+            raise
+        cure = "resume with training.compile=false"
+        raise UserError(first_line(error), "training.compile", cure) from error
 
 
 @contextmanager

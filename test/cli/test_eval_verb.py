@@ -66,6 +66,7 @@ def test_the_precision_is_told(checkpoint, tmp_path, capsys):
         (["--engine", "int8"], "as in --dtype int8"),
         (["--engine", "eager", "--dtype", "f8"], "computes in f32"),
         (["--seed", "-1"], "seed must be 0 or more"),
+        (["--seed", "99999999999999999999"], "2147483647 at most"),
         (["--delay", "-1"], "delay must be 0 or more"),
         (["--delay", "8"], "use 0 to 7"),
         (["--threads", "-1"], "threads must be 0 or more"),

@@ -113,6 +113,14 @@ def test_overrides_win_over_the_file():
     assert changed.batch_size == Recipe.load("mini_lift").training.batch_size
 
 
+def test_an_override_changes_one_place_of_an_alias():
+    """What else refers to the same lines stays."""
+    text = "policy: {image_encoders: {left: &own {crop: 0.5}, right: *own}}"
+    recipe = Recipe.from_text(text, overrides={"policy.image_encoders.left.crop": "0.7"})
+    eyes = recipe.policy.image_encoders
+    assert (eyes["left"].crop, eyes["right"].crop) == (0.7, 0.5)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -121,6 +129,8 @@ def test_overrides_win_over_the_file():
         ("training.betas=[a, 1]", "training.betas.0: expected a number, got 'a'"),
         ("trainin.updates=5", "trainin: unknown key; did you mean 'training'?"),
         ("training=5", "training: expected 'key: value' pairs, got '5'"),
+        ("policy.temporal_encoder=gru", "got 'gru'; write it as {name: gru}"),
+        ("policy.denoiser=transformer", "got 'transformer'; write it as {name: transformer}"),
     ],
 )
 def test_a_mistake_in_a_setting_is_of_the_command_line(word, message):

@@ -146,6 +146,15 @@ def test_what_is_for_training_is_not_held_out_by_chance(dataset, recipe):
         assert [e.hash for e in data.validation.episodes] == ["hash2-0"]
 
 
+def test_where_all_is_for_training_it_says_how_to_hold_some_out(dataset, changed, tmp_path):
+    """Not that there are too few."""
+    change(dataset, [0, 1, 2, 3], split="train")
+    said = []
+    train(dataset, changed(updates=1), tmp_path / "run", progress="none", say=said.append)
+    (warning,) = [line for line in said if "no episode is held out" in line]
+    assert warning.endswith("diffusion-policy data split DATASET held_out --share 0.1")
+
+
 def test_dropped_episodes_are_not_learned_from(dataset, recipe):
     """Nor held out."""
     change(dataset, chosen(dataset, "frames<10"), dropped=True)

@@ -66,6 +66,30 @@ def test_bfloat16_is_near_and_keeps_float32_weights(dataset, changed, tmp_path):
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize(
+    ("error", "settings", "message"),
+    [
+        (torch.cuda.OutOfMemoryError, {}, "resume with training.gradient_accumulation=2"),
+        (RuntimeError, {"compile": True}, "resume with training.compile=false"),
+    ],
+)
+def test_what_a_machine_cannot_do_is_one_line(
+    dataset, changed, tmp_path, monkeypatch, error, settings, message
+):
+    """A GPU's memory that is full, a compiler that is missing; the cure goes on with the run."""
+
+    def fail(*_):
+        raise error("no room\nand more")
+
+    monkeypatch.setattr(DiffusionPolicy, "compile_networks", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", fail)
+        with pytest.raises(UserError, match=f"no room; {message}"):
+            quietly(dataset, changed(updates=1, **settings), tmp_path / "run")
+    key, _, value = message.rpartition(".")[2].partition("=")
+    quietly(dataset, changed(updates=1, **{key: value}), tmp_path / "run", resume=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # compiling takes two minutes of a free core
 def test_compiled_networks_learn_the_same(dataset, changed):

@@ -111,6 +111,12 @@ def test_tasks_that_make_no_sense_are_refused(setting, message):
         Recipe.from_text(f"policy: {{{setting}}}")
 
 
+def test_a_simulator_cannot_be_told_one_of_several_tasks(recipe):
+    """It is said with the recipe, and not in the middle of training."""
+    with pytest.raises(UserError, match="training.eval_sim: .*one task.*; leave it out"):
+        with_tasks(recipe, eval_sim="mini_lift")
+
+
 def test_an_observation_that_is_called_task_stays_what_it_is(dataset, recipe):
     """It cannot be told beside the tasks."""
     text = Index.load(dataset).contract

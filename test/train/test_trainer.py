@@ -367,3 +367,12 @@ def test_a_run_shows_what_is_seen_of_each_camera(dataset, recipe, tmp_path):
     first = np.load(dataset / "shards" / "first" / "camera.npy")[0]
     inside = slice(3, 17), slice(3, 21)
     assert np.array_equal(found[inside], first[inside])
+
+
+def test_a_recipe_is_described_for_the_robot_of_a_dataset(dataset, recipe, tmp_path, capsys):
+    """Without --contract: a recipe has no robot of its own."""
+    (tmp_path / "mine.yaml").write_text(recipe.to_text())
+    words = ["--dataset", str(dataset), "--chunks", "0", "--out", str(tmp_path / "views")]
+    assert main(["describe", str(tmp_path / "mine.yaml"), *words]) == 0
+    assert "contract  tiny," in capsys.readouterr().out
+    assert (tmp_path / "views" / "view_camera.png").is_file()

@@ -1,4 +1,4 @@
-"""A report's file is there when it is whole; what was there before stays until then."""
+"""A file is there when it is whole; what was there before stays until then."""
 
 from __future__ import annotations
 
