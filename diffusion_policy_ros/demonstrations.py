@@ -33,6 +33,10 @@ periods; of all others `ARRIVAL`.
 ARRIVAL = (0.008, 0.004)
 
 
+HOPELESS = 50
+"""Episodes of which the expert has to finish one."""
+
+
 @dataclass
 class Recorded:
     """What `record_demonstrations` did.
@@ -80,8 +84,8 @@ def record_demonstrations(
 
     Raises:
         UserError: the contract is not of the simulator, which may have no expert, or fail; the
-            seeds reach evaluation's; the folder holds bags of another contract. What was recorded
-            before is whole.
+            expert never succeeds, or so seldom that the seeds reach evaluation's; the folder holds
+            bags of another contract. What was recorded before is whole.
     """
     out = Path(out)
     SimulatedRobot(contract, contract.has_images, True, sim).close()
@@ -91,9 +95,10 @@ def record_demonstrations(
         while len(recorded.bags) < count:
             seeds = range(seed, seed + count - len(recorded.bags))
             seed = seeds.stop
-            _check_seeds(first_seed, seed)
+            _check_seeds(first_seed, seed, recorded)
             for episode in workers.record(seeds):
                 _note(recorded, episode)
+                _check_hope(recorded, sim)
                 if progress is not None:
                     progress(recorded, count)
     return recorded
@@ -117,13 +122,20 @@ def _note(recorded: Recorded, episode: _Episode) -> None:
     recorded.frames += 0 if episode.skipped else episode.frames
 
 
-def _check_seeds(first: int, end: int) -> None:
+def _check_seeds(first: int, end: int, recorded: Recorded) -> None:
     if first < 0 or end > FIRST_EVALUATION_SEED:
+        failed = f", and the expert failed in {len(recorded.failed)}" if recorded.failed else ""
         raise UserError(
-            f"seeds {first} to {end - 1} are not all training seeds",
+            f"seeds {first} to {end - 1} are not all training seeds{failed}",
             "demonstrations",
             f"stay within 0 to {FIRST_EVALUATION_SEED - 1}",
         )
+
+
+def _check_hope(recorded: Recorded, sim: str) -> None:
+    if len(recorded.failed) >= HOPELESS and not recorded.bags:
+        what = f"its expert failed in all of {len(recorded.failed)} episodes"
+        raise UserError(what, sim, "mend the expert, or allow it more steps")
 
 
 class _Workers:

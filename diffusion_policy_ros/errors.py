@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -100,4 +101,4 @@ def refusal(error: OSError) -> UserError:
         raise error
     where = str(error.filename or "")
     where = f"{where[:200]}..." if len(where) > 200 else where
-    return UserError(str(error.strerror).lower(), where, SYSTEM_CURES[error.errno])
+    return UserError(os.strerror(error.errno or 0).lower(), where, SYSTEM_CURES[error.errno])

@@ -116,10 +116,11 @@ def _elsewhere(args: argparse.Namespace) -> int:
     refuse_existing(out)
     # What came compressed stays as it came; nothing else is to lose anything on the way.
     images = "png" if args.images == "auto" and not args.video else args.images
+    options, form = Writing(args.video, args.jobs, args.stamps, args.task), format_of(args.format)
+    form.check(find_contract(args.contract, args.bags), options)
     with built_beside(out, ".dataset") as between:
         _convert(args, between, images)
-        options = Writing(args.video, args.jobs, args.stamps, args.task)
-        written = format_of(args.format).write(between, out, options)
+        written = form.write(between, out, options)
     print(written.said)
     return 0
 

@@ -59,8 +59,6 @@ class BagWriter:
         topics: Mapping[str, str],
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        from mcap.writer import CompressionType, Writer
-
         self.path, self.topics = Path(path), dict(topics)
         definitions = {t: definition(t) for t in sorted(set(self.topics.values()))}
         self.metadata = dict(metadata or {})
@@ -72,6 +70,16 @@ class BagWriter:
             raise UserError(
                 "there is something already", str(self.path), "choose another name"
             ) from None
+        try:
+            self._begin(definitions)
+        except BaseException:  # a full disk
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def _begin(self, definitions: Mapping[str, bytes]) -> None:
+        """Open the file, and write what stands at its front."""
+        from mcap.writer import CompressionType, Writer
+
         self._file = (self.path / f"{self.path.name}_0.mcap").open("xb")
         self._writer = Writer(self._file, chunk_size=0, compression=CompressionType.NONE)
         self._writer.start(profile="ros2", library=f"diffusion_policy_ros {__version__}")

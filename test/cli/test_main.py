@@ -171,3 +171,31 @@ def test_an_error_cannot_command_the_terminal():
     error = UserError("got '\x1b[2J\u2028\x00é'", "a\nb")
     assert str(error) == "a b: got '\\x1b[2J \\x00é'"
     assert len(str(UserError("a" * 5000, "file", "use another"))) < 600
+
+
+TERMINATED = """
+import sys, time
+from diffusion_policy_ros.cli import doctor, main
+
+def run(args):
+    try:
+        print("at work", flush=True)
+        time.sleep(1000)
+    finally:
+        print("put away", flush=True)
+
+doctor.run = run
+sys.argv = ["diffusion-policy", "doctor"]
+sys.exit(main.main())
+"""
+
+
+def test_sigterm_puts_away_what_was_begun():
+    """As Ctrl-C does: nodes that a demo started, and folders that are half written."""
+    with subprocess.Popen(
+        [sys.executable, "-c", TERMINATED], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.terminate()
+        assert process.stdout.read() == "put away\n"
+    assert process.returncode == cli.EXIT_INTERRUPTED

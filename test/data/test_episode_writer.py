@@ -1,5 +1,7 @@
 """One recorded episode, and what is said of it."""
 
+import errno
+import os
 import resource
 import shutil
 import signal
@@ -187,3 +189,16 @@ def test_what_ends_before_the_others_has_died_but_what_was_latched_has_not(write
     assert "/command: 20 at 20.0 Hz, then SILENT for the last 2.0 s" in str(report)
     latched = TopicReport(list(range(8)), last_ns=8)
     assert latched.silent_s(10**10) == 0.0
+
+
+def test_an_episode_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
+    """On a full disk: the next one has its number, and no conversion meets an empty bag."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mcap.writer.Writer.start", full)
+        with pytest.raises(UserError, match="cannot record: No space left on device"):
+            new_episode(tmp_path, TOPICS, {})
+    assert not list(tmp_path.iterdir())

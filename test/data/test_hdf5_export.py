@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("h5py", reason="needs h5py: pip install -e '.[robomimic]'")
 
 import h5py  # noqa: E402
+import made_bags  # noqa: E402
 
 from diffusion_policy_ros.cli.main import main  # noqa: E402
 from diffusion_policy_ros.contract import Contract  # noqa: E402
@@ -146,6 +147,28 @@ def test_aloha_without_joints_is_refused(tmp_path, capsys):
         "has no joint positions, which these files are of; export it as" in capsys.readouterr().err
     )
     assert {path.name for path in tmp_path.iterdir()} == {"d"}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("aloha", "", "", "made: has no joint positions, which these files are of"),
+        ("lerobot", "rate_hz: 20", "rate_hz: 12.5", "LeRobot's fps is a whole number"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_before_bags_are_converted(
+    tmp_path, capsys, name, old, new, said
+):
+    """Which takes an hour of a large recording."""
+    if name == "lerobot":
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -e '.[lerobot]'")
+    text = made_bags.TEXT.replace(old, new)
+    bag = made_bags.make_bag(tmp_path / "bag", metadata={"contract": text})
+    words = ["convert", str(bag), "--format", name, "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert said in told.err and "kept" not in told.out
+    assert {path.name for path in tmp_path.iterdir()} == {"bag"}
 
 
 @pytest.mark.parametrize("name", ["robomimic", "aloha", "lerobot"])

@@ -184,6 +184,26 @@ def test_an_expert_that_is_lacking(contract, reach, tmp_path, monkeypatch):
     assert not (tmp_path / "bags").exists()
 
 
+def test_an_expert_that_never_succeeds_is_told_soon(contract, reach, tmp_path, monkeypatch):
+    """And not when all training seeds are used up; one that does now and then goes on."""
+    monkeypatch.setattr("diffusion_policy_ros.demonstrations.HOPELESS", 3)
+    act, begin = reach.act, reach.reset
+    monkeypatch.setattr(
+        reach, "reset", lambda self, seed: (setattr(self, "seed", seed), begin(self, seed))[1]
+    )
+
+    def seldom(self, observation, told):
+        able = self.seed % 3 == 2
+        return act(self, observation, told) if able else [observation["joints"]] * 2
+
+    monkeypatch.setattr(reach, "act", seldom)
+    assert record_demonstrations(contract, tmp_path / "bags", 2, sim=TOY).failed == [0, 1, 3, 4]
+    monkeypatch.setattr(reach, "act", lambda self, seen, told: [seen["joints"]] * 2)
+    with pytest.raises(UserError, match="toy/reach: its expert failed in all of 3 episodes; mend"):
+        record_demonstrations(contract, tmp_path / "none", 2, sim=TOY)
+    assert not list((tmp_path / "none").iterdir())
+
+
 def test_an_expert_that_is_not_recorded(contract):
     """A contract that derives actions from states has no topic for commands."""
     head = contract.text.partition("  record:")[0]

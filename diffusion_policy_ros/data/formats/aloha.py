@@ -169,19 +169,30 @@ def read(path: str | Path, choice: Choice) -> Folder:
     return Folder(path, choice)
 
 
+def check(contract: Contract, _: Writing) -> dict[str, list[str]]:
+    """Array → the observations that it is made of.
+
+    Raises:
+        UserError: there are no joints' positions, or h5py is not installed.
+    """
+    needed("h5py", "robomimic")
+    groups = vectors_of(contract)
+    if "qpos" not in groups:
+        what = "has no joint positions, which these files are of"
+        raise UserError(what, contract.name, "export it as lerobot or robomimic")
+    return groups
+
+
 def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     """Write a dataset as a folder of episodes.
 
     Raises:
         UserError: it has no joints' positions, or there is something at ``out``. Nothing is left.
     """
-    h5py, dataset, out = needed("h5py", "robomimic"), Dataset(path), Path(out)
+    dataset, out = Dataset(path), Path(out)
     refuse_existing(out)
-    groups = vectors_of(dataset.contract)
-    if "qpos" not in groups:
-        what = "has no joint positions, which these files are of"
-        cure = "export it as lerobot or robomimic"
-        raise UserError(what, str(path), cure)
+    groups = check(dataset.contract, options)
+    h5py = needed("h5py", "robomimic")
     numbers = options.chosen(dataset)
     with built_beside(out) as building:
         building.mkdir()

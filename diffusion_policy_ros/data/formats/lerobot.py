@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.formats import needed
 from diffusion_policy_ros.data.formats.demonstrations import (
     Choice,
@@ -246,6 +247,13 @@ def read(path: str | Path, choice: Choice) -> LeRobot:
         UserError: it is missing, damaged or of another version; or a choice leaves nothing.
     """
     return LeRobot(path, choice)
+
+
+def check(contract: Contract, options: Writing) -> int:
+    """The frames a second; see `lerobot_write.check`."""
+    from diffusion_policy_ros.data.formats import lerobot_write
+
+    return lerobot_write.check(contract, options)
 
 
 def write(dataset: str | Path, out: str | Path, options: Writing) -> Written:

@@ -60,9 +60,9 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
         UserError: the rate is no integer, a picture's size is odd and it is to be a video, or
             there is something at ``out``. Nothing is left there.
     """
-    needed("pyarrow", "lerobot")
     dataset, out = Dataset(path), Path(out)
-    fps = _checked(dataset.contract, out, options)
+    refuse_existing(out)
+    fps = check(dataset.contract, options)
     tasks, stretches = _stretches(dataset, options)
     threads = max(1, (os.cpu_count() or 1) // max(1, options.jobs))
     success = all(stretch.success is not None for stretch in stretches)
@@ -81,14 +81,19 @@ def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     return Written(out, len(stretches), sum(s.frames for s in stretches), images, notes)
 
 
-def _checked(contract: Contract, out: Path, options: Writing) -> int:
-    """The frames a second, after all that could fail later."""
+def check(contract: Contract, options: Writing) -> int:
+    """The frames a second, after all that could fail later.
+
+    Raises:
+        UserError: the rate is no integer, a picture's size is odd and it is to be a video, or
+            what writes them is not installed.
+    """
+    needed("pyarrow", "lerobot")
     fps = round(contract.rate_hz)
     if fps != contract.rate_hz or fps < 1:
         near = max(1, fps)
         what = f"LeRobot's fps is a whole number, the dataset's rate is {contract.rate_hz:g} Hz"
         raise UserError(what, "", f"convert the bags with rate_hz: {near}, and export that")
-    refuse_existing(out)
     films = [key for key in cameras(contract) if options.video and is_video(contract, key)]
     for key, stream in ((key, contract.observations[key]) for key in films):
         if stream.shape[0] % 2 or stream.shape[1] % 2:

@@ -295,6 +295,15 @@ def _close(scale: Sequence[float], unit: Sequence[Any]) -> bool:
     return all(not isinstance(b, int | float) or abs(a - b) < 1e-9 for a, b in pairs)
 
 
+def check(_: Contract, __: Writing) -> None:
+    """Refuse what cannot be written.
+
+    Raises:
+        UserError: h5py is not installed.
+    """
+    needed("h5py", "robomimic")
+
+
 def write(path: str | Path, out: str | Path, options: Writing) -> Written:
     """Write a dataset as a file of robomimic, in the units that its contract's `scale` is of.
 
