@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def draft(bag: Path, topics: dict[str, Topic]) -> str:
         )
         left_out += [] if found else [f"{topic.name} ({topic.type}): {why}"]
         for key, stream in found.items():
-            streams[_unused(key, streams)] = stream
+            streams[unused(key, streams)] = stream
     anchor = _anchor(streams, topics)
     action = list(_action(streams, topics))
     if not anchor or not action:
@@ -328,7 +328,8 @@ def _slug(text: str) -> str:
     return re.sub(r"\W+", "_", text).strip("_").lower()
 
 
-def _unused(key: str, taken: dict[str, Any]) -> str:
+def unused(key: str, taken: Collection[str]) -> str:
+    """A name for an observation that none has yet."""
     number = 2
     name = key if key not in ("action", "stamp_ns", "") else f"{key}_state"
     while name in taken:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusion_policy_ros.data.draft import unused
 from diffusion_policy_ros.data.formats.demonstrations import Column, Foreign
 from diffusion_policy_ros.data.formats.naming import plain
 from diffusion_policy_ros.errors import UserError
@@ -38,39 +39,50 @@ def draft(foreign: Foreign) -> str:
         f"name: {name or 'my_robot'}",
         f"rate_hz: {rate or 10:g}" + ("" if rate else "  # how many frames a second?"),
     ]
-    streams = dict(_streams(observed))
+    streams = _streams(observed)
     pictures = [key for key, (stream, _) in streams.items() if "Image" in stream]
     lines += [f"anchor: {(pictures or list(streams))[0]}", "observations:"]
     lines += [f"  {key}: {stream}  # {asked}" for key, (stream, asked) in streams.items()]
     return "\n".join([*lines, *_action(action, observed, streams)]) + "\n"
 
 
-def _streams(columns: dict[str, Column]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Key → stream in one line, and what to check of it."""
+def _streams(columns: dict[str, Column]) -> dict[str, tuple[str, str]]:
+    """Key → stream in one line, and what to check of it; in the columns' order."""
+    found: dict[str, tuple[str, str]] = {}
     for name, column in columns.items():
-        key = re.sub(r"\W+", "_", plain(name)).strip("_") or "state"
+        slug = re.sub(r"\W+", "_", plain(name)).strip("_") or "state"
+        key = unused(f"{slug}_image" if column.is_image else slug, found)
+        # Of a type with stamps, for frames are anchored to one.
+        said = "type: sensor_msgs/msg/JointState, field: position"
         if column.is_image:
-            yield f"{key}_image", (_picture(key, column.shape), "topic? encoding? size?")
+            topic = f"{_topic(key.removesuffix('_image'))}/image_raw"
+            found[key] = _picture(topic, column.shape), "topic? encoding? size?"
         elif column.names:
             joints = [re.sub(r"\.(pos|position)$", "", n) for n in column.names]
-            said = f"type: sensor_msgs/msg/JointState, field: position, names: {_flow(joints)}"
             asked = "topic? joints? degrees need scale: [0.0174533]"
-            yield key, (f"{{topic: /joint_states, {said}}}", asked)
+            found[key] = f"{{topic: /joint_states, {said}, names: {_flow(joints)}}}", asked
         else:
-            said = f"type: std_msgs/msg/Float64MultiArray, shape: [{column.shape[0]}]"
-            yield key, (f"{{topic: /{key}, {said}}}", "topic? type? units?")
+            stream = f"{{topic: {_topic(key)}, {said}, shape: [{column.shape[0]}]}}"
+            found[key] = stream, "topic? type? units?"
+    return found
 
 
-def _picture(key: str, shape: Sequence[int]) -> str:
+def _topic(key: str) -> str:
+    """ROS takes neither other letters than English ones nor a number at the front."""
+    name = re.sub(r"\W", "_", key, flags=re.ASCII)
+    return f"/{name}" if name[0].isalpha() else f"/observed_{name}"
+
+
+def _picture(topic: str, shape: Sequence[int]) -> str:
     height, width = shape[:2] if len(shape) == 3 and shape[2] in (1, 3) else (0, 0)
-    topic = f"topic: /{key}/image_raw, type: sensor_msgs/msg/Image"
+    said = f"topic: {topic}, type: sensor_msgs/msg/Image"
     if 0 < height <= SMALL and 0 < width <= SMALL:
-        return f"{{{topic}, shape: [{height}, {width}, 3], resize: none}}"
+        return f"{{{said}, shape: [{height}, {width}, 3], resize: none}}"
     side, crop = min(height, width), ""
     if height != width:
         crop = f", crop: [{(height - side) // 2}, {(width - side) // 2}, {side}, {side}]"
     size = f"source_size: [{height}, {width}]{crop}, " if side else ""
-    return f"{{{topic}, {size}resize: area, shape: [{USUAL_SIZE}, {USUAL_SIZE}, 3]}}"
+    return f"{{{said}, {size}resize: area, shape: [{USUAL_SIZE}, {USUAL_SIZE}, 3]}}"
 
 
 def _action(action: Column, observed: dict[str, Column], streams: dict[str, Any]) -> Iterator[str]:
@@ -86,9 +98,10 @@ def _action(action: Column, observed: dict[str, Column], streams: dict[str, Any]
         said = f"type: sensor_msgs/msg/JointState, field: position, names: {_flow(joints)}"
         yield f"    - {{topic: /joint_commands, {said}}}  # topic? degrees?"
         return
+    fields: list[str] = []
     for name in action.names or [f"action_{i}" for i in range(size)]:
-        field = _word(re.sub(r"[^A-Za-z0-9_]+", "_", name))
-        yield f"    - {{name: {field}, kind: scalar}}  # kind?"
+        fields.append(unused(re.sub(r"[^A-Za-z0-9_]+", "_", name), fields))
+        yield f"    - {{name: {_word(fields[-1])}, kind: scalar}}  # kind?"
     yield "  record:"
     said = f"type: std_msgs/msg/Float64MultiArray, shape: [{size}]"
     yield f"    - {{topic: /command, {said}}}  # topic?"
