@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from diffusion_policy_ros.errors import UserError, did_you_mean
 from diffusion_policy_ros.policy.convolutions import Conv2d
@@ -143,6 +144,9 @@ def resnet(name: str, channels: int, norm: Norm = group_norm) -> nn.Sequential:
 class Timm(nn.Module):
     """A model of https://github.com/huggingface/pytorch-image-models without its head.
 
+    Its batch norms keep the statistics that its weights bring, in training too: see
+    FrozenBatchNorm; without weights those are 0 and 1.
+
     Args:
         name: as timm has it.
         channels: of the pixels.
@@ -162,6 +166,27 @@ class Timm(nn.Module):
         if class_token and not (prefix and getattr(self.model, "cls_token", None) is not None):
             cure = "use keypoints, mean or attention"
             raise UserError(f"{name} has no class token", "policy.image_encoder.pool", cure)
+        self.train()
+
+    @property
+    def batch_norms(self) -> list[nn.Module]:
+        """Those that it has."""
+        return [part for part in self.modules() if isinstance(part, _BatchNorm)]
+
+    def train(self, mode: bool = True) -> Timm:
+        """All but the batch norms."""
+        super().train(mode)
+        for norm in self.batch_norms:
+            norm.eval()
+        return self
+
+    @torch.enable_grad()
+    def learn_what_is_asked(self, pixels: Tensor) -> None:
+        """Freeze what `forward` does not use, as some heads that timm does not leave out."""
+        weights = list(self.parameters())
+        found = torch.autograd.grad(self(pixels).sum(), weights, allow_unused=True)
+        for weight, gradient in zip(weights, found, strict=True):
+            weight.requires_grad_(gradient is not None)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, F, h, w), or (N, F, 1, 1)."""

@@ -171,6 +171,8 @@ class ImageEncoder(nn.Module):
             self.backbone = IMAGE_ENCODERS[settings.name](self.channels, NORMS[settings.norm])
         self.to_keypoints: nn.Module = nn.Identity()
         self.pool, pooled = self._pool(stream, settings)
+        if isinstance(self.backbone, Timm):
+            self.backbone.learn_what_is_asked(torch.zeros(1, self.channels, *self.view.size))
         self.features = settings.features or pooled
         self.project: nn.Module = nn.Identity()
         if settings.features:

@@ -51,6 +51,9 @@ def begin(policy: DiffusionPolicy) -> Iterator[str]:
             found = load_backbone(eye.backbone, eye.settings.name, given)
             left = f"; not used: {', '.join(found.left)}" if found.left else ""
             yield f"weights   {key}: {found.taken} tensors of {file}{left}"
+        elif isinstance(eye.backbone, Timm) and eye.backbone.batch_norms:
+            cure = "give them, or take a model with other norms"
+            yield f"warning   {key}: {eye.settings.name} has batch norms and no weights; {cure}"
     if policy.recipe.training.init_from is not None:
         yield from begin_with(policy, Path(policy.recipe.training.init_from))
 
