@@ -35,6 +35,12 @@ class FakeNode:
     def __init__(self, counts):
         self.counts, self.callbacks = counts, {}
 
+    def get_name(self):
+        return "fake"
+
+    def get_namespace(self):
+        return "/"
+
     def resolve_topic_name(self, topic):
         return topic
 
