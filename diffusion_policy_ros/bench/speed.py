@@ -25,6 +25,7 @@ import torch
 
 from diffusion_policy_ros.bench.verdict import EXACT, Timing
 from diffusion_policy_ros.contract import Contract, Stream
+from diffusion_policy_ros.data.workers import end_with_parent
 from diffusion_policy_ros.engine import Engine, build_engine
 from diffusion_policy_ros.errors import UserError, first_line
 from diffusion_policy_ros.observe.codecs import Array
@@ -178,6 +179,7 @@ def _work(
     """The process: sends rounds, then a Speed, the seconds of a conversion, or an error."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that semaphores are put away
     warnings.simplefilter("ignore", FutureWarning)  # a library's, of another library
+    end_with_parent()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures
             result = _measured(plan, engine, dtype, convert_s, connection.send)
