@@ -60,10 +60,10 @@ PLANS = {
     ("robosuite/square", "state"): Plan(
         "robosuite_state",
         "small_state",
-        100,
-        "about 2 minutes",
+        200,
         "about 5 minutes",
-        ("training.updates=8000", "policy.replan_steps=4"),
+        "about 15 minutes",
+        ("training.updates=16000", "policy.replan_steps=4"),
     ),
     ("pusht", "state"): Plan(
         "pusht_state",
