@@ -68,10 +68,10 @@ PLANS = {
     ("pusht", "state"): Plan(
         "pusht_state",
         "small_state",
-        200,
-        "about 4 minutes",
-        "about 5 minutes",
-        ("training.updates=8000", "policy.replan_steps=4"),
+        500,
+        "about 15 minutes",
+        "about 15 minutes",
+        ("training.updates=16000", "policy.replan_steps=4"),
     ),
 }
 OTHERS = {
