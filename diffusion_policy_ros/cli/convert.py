@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.format != "dataset":
         return _elsewhere(args)
-    print("\n".join(summary(_convert(args, Path(args.out), args.images))))
+    contract = find_contract(args.contract, args.bags)
+    print("\n".join(summary(_convert(args, contract, Path(args.out), args.images))))
     return 0
 
 
@@ -117,15 +118,16 @@ def _elsewhere(args: argparse.Namespace) -> int:
     # What came compressed stays as it came; nothing else is to lose anything on the way.
     images = "png" if args.images == "auto" and not args.video else args.images
     options, form = Writing(args.video, args.jobs, args.stamps, args.task), format_of(args.format)
-    form.check(find_contract(args.contract, args.bags), options)
+    contract = find_contract(args.contract, args.bags)
+    form.check(contract, options)
     with built_beside(out, ".dataset") as between:
-        _convert(args, between, images)
+        _convert(args, contract, between, images)
         written = form.write(between, out, options)
     print(written.said)
     return 0
 
 
-def _convert(args: argparse.Namespace, out: Path, images: str) -> Report:
+def _convert(args: argparse.Namespace, contract: Contract, out: Path, images: str) -> Report:
     """Convert, and say what became of each bag."""
     from diffusion_policy_ros.data.convert import Options, convert
 
@@ -139,7 +141,6 @@ def _convert(args: argparse.Namespace, out: Path, images: str) -> Report:
         split_still_s=args.split_still,
         images=images,  # type: ignore[arg-type]  # argparse has checked it
     )
-    contract = find_contract(args.contract, args.bags)
     with Printer() as printer:
         return convert(args.bags, contract, out, args.jobs, printer, options)
 
