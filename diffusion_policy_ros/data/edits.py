@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.data.index import Episode, Index, expect
 from diffusion_policy_ros.data.selection import select
 from diffusion_policy_ros.data.store import exclusive
@@ -135,12 +136,10 @@ def _note(path: Path, line: dict[str, Any]) -> None:
 
 
 def _rewrite(path: Path, edits: Sequence[dict[str, Any]]) -> None:
-    draft = path.with_name(f".{path.name}")
-    with draft.open("w", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.writelines(f"{json.dumps(line)}\n" for line in edits)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _noted(path: Path) -> list[dict[str, Any]]:
