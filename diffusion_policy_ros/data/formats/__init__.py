@@ -52,6 +52,10 @@ def needed(module: str, extra: str) -> Any:
         raise UserError(f"{name} cannot be imported: {first_line(error)}", "", cure) from None
 
 
+HDF5_DAMAGED = (OSError, RuntimeError, KeyError, ValueError)
+"""What h5py raises of a damaged file."""
+
+
 def opened_hdf5(path: Path) -> Any:
     """An HDF5 file, open for reading.
 
@@ -64,6 +68,6 @@ def opened_hdf5(path: Path) -> Any:
     except BlockingIOError:
         cure = "wait until it is done, or end the process that writes it"
         raise UserError("is locked: another process writes it", str(path), cure) from None
-    except (OSError, RuntimeError, KeyError, ValueError):
+    except HDF5_DAMAGED:
         what = "is cut off, or no HDF5 file"
         raise UserError(what, str(path), "download it again, or give another one") from None

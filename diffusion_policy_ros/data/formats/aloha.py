@@ -20,7 +20,7 @@ import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.dataset import Dataset
-from diffusion_policy_ros.data.formats import needed, opened_hdf5
+from diffusion_policy_ros.data.formats import HDF5_DAMAGED, needed, opened_hdf5
 from diffusion_policy_ros.data.formats.demonstrations import (
     Choice,
     Column,
@@ -38,7 +38,7 @@ from diffusion_policy_ros.observe.codecs import Array
 OBSERVATIONS, IMAGES = "observations", "observations/images"
 VECTORS = {"joint_position": "qpos", "joint_velocity": "qvel", "joint_effort": "effort"}
 """Quantity → the array that all observations of it become, one after another."""
-_DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+_DAMAGED = (*HDF5_DAMAGED, TypeError)
 _AGAIN = "get the file again"
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import Contract, Stream
 from diffusion_policy_ros.data.dataset import Dataset
-from diffusion_policy_ros.data.formats import needed, opened_hdf5
+from diffusion_policy_ros.data.formats import HDF5_DAMAGED, needed, opened_hdf5
 from diffusion_policy_ros.data.formats.demonstrations import (
     Writing,
     Written,
@@ -41,7 +41,6 @@ from diffusion_policy_ros.observe.codecs import Array
 
 NUMBERS = "fiu"  # dtype kinds that become float32
 DELTA, ABSOLUTE = ("delta_position", "delta_axis_angle"), ("position", "axis_angle")
-_DAMAGED = (OSError, RuntimeError, KeyError, ValueError)  # what h5py raises on a damaged file
 
 
 def import_robomimic(
@@ -100,7 +99,7 @@ def _damage_named(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except _DAMAGED as error:
+    except HDF5_DAMAGED as error:
         what = f"is damaged ({str(error)[:80]})"
         raise UserError(what, where, "download the file again") from None
 
@@ -198,7 +197,7 @@ class _Source:
         try:
             noted = json.loads(self.file["data"].attrs.get("env_args", "{}"))
             settings = noted.get("env_kwargs", {})
-        except (*_DAMAGED, TypeError, AttributeError):
+        except (*HDF5_DAMAGED, TypeError, AttributeError):
             return {}  # a note, not a need
         return settings if isinstance(settings, dict) else {}
 
