@@ -89,13 +89,18 @@ def train(
             _loop(learner, hooks, log, out, stop_after)
         group.wait()  # all is written
     if not learner.finished and group.first:
-        named = [] if dataset_path is None else ["--dataset", str(dataset_path)]
-        words = [*named, "--config", str(out / RECIPE), "--out", str(out), "--resume"]
         say(f"stopped at update {learner.update}; go on with")
-        say(f"  diffusion-policy train {shlex.join(words)}")
+        say(f"  {_resuming(dataset_path, out)}")
     if not learner.finished and stop_after is None:
         raise KeyboardInterrupt
     return run_checkpoints(out)[-1]
+
+
+def _resuming(dataset_path: str | Path | None, out: Path) -> str:
+    """The command that goes on with a run."""
+    named = [] if dataset_path is None else ["--dataset", str(dataset_path)]
+    words = [*named, "--config", str(out / RECIPE), "--out", str(out), "--resume"]
+    return f"diffusion-policy train {shlex.join(words)}"
 
 
 def _begin(learner: Learner, newest: Path | None, out: Path, say: Say) -> None:
