@@ -191,12 +191,17 @@ def success_hook(recipe: Recipe, dataset: str | Path | None) -> list[Hook]:
         dataset: what is trained on; the recipe's own where none is given.
 
     Raises:
-        UserError: the simulator is unknown, not installed, or not the dataset's robot.
+        UserError: the simulator is unknown, not installed, or not the dataset's robot; the policy
+            has several tasks.
     """
     settings, sim = recipe.training, recipe.training.eval_sim
     folders = [source.path for source in recipe.data] if dataset is None else [dataset]
     if sim is None or not folders:  # without a dataset training itself says so
         return []
+    if len(recipe.policy.tasks) > 1:
+        what = "a simulator has one task, the policy several"
+        cure = "leave it out; diffusion-policy eval --task evaluates one"
+        raise UserError(what, "training.eval_sim", cure)
     contract = Dataset(folders).contract
     sampling, steps = Sampling.of(recipe.policy), recipe.policy.n_obs_steps
     make_simulator(sim, contract).close()

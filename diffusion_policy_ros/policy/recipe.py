@@ -349,13 +349,6 @@ class Recipe:
     training: TrainingSettings = TrainingSettings()
     data: tuple[DataSettings, ...] = ()
 
-    def problems(self) -> Iterator[Problem]:
-        """What policy and training make impossible together."""
-        if self.training.eval_sim is not None and len(self.policy.tasks) > 1:
-            what = "a simulator has one task, the policy several"
-            cure = "leave it out; diffusion-policy eval --task evaluates one"
-            yield Problem("training.eval_sim", what, cure)
-
     @classmethod
     def from_text(
         cls, text: str, where: str = "recipe", overrides: Mapping[str, str] | None = None

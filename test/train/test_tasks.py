@@ -12,6 +12,7 @@ from diffusion_policy_ros.data.dataset import Index
 from diffusion_policy_ros.data.edits import edit
 from diffusion_policy_ros.engine import build_engine
 from diffusion_policy_ros.errors import UserError
+from diffusion_policy_ros.evaluation import success_hook
 from diffusion_policy_ros.policy.checkpoint import load_policy
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.recipe import Recipe
@@ -111,10 +112,10 @@ def test_tasks_that_make_no_sense_are_refused(setting, message):
         Recipe.from_text(f"policy: {{{setting}}}")
 
 
-def test_a_simulator_cannot_be_told_one_of_several_tasks(recipe):
-    """It is said with the recipe, and not in the middle of training."""
+def test_a_simulator_cannot_be_told_one_of_several_tasks(dataset, recipe):
+    """It is said before training, and not in its middle; a checkpoint of such a one is read."""
     with pytest.raises(UserError, match="training.eval_sim: .*one task.*; leave it out"):
-        with_tasks(recipe, eval_sim="mini_lift")
+        success_hook(with_tasks(recipe, eval_sim="mini_lift"), dataset)
 
 
 def test_an_observation_that_is_called_task_stays_what_it_is(dataset, recipe):
