@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,7 +213,8 @@ def summary(report: Report) -> list[str]:
     for bag in report.bags:
         counts[bag.status] += 1
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    where = shlex.quote(str(report.dataset))
     return [
         f"{said}; {report.dataset} holds {report.episodes} episodes, {report.frames} frames",
-        f"next: diffusion-policy train --dataset {report.dataset} --config RECIPE --out RUN",
+        f"next: diffusion-policy train --dataset {where} --config RECIPE --out RUN",
     ]

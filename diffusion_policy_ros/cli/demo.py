@@ -6,6 +6,8 @@ import argparse
 import importlib.util
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -268,7 +270,7 @@ def _drive(
         _node("policy_node", out, environment, node) as policy,
         _node("sim_robot", out, environment, arm) as robot,
     ):
-        return _listen(monitor, [policy, robot], len(seeds))
+        return _listen(monitor, {"policy_node": policy, "sim_robot": robot}, len(seeds))
 
 
 def _has_pictures(sim: str) -> bool:
@@ -299,6 +301,8 @@ def _node(
     command = [sys.executable, "-m", f"diffusion_policy_ros.{room}.{name}", "--ros-args"]
     for key, value in parameters.items():
         command += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
+    if shutil.which("setpriv"):  # whatever becomes of us, nobody goes on to command an arm
+        command = ["setpriv", "--pdeathsig", "TERM", *command]
     pipe = subprocess.PIPE if name == MONITOR else subprocess.DEVNULL
     with (out / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=log, text=True)
@@ -312,7 +316,7 @@ def _node(
                 process.kill()
 
 
-def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
+def _listen(monitor: Any, nodes: dict[str, Any], episodes: int) -> Drive:
     """Collect episodes and diagnostics until all are done."""
     drive, deadline = Drive(), time.monotonic() + START_TIMEOUT_S
     for line in monitor.stdout:
@@ -325,7 +329,7 @@ def _listen(monitor: Any, nodes: list[Any], episodes: int) -> Drive:
         drive.policy = heard.get("policy", drive.policy)
         if len(drive.episodes) >= episodes and "policy" in heard:
             return drive
-        dead = [node.args[2].rpartition(".")[2] for node in nodes if node.poll() is not None]
+        dead = [name for name, node in nodes.items() if node.poll() is not None]
         if time.monotonic() > deadline or (dead and len(drive.episodes) < episodes):
             late = f"no episode ended in time: {drive.policy.get('message', '')}"
             why = f"{dead[0]} ended" if dead else late
@@ -358,8 +362,9 @@ def _finish(sim: str, out: Path, figures: dict[str, Any], drive: Drive) -> None:
     page.heading("The policy node's last diagnostics")
     page.facts(drive.policy)
     page.heading("Go on")
-    page.code(f"diffusion-policy eval {figures['checkpoint']} --sim {sim} --episodes 100")
-    page.code(f"policy_node --ros-args -p checkpoint:={figures['checkpoint']}")
+    where = shlex.quote(figures["checkpoint"])
+    page.code(f"diffusion-policy eval {where} --sim {sim} --episodes 100")
+    page.code(f"policy_node --ros-args -p checkpoint:={where}")
     page.save(out / "report.html")
     episodes = counted(figures["episodes"], "episode")
     missed = counted(figures["deadline_misses"], "missed deadline")

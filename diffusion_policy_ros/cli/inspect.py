@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,9 +79,8 @@ def _inspect(args: argparse.Namespace, view: View | None) -> int:
     if args.draft:
         with replacing(Path(args.draft)) as part:
             part.write_text(text, encoding="utf-8")
-        print(
-            f"\ncontract drafted: {args.draft}; next: diffusion-policy contract check {args.draft}"
-        )
+        following = f"diffusion-policy contract check {shlex.quote(args.draft)}"
+        print(f"\ncontract drafted: {args.draft}; next: {following}")
     else:
         print(f"\ncontract drafted (--draft FILE writes it):\n\n{text}", end="")
     return 0

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from diffusion_policy_ros import __version__
 from diffusion_policy_ros.errors import UserError, refusal
+from diffusion_policy_ros.stopping import handle_stop_signals
 
 # verb -> module in this folder, in the order a newcomer needs them.
 VERBS = {
@@ -76,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; the process' own by default.
     """
-    if argv is None:  # what was begun is put away at a SIGTERM, too
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if argv is None:  # what was begun is put away however the process is asked to stop
+        handle_stop_signals(signal.default_int_handler)
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text

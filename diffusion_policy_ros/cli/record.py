@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import select
+import shlex
 import shutil
 import sys
 import termios
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         with key_by_key():
             attend(recording, screen)
     finally:
-        screen.show([])
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            screen.show([])
         if kept := recording.close():
             print(f"kept what came: {kept}")
     print(following(args))
@@ -97,8 +99,9 @@ def parameters(args: argparse.Namespace) -> dict[str, object]:
 def following(args: argparse.Namespace) -> str:
     """Return what to do next."""
     if args.contract:
-        return f"next: diffusion-policy convert {args.out} --out dataset"
-    return f"next: diffusion-policy inspect {args.out}/EPISODE --draft my_arm.yaml"
+        return f"next: diffusion-policy convert {shlex.quote(args.out)} --out dataset"
+    bag = shlex.quote(f"{args.out}/EPISODE")
+    return f"next: diffusion-policy inspect {bag} --draft my_arm.yaml"
 
 
 def attend(recording: Recording, screen: Screen) -> None:
@@ -188,4 +191,5 @@ def key_by_key() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # it may be gone
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -102,7 +103,8 @@ def chosen(
     among = [n for n in numbers or range(len(episodes)) if dropped in (None, episodes[n].dropped)]
     if not among:
         what = "none of the episodes is dropped" if dropped else "all of the episodes are dropped"
-        raise UserError(what, str(folder), f"diffusion-policy data list --dropped {folder}")
+        cure = f"diffusion-policy data list --dropped {shlex.quote(str(folder))}"
+        raise UserError(what, str(folder), cure)
     return [among[i] for i in select([episodes[n] for n in among], where, str(folder))]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import operator
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,8 @@ def select(episodes: Sequence[Episode], where: str, place: str) -> list[int]:
     found = [n for n, e in enumerate(episodes) if all(c.holds(e) for c in conditions)]
     if not found:
         what = f"none of {len(episodes)} episodes fits '{where}'"
-        raise UserError(what, place, f"loosen it; diffusion-policy data list {place}")
+        cure = f"loosen it; diffusion-policy data list {shlex.quote(place)}"
+        raise UserError(what, place, cure)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def _introduce(
     if rows:
         page.table(("no.", "source", "what", ""), rows)
         page.paragraph("What should not be learned from is left out by, for example:")
-        page.code(f"diffusion-policy data drop {dataset.path} --episodes {rows[0][0]}")
+        where = shlex.quote(str(dataset.path))
+        page.code(f"diffusion-policy data drop {where} --episodes {rows[0][0]}")
     else:
         page.paragraph("Nothing: lengths, steps, stillness and commands are alike.")
 

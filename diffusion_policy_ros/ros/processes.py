@@ -16,8 +16,8 @@ from rclpy.signals import SignalHandlerOptions
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros.parameters import help_text
 from diffusion_policy_ros.ros.qos import wrong_name
+from diffusion_policy_ros.stopping import STOP_SIGNALS, handle_stop_signals
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _interrupted = threading.Event()
 """A stop signal has come, whoever may have swallowed the exception that it raised."""
 
@@ -67,7 +67,7 @@ def run(
     declare_all: Callable[[Any], object],
     args: Sequence[str] | None = None,
 ) -> int:
-    """Run a node until SIGINT or SIGTERM, or until its future `finished`, then `close()` it.
+    """Run a node until a stop signal, or until its future `finished`, then `close()` it.
 
     Args:
         make: makes the node; a class.
@@ -101,7 +101,7 @@ def run(
 
 
 def raise_on_stop_signal() -> None:
-    """Have the first SIGINT or SIGTERM raise KeyboardInterrupt; further ones change nothing.
+    """Have the first stop signal raise KeyboardInterrupt; further ones change nothing.
 
     At a Ctrl-C two come: the terminal's and that of ``ros2 launch``.
     """
@@ -112,12 +112,11 @@ def raise_on_stop_signal() -> None:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, interrupt)
+    handle_stop_signals(interrupt)
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:
-    """Call `stop` on another thread when SIGINT or SIGTERM comes; further ones change nothing.
+    """Call `stop` on another thread when a stop signal comes; further ones change nothing.
 
     At once, if one has come before that `raise_on_stop_signal` was to see to: an exception may be
     lost in a callback of somebody else's.
@@ -129,8 +128,7 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: None)
+    handle_stop_signals(lambda *_: None)
 
     def wait() -> None:
         while ord(os.read(read, 1)) not in STOP_SIGNALS:

@@ -30,11 +30,14 @@ from diffusion_policy_ros.policy.checkpoint import run_checkpoints
 from diffusion_policy_ros.policy.contact_sheet import write_contact_sheets
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 from diffusion_policy_ros.policy.run import RECIPE, begin_run, claim_run
+from diffusion_policy_ros.stopping import handle_stop_signals
 from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.distributed import peers
 from diffusion_policy_ros.train.hooks import Hook, due, validation_hook
 from diffusion_policy_ros.train.learner import Learner
 from diffusion_policy_ros.train.progress import Log, Progress, Say, introduction
+
+COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 
 
 def train(
@@ -159,7 +162,7 @@ def _told_of_failures(settings: TrainingSettings) -> Iterator[None]:
         cure = f"resume with training.gradient_accumulation={2 * settings.gradient_accumulation}"
         raise UserError(first_line(error), "training.batch_size", cure) from error
     except RuntimeError as error:
-        if not settings.compile:
+        if not type(error).__module__.startswith(COMPILERS):
             raise
         cure = "resume with training.compile=false"
         raise UserError(first_line(error), "training.compile", cure) from error
@@ -198,8 +201,7 @@ def _stop_requests(patient: bool) -> Iterator[Callable[[], bool]]:
         asked.set()
 
     in_main = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-    before = {number: signal.signal(number, ask) for number in signals}
+    before = handle_stop_signals(ask) if in_main else {}
     try:
         yield asked.is_set
     finally:

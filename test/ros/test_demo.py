@@ -2,8 +2,11 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +46,34 @@ def test_the_whole_way_and_the_same_again(tmp_path):
     before = (tmp_path / "state" / "dataset" / "dataset.yaml").read_text()
     assert figures["checkpoint"] in demo(tmp_path)
     assert (tmp_path / "state" / "dataset" / "dataset.yaml").read_text() == before
+
+
+ON_AN_ARM = """
+import pathlib, sys, time
+from diffusion_policy_ros.cli.demo import _domain, _node
+out = pathlib.Path(sys.argv[1])
+with _domain() as environment, _node("sim_robot", out, environment, {}) as arm:
+    print(arm.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv, of util-linux")
+def test_no_node_outlives_a_demo_that_is_killed(tmp_path):
+    """It would go on commanding the arm."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ON_AN_ARM, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as process:
+        *_, pid = (process.stdout.readline(), process.stdout.readline())
+        node = Path(f"/proc/{int(pid)}/cmdline")
+        until(lambda: b"setpriv" not in node.read_bytes())
+        process.kill()
+    until(lambda: not node.exists() or not node.read_bytes())
+
+
+def until(holds):
+    """Wait for it; a deadline, no fixed sleep."""
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

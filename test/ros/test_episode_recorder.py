@@ -25,6 +25,7 @@ from diffusion_policy_ros.data.dataset import Dataset  # noqa: E402
 from diffusion_policy_ros.demonstrations import record_demonstrations  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
 from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
+from diffusion_policy_ros.stopping import STOP_SIGNALS  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CAMERAS, STATE = Contract.load("mini_lift"), Contract.load("mini_lift_state")
@@ -173,7 +174,7 @@ def test_discards_and_never_overwrites(domain, tmp_path):
     assert (noted["success"], noted["task"]) == ("false", "pick the cube")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *STOP_SIGNALS])
 def test_killed_recordings_convert(domain, tmp_path, number):
     """Killed while messages come in it leaves a bag that converts; asked to end, a whole one."""
     domain.start("sim_robot", **EXPERT, auto_reset=True)

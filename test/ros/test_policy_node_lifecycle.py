@@ -1,7 +1,6 @@
 """How the policy node comes up and ends: each test has a process of its own."""
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,12 @@ from nodes import Policy  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 from stepped import PacedRobot  # noqa: E402
 
+from diffusion_policy_ros.stopping import STOP_SIGNALS  # noqa: E402
+
 pytestmark = pytest.mark.ros
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_it_says_hold_before_it_ends(domain, robot, policy, number):
     """Whoever ends it: the last message is a hold, and the exit code is 0."""
     policy.until_running()

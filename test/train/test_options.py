@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.exc import TorchDynamoException
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
@@ -70,7 +71,7 @@ def test_bfloat16_is_near_and_keeps_float32_weights(dataset, changed, tmp_path):
     ("error", "settings", "message"),
     [
         (torch.cuda.OutOfMemoryError, {}, "resume with training.gradient_accumulation=2"),
-        (RuntimeError, {"compile": True}, "resume with training.compile=false"),
+        (TorchDynamoException, {"compile": True}, "resume with training.compile=false"),
     ],
 )
 def test_what_a_machine_cannot_do_is_one_line(
@@ -88,6 +89,18 @@ def test_what_a_machine_cannot_do_is_one_line(
             quietly(dataset, changed(updates=1, **settings), tmp_path / "run")
     key, _, value = message.rpartition(".")[2].partition("=")
     quietly(dataset, changed(updates=1, **{key: value}), tmp_path / "run", resume=True)
+
+
+def test_what_is_no_compilers_fault_is_not_said_to_be(dataset, changed, tmp_path, monkeypatch):
+    """Although networks are compiled: another cure would be wrong."""
+
+    def fail(*_):
+        raise RuntimeError("of something else")
+
+    monkeypatch.setattr(DiffusionPolicy, "compile_networks", lambda _: None)
+    monkeypatch.setattr(Learner, "learn", fail)
+    with pytest.raises(RuntimeError, match="of something else"):
+        quietly(dataset, changed(updates=1, compile=True), tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import csv
 import math
 import os
-import signal
 import sys
 import time
 
@@ -20,6 +19,7 @@ from diffusion_policy_ros.policy.checkpoint import load_policy, run_checkpoints
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.validation import validate
 from diffusion_policy_ros.report.training import training_lines
+from diffusion_policy_ros.stopping import STOP_SIGNALS
 from diffusion_policy_ros.train import progress
 from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.learner import Learner, ema_decay, learning_rate
@@ -328,7 +328,7 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_ctrl_c_saves_and_says_how_to_go_on(dataset, changed, tmp_path, forked, number):
     """The command that it prints goes on to what an uninterrupted run would have been."""
     whole, _ = quietly(dataset, changed(updates=10**4, val_every=0), tmp_path / "a", stop_after=40)
