@@ -1,8 +1,9 @@
 # Everything runs in a virtual environment; each command sets up what it needs.
 #
 #   make demo                the whole way: record, convert, train, drive the simulated arm
-#   make demo ARGS=--state   the same without cameras, in a third of the time
-#   make robosuite           robosuite beside it: demo ARGS='--sim robosuite/lift --state'
+#   make demo ARGS=--state   the same without cameras, in half of the time
+#   make robosuite           robosuite beside it: make demo ARGS='--sim robosuite/lift --state'
+#   make pusht               PushT beside it: make demo ARGS='--sim pusht --state'
 #   make test                the tests;  make test ARGS='-k contract'  some of them
 #   make quick               those that need neither ROS nor a compiler, while working
 #   make check               ruff, mypy, import-linter

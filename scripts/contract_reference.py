@@ -53,11 +53,14 @@ robots and change after training.
 """
 BOTH_HALVES = (Contract, Stream, Action, ActionField)
 """Classes that have keys of the meaning; all of the others' keys are the cell's."""
-SCALARS = {str: "text", int: "whole number", float: "number", bool: "true, false"}
+WORDS = {str: "text", int: "whole number", float: "number", bool: "true, false"}
+WORDS |= {ActionField: "field", FieldLimits: "limits"}
+WHERE = {Send: r"send: \{[^}]*\}", ActionField: r"  fields:.*\n  record:"}
+"""Where a class' keys stand in the example, whose other parts have keys of the same names."""
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", re.M | re.S)
 _ONE = r"(?:rad|m|s|N|Nm|Hz|degrees)(?:/s(?:\^2)?)?"
 _UNIT = re.compile(rf"(?:, |\()({_ONE}(?: or {_ONE})?)[.;)]")
-_EXAMPLE = r"(\{[^}]*\}|\[[^\]]*\]|[^\s,#}};()\[{]+)"
+_EXAMPLE = r"(\{[^}]*\}|\[[^\]]*\]|[^\s,#}};()\[{`]+)"
 
 
 def page() -> str:
@@ -83,7 +86,7 @@ def _rows(cls: type) -> Iterator[str]:
                 typed(hints[field.name]),
                 unit(field.name, text),
                 default(field),
-                example(field.name),
+                example(field.name, cls),
                 text,
             )
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -104,10 +107,11 @@ def typed(kind: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(typed(part) for part in inner if part is not type(None))
     if origin is tuple:
-        return f"list of {typed(inner[0])}s"
+        word = typed(inner[0])
+        return f"list of {word}" if "," in word else f"list of {word}s"
     if origin is dict:
         return f"name: {typed(inner[1])}"
-    return SCALARS.get(kind, kind.__name__.lower())
+    return WORDS.get(kind, kind.__name__.lower())
 
 
 def unit(name: str, text: str) -> str:
@@ -128,9 +132,10 @@ def default(field: dataclasses.Field[Any]) -> str:
     return f"`{text.lower() if isinstance(value, bool) else text}`"
 
 
-def example(name: str) -> str:
-    """The first value in the example that every key is explained in."""
+def example(name: str, cls: type) -> str:
+    """The first value of a class' key in the example that every key is explained in."""
     text = config_path("contracts", "example_arm").read_text(encoding="utf-8")
+    text = "\n".join(re.findall(WHERE.get(cls, ".*"), text, re.S))
     found = re.findall(rf"(?<![\w.]){name}: ?{_EXAMPLE}", text)
     values = [one for one in found if "..." not in one and one not in ("N", "[height, width, 1]")]
     return f"`{values[0]}`" if values else ""

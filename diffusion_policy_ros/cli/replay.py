@@ -38,6 +38,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
     parser.add_argument(
+        "--contract",
+        metavar="C",
+        help="the robot's, with its topics and limits, as the node's (default: the checkpoint's)",
+    )
+    parser.add_argument(
         "--expect", type=Path, metavar="FILE", help=f"an earlier {FIGURES} to compare with"
     )
     parser.add_argument(
@@ -105,12 +110,14 @@ def _run(args: argparse.Namespace, view: View | None) -> int:
 
 def _policy(args: argparse.Namespace) -> tuple[Policy, int]:
     """What makes the chunks, and how many of a chunk's actions are executed."""
+    from diffusion_policy_ros.contract import Contract
     from diffusion_policy_ros.engine import build_engine
     from diffusion_policy_ros.policy.checkpoint import load_policy
     from diffusion_policy_ros.replay.policy import Policy, to_horizon
     from diffusion_policy_ros.runtime.sampling import Sampling
 
-    loaded = load_policy(args.checkpoint)
+    robot = Contract.load(args.contract) if args.contract else None
+    loaded = load_policy(args.checkpoint, contract=robot)
     settings = loaded.recipe.policy
     given = {
         "num_inference_steps": args.steps,

@@ -27,7 +27,7 @@ from diffusion_policy_ros.observe.images import restored
 Images = Literal["auto", "raw", "jpeg", "png", "video"]
 IMAGES: tuple[str, ...] = get_args(Images)
 SMALL = 1 << 16
-"""Values of a picture up to which it is kept raw: 128x128 in colour."""
+"""Values of a picture up to which it is kept raw: 147x147 in colour."""
 QUALITY = 95
 """Of jpeg, with colours at half the resolution, as most cameras have them anyway."""
 OPEN_FILES = 64

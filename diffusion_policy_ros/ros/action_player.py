@@ -240,11 +240,19 @@ class ActionPlayer(ManagedNode):
     def _state_now(self) -> str:
         """State and reason in one line."""
         if self.link is None:
-            return f"unconfigured: {self.failure}" if self.failure else "unconfigured"
+            why = self.failure or self._awaited()
+            return f"unconfigured: {why}" if why else "unconfigured"
         if not self._active:
             return f"inactive: {self.failure}" if self.failure else "inactive"
         player = self.link.player
         return f"{player.state}: {player.why}" if player.why else player.state
+
+    def _awaited(self) -> str:
+        """What it will bring itself up with, once it is heard."""
+        settings, source = self._settings, self._source
+        if not settings.autostart or settings.contract or source.contract is not None:
+            return ""
+        return f"no contract on {source.contract_topic}; start the policy node, or give contract:="
 
     def _note(self) -> None:
         """Say what has changed: state, or its reason."""

@@ -1,6 +1,6 @@
 """The action player's parameters: what they are, and what they make of a contract's limits.
 
-All but the first ones may be changed while it runs. A limit may be made tighter than the
+All but those of `Settings` may be changed while it runs. A limit may be made tighter than the
 contract's; looser only with `loosen_limits`, and that is said loudly.
 """
 

@@ -13,7 +13,7 @@ from diffusion_policy_ros.sim import simulator
 from diffusion_policy_ros.sim.arm import MAX_STEPS, RATE_HZ, SimArm
 from diffusion_policy_ros.sim.expert import OPEN, Expert
 from diffusion_policy_ros.sim.messages import BASE_FRAME, COMMAND_TOPIC, TOPICS, messages
-from diffusion_policy_ros.sim.simulator import Observation, SetPoint, Vector
+from diffusion_policy_ros.sim.simulator import Observation, SetPoint, Vector, takes
 from diffusion_policy_ros.sim.stamped import Arrays, Stamped, Types
 
 STATES = ("robot0_eef_pos", "robot0_eef_quat")
@@ -122,8 +122,7 @@ def check_action(contract: Contract, name: str) -> tuple[str, ...]:
     fields = contract.action.fields
     kinds = tuple(part.kind for part in fields)
     if not {"delta_position", "position"} & {*kinds}:
-        cure = "use mini_lift, mini_lift_state or a contract with their topics and actions"
-        raise UserError(f"{name} is told positions, not joints", contract.name, cure)
+        raise UserError(f"{name} is told positions, not joints", contract.name, takes(name))
     if any(part.state not in STATES for part in fields if part.kind != "binary"):
         raise UserError("a field of the action names no state", contract.name, f"name {STATES}")
     return kinds

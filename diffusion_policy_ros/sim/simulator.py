@@ -223,7 +223,7 @@ def check_contract(simulator: Simulator, contract: Contract, cameras: bool = Tru
             are none.
     """
     offered = {**simulator.topics, simulator.command_topic: TRAJECTORY}
-    cure = "use its own contract, or one with the same topics and rate"
+    cure = takes(simulator.name)
     for topic, type_name in contract.recorded_topics.items():
         if offered.get(topic) != type_name:
             what = f"{simulator.name} has no {type_name} on {topic}"
@@ -233,6 +233,13 @@ def check_contract(simulator: Simulator, contract: Contract, cameras: bool = Tru
         raise UserError(what, contract.name, cure)
     if not cameras and contract.has_images:
         raise UserError("the contract has images", contract.name, "let cameras be rendered")
+
+
+def takes(name: str) -> str:
+    """The cure for a contract of another robot than the simulator of this name."""
+    entry = SIMULATORS.get(name)
+    shipped = (entry.contract, entry.state) if entry else ("its own contract",)
+    return f"use {' or '.join(filter(None, shipped))}, or one with its topics, actions and rate"
 
 
 def default_contract(name: str, cameras: bool) -> str:

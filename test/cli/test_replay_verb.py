@@ -56,6 +56,16 @@ def test_a_bag_is_read_by_the_topics_that_it_was_recorded_with(made, tmp_path):
     assert code == 0 and found["frames"]["made"] > 20
 
 
+def test_limits_can_be_the_robots_of_today(made, tmp_path):
+    """They belong to the cell, so the contract may have others than the checkpoint's."""
+    path = tmp_path / "arm.yaml"
+    path.write_text(CONTRACT.text.replace("translation: 0.05", "translation: 1.0e+6"))
+    _, found = replay(made, tmp_path / "before")
+    assert "translation.step" in found["limits"]["clamped"]
+    _, found = replay(made, tmp_path / "now", "--contract", str(path))
+    assert "translation.step" not in found["limits"]["clamped"]
+
+
 def test_a_report_with_figures_plots_and_what_was_compared(made, tmp_path, capsys):
     """Errors a step and field, disagreement, limits, ages; a page that needs nothing else."""
     code, found = replay(made, tmp_path, episodes=2, drawn=True)

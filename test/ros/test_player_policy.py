@@ -62,7 +62,7 @@ def test_a_player_without_a_file_takes_the_policys_contract(domain, robots):
     it plays its own; chunks that mean something else are refused with both sides.
     """
     player = Player(domain, "/left/action_player", armed=True)
-    player.until_says("unconfigured")
+    player.until_says("unconfigured: no contract on")
     robot = robots(RELATIVE, AT, player.name, "/left/policy_node")
     other = robots(STATE, AT, "/right/action_player", "/policy_node")
     other.actions = -ONWARD

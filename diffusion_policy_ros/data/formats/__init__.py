@@ -2,9 +2,9 @@
 
 A module has one or both of
 
-    def read(path, options: Reading) -> Demonstrations     # what importing.py writes
-    def check(contract, options: Writing) -> ...            # what `write` would refuse, before it
-    def write(dataset, out, options: Writing) -> Written   # of a dataset of ours
+    def read(path, choice: Choice) -> Foreign           # what importing.py writes
+    def check(contract, options: Writing) -> ...        # what `write` would refuse, before it
+    def write(path, out, options: Writing) -> Written   # of a dataset of ours
 
 and imports what only its format needs (pyarrow, av, h5py, imagecodecs) when it is used, with
 `needed`. Nothing that runs on a robot imports this folder.
