@@ -290,3 +290,22 @@ def test_the_tables_know_every_kind():
     assert ROLES.keys() == ACTION_KINDS.keys()
     for role in ROLES.values():
         assert role in LIMITS_OF and role in OUTPUTS[DEFAULTS[role][1]].roles
+
+
+def test_velocities_and_a_grippers_position_are_no_one_joint_state():
+    """Which has either: the arm's velocities would go out as positions."""
+    send = "send: {topic: /command, type: sensor_msgs/msg/JointState, names: "
+    contract = Contract.from_text(f"""
+name: arm
+rate_hz: 20
+anchor: joints
+observations:
+  joints: {{topic: /joint_states, type: sensor_msgs/msg/JointState, names: [a, finger]}}
+action:
+  fields:
+  - {{name: arm, kind: joint_velocity, size: 1, {send}[a]}}}}
+  - {{name: grip, kind: scalar, {send}[finger]}}}}
+  record: [{{topic: /command, type: std_msgs/msg/Float64MultiArray, shape: [2]}}]
+""")
+    with pytest.raises(UserError, match="arm, grip mix positions and velocities"):
+        contract.check_outputs()

@@ -153,7 +153,7 @@ class Output:
             yield Problem("send", f"{names} are in different frames", "give each its own topic")
         if "twist" in roles and len(roles) > 1:
             yield Problem("send", f"{names} would be one twist", "give two topics")
-        if {"joints", "joint_velocity"} <= set(roles) and row.named:
+        if row.named and "joint_velocity" in roles and len(set(roles)) > 1:
             yield Problem("send", f"{names} mix positions and velocities", "give two topics")
 
 

@@ -20,7 +20,7 @@ from diffusion_policy_ros.contract.check import (
     sent_in_another_order,
 )
 from diffusion_policy_ros.contract.meaning import CELL, cell, differing, meaning
-from diffusion_policy_ros.contract.messages import TF, TF_MESSAGE, TF_STATIC
+from diffusion_policy_ros.contract.messages import QUANTITIES, TF, TF_MESSAGE, TF_STATIC
 from diffusion_policy_ros.contract.outputs import (
     DEFAULTS,
     OTHER_HALF,
@@ -199,9 +199,14 @@ class Contract:
             half = self.observations.get(fields[part.name.rpartition(".")[0]].state)
             path, _, last = half.field.rpartition(".") if half is not None else ("", "", "")
             if half is not None and last in OTHER_HALF:
-                field = f"{path}.{OTHER_HALF[last]}"
+                other = OTHER_HALF[last]
                 found[part.state] = dataclasses.replace(
-                    half, field=field, name=part.state, shape=(part.size,)
+                    half,
+                    field=f"{path}.{other}" if path else other,
+                    name=part.state,
+                    shape=(part.size,),
+                    quantity=QUANTITIES[other],
+                    scale=(),
                 )
         return found
 

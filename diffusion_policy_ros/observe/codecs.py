@@ -35,6 +35,12 @@ def stamp_ns(msg: Any) -> int | None:
     return None if header is None else header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
+def frame_of(msg: Any) -> str:
+    """The header's tf frame; empty where it says none, or the type has no header."""
+    header = getattr(msg, "header", None)
+    return "" if header is None else str(header.frame_id).removeprefix("/")
+
+
 def decode(stream: Stream, msg: Any) -> Array:
     """The array that a message of a stream becomes.
 
@@ -60,7 +66,7 @@ def decode(stream: Stream, msg: Any) -> Array:
 
 def _check_frame(stream: Stream, msg: Any) -> None:
     """What is told in another tf frame is another thing; one that says none is believed."""
-    told = msg.header.frame_id.removeprefix("/")
+    told = frame_of(msg)
     if told not in ("", stream.frame_id):
         what = f"it is told in '{told[:64]}', the contract says '{stream.frame_id}'"
         raise UserError(what, "", "mend the action's frame, or the stream's frame_id")

@@ -99,14 +99,10 @@ def _flat(value: Any, path: str) -> Sequence[float]:
         if not len(value) or isinstance(value[0], _NUMBER):
             return value  # type: ignore[no-any-return]
         return [number for one in value for number in _flat(one, path)]
-    try:
-        axes = [value.x, value.y, value.z]  # most of what is read of robots
-    except AttributeError:
-        axes = []
-    if axes:
-        return [*axes, value.w] if hasattr(value, "w") else axes
+    names = [name for name in field_names(value) if name != "header"]
+    if set(names) in ({*"xyz"}, {*"xyzw"}):  # in this order, whatever the definition's
+        names.sort(key="xyzw".index)
     found: list[float] = []
-    for name in field_names(value):
-        if name != "header":
-            found.extend(_flat(getattr(value, name), f"{path}.{name}"))
+    for name in names:
+        found.extend(_flat(getattr(value, name), f"{path}.{name}"))
     return found

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from diffusion_policy_ros.errors import UserError
@@ -23,6 +24,16 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self.failure = ""
+
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> Any:  # noqa: N802
+        """As newer rclpy has it: what does not fit the state is refused. In Humble and Jazzy it is
+        raised, and a client that activates twice would end the node.
+        """
+        try:
+            return super()._LifecycleNodeMixin__change_state(transition_id)  # type: ignore[misc]
+        except rclpy_implementation.RCLError as error:
+            self.get_logger().error(f"no such transition now: {error}")
+            return TransitionCallbackReturn.ERROR
 
     def bring_up(self) -> bool:
         """Configure and activate; whether both went well."""

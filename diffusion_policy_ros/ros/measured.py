@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.observe.codecs import Array, decode, holds, stamp_ns
+from diffusion_policy_ros.observe.codecs import Array, decode, frame_of, holds, stamp_ns
 
 
 class Measured:
@@ -58,7 +58,7 @@ class Measured:
     def _elsewhere(self, key: str, message: Any) -> str:
         """Why a message tells where something is in another tf frame; one without is believed."""
         wanted = self._frames.get(key, "")
-        told = message.header.frame_id.removeprefix("/") if wanted else ""
+        told = frame_of(message) if wanted else ""
         if told in ("", wanted):
             return ""
         where = f"{key} ({self.streams[key].topic}) is in frame '{told[:64]}'"

@@ -58,7 +58,7 @@ def serialized_class(name: str) -> Any:
 def has_header(name: str) -> bool:
     """Whether a type's messages begin with a ``std_msgs/Header``."""
     if is_installed(name):
-        return "header" in message_class(name).get_fields_and_field_types()
+        return _begins_with_header(message_class(name))
     return is_stamped(name)
 
 
@@ -87,4 +87,11 @@ def reader(name: str) -> Callable[[memoryview], SerializedMessage]:
             raise UserError(f"{len(raw)} bytes are no {name}", "", cure) from None
         return {field: getattr(message, field) for field in names}
 
-    return functools.partial(StampedMessage if "header" in names else SerializedMessage, decode)
+    stamped = _begins_with_header(kind)
+    return functools.partial(StampedMessage if stamped else SerializedMessage, decode)
+
+
+def _begins_with_header(kind: Any) -> bool:
+    """As of a bag (`definitions.is_stamped`): a stamp is read from the first bytes."""
+    first = next(iter(kind.get_fields_and_field_types().items()), ())
+    return first == ("header", "std_msgs/Header")

@@ -130,8 +130,10 @@ class PolicyNode(ManagedNode):
         warm_up(engine, sampling)
         seed = policy_parameters.seed(self)
         trace = policy_parameters.value(self, "trace")
+        link = RobotLink(self, engine, sampling, self._changed.trigger, seed, trace)
+        # Once nothing can fail any more: the next checkpoint must not be sampled as this one.
         policy_parameters.adopt(self, settings, sampling)
-        self.link = RobotLink(self, engine, sampling, self._changed.trigger, seed, trace)
+        self.link = link
         self.link.set_hold(self._held)
         self._warn_of_unstamped(engine.policy.contract)
         # What lives now lives long; looking through it for garbage would take 50 ms each time.

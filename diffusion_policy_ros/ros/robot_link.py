@@ -280,8 +280,10 @@ class RobotLink:
     def _publish_path(self) -> None:
         with self.runner.turn() as loop:
             newest = list(loop.history.frames)[-1:]
-        if newest and self._paths.is_activated:
-            self._paths.publish(path_msg(self._newest, self.contract, newest[0].arrays))
+        # What leads nowhere, as of a rotation that is none, is not drawn; the player rejects it.
+        with contextlib.suppress(ValueError):
+            if newest and self._paths.is_activated:
+                self._paths.publish(path_msg(self._newest, self.contract, newest[0].arrays))
 
     def _serve_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self.runner.turn() as loop:

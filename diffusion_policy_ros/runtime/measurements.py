@@ -14,11 +14,13 @@ import numpy as np
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.runtime.axes import Axis
 from diffusion_policy_ros.runtime.spaces import Vector
+from diffusion_policy_ros.runtime.tail import HUGEST
 
-FASTEST = {"position": (3.0, 0.05)}
+FASTEST = {"position": (3.0, 0.05), "scalar": (HUGEST, HUGEST)}
 FASTEST_TURN = (20.0, 0.2)
 """How far a measurement may be from the one before: a speed, and a distance on top of it, for
-noise; in m of positions, in rad of rotations and joints."""
+noise; in m of positions, in rad of rotations and joints. A scalar may be in any unit, as a gripper
+of 0 to 100."""
 SAMPLES = 2
 """So many measurements have to agree before a set-point may begin at one."""
 ON_CHANGE_NS = 1_000_000_000

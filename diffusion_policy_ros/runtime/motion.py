@@ -187,7 +187,8 @@ class Motion:
             reduced = REDUCED_SPEED.get(self.part.role, 1.0)
             unset = np.where(np.isinf(top), reduced, top)
             top = scale * (unset if isinstance(top, np.ndarray) else float(unset))
-        if self._low is not None and not self._is_inside(self.value):
+        arm = self.part.role != "scalar"  # which may be in any unit
+        if arm and self._low is not None and not self._is_inside(self.value):
             top = _smaller(top, RETURN_SPEED)
         return top
 

@@ -129,6 +129,7 @@ class Player:
     def contract(self, contract: Contract) -> None:
         self._contract = contract
         self._measurements.limited_by(contract)
+        self._tail.limited_by(contract)
         for axis, part in zip(self._axes, contract.commanded, strict=True):
             axis.limited_by(contract.action.limits_of(part))
 
@@ -362,7 +363,8 @@ class Player:
         """Begin where the robot is; why not, or nothing."""
         for axis in self._axes:
             outside = float(np.max(axis.outside(self._measurements.of(axis))))
-            if outside > OUTSIDE and not self._may_begin_outside:
+            arm = axis.part.role != "scalar"  # which may be in any unit
+            if arm and outside > OUTSIDE and not self._may_begin_outside:
                 why = f"{axis.name} is {outside:.3f} outside its range"
                 self.fault("outside", f"{why}; release again to let chunks lead it back")
                 return why

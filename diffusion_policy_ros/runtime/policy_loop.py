@@ -213,11 +213,13 @@ class PolicyLoop:
         Returns:
             The frames and faults that came of it.
         """
-        received_ns = self.now_ns()
-        by_receipt = self.contract.topics[topic][0].time == "receipt"
-        stamp, wrong = (None, "") if by_receipt else read_stamp(msg, received_ns)
+        received_ns, first = self.now_ns(), self.contract.topics[topic][0]
+        timeless = first.static or first.time == "receipt"
+        stamp, wrong = (None, "") if timeless else read_stamp(msg, received_ns)
         self.arrivals[topic].note(arrival_ns, None if stamp is None else received_ns - stamp)
         if not self.active:
+            if first.static:  # it is said once, mostly before the start
+                self.history.push(topic, msg, arrival_ns, received_ns)
             return []
         self._wrong.pop(topic, None)
         if wrong:

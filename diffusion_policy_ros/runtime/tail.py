@@ -75,6 +75,10 @@ class Tail:
         self.since_ns: int | None = None
         self.forget()
 
+    def limited_by(self, contract: Contract) -> None:
+        """Have this contract's time-out."""
+        self._contract = contract
+
     def forget(self, why: str = NO_CHUNK) -> None:
         """Have no chunk."""
         self.chunk: Chunk | None = None

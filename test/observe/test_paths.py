@@ -132,3 +132,11 @@ def test_any_text_is_a_path_or_none(text):
 def test_sizes_that_a_path_says_itself(path, size):
     """Or its type's table."""
     assert known_size(path, {"w.f": 3, "w.t": 3}) == size
+
+
+def test_a_message_of_more_than_axes_is_read_whole():
+    """Some robots tell a pose as x y z and three angles."""
+    pose = Msg(x=1.0, y=2.0, z=3.0, rx=4.0, ry=5.0, rz=6.0)
+    turn = Msg(w=1.0, x=0.0, y=0.5, z=0.25)
+    assert numbers("tool", Msg(tool=pose)) == [1, 2, 3, 4, 5, 6]
+    assert numbers("tool", Msg(tool=turn)) == [0, 0.5, 0.25, 1]

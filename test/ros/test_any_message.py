@@ -1,6 +1,7 @@
 """Any message, live over DDS and from a bag: the same bytes give the same frames."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from diffusion_policy_ros.data.bags import (  # noqa: E402
 )
 from diffusion_policy_ros.data.definitions import problems  # noqa: E402
 from diffusion_policy_ros.observe.codecs import decode  # noqa: E402
+from diffusion_policy_ros.ros import message_types as message_types_module  # noqa: E402
 from diffusion_policy_ros.ros.definitions import definition, name_installed  # noqa: E402
 from diffusion_policy_ros.ros.message_types import message_class, serialized_class  # noqa: E402
 from diffusion_policy_ros.ros.streams import Streams  # noqa: E402
@@ -246,3 +248,13 @@ def test_installed_definitions_are_what_the_standard_has():
     }:
         for name, (_, fields) in get_types_from_msg(definition(kind), kind).items():
             assert fields == standard[name][1], name
+
+
+def test_a_header_that_is_not_the_first_field_is_no_stamp(monkeypatch):
+    """What stands there would be read as one; a bag of the type has the time of receipt, too."""
+    fields = {"id": "int32", "ratio": "float", "header": "std_msgs/Header"}
+    kind = SimpleNamespace(get_fields_and_field_types=lambda: fields)
+    monkeypatch.setattr(message_types_module, "message_class", lambda _: kind)
+    assert not message_types_module.has_header("own_msgs/msg/Tracked")
+    made = message_types_module.reader.__wrapped__("own_msgs/msg/Tracked")(memoryview(bytes(20)))
+    assert made.header is None

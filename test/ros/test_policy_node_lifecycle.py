@@ -1,6 +1,7 @@
 """How the policy node comes up and ends: each test has a process of its own."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
-from nodes import Policy  # noqa: E402
+from nodes import CONTRACT, Policy  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 from stepped import PacedRobot  # noqa: E402
 
+from diffusion_policy_ros.policy.checkpoint import load_policy, save_checkpoint  # noqa: E402
+from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy  # noqa: E402
 from diffusion_policy_ros.stopping import STOP_SIGNALS  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -165,6 +168,7 @@ def test_it_stays_unconfigured_and_can_be_configured_after_mending(domain, robot
     policy.until_says("inactive")
     assert policy.values["num_inference_steps"] == "5"
     assert lifecycle.change(Transition.TRANSITION_ACTIVATE)
+    assert not lifecycle.change(Transition.TRANSITION_ACTIVATE), "it is already"
     policy.until_running()
     holds = len(policy.holds)
     assert lifecycle.change(Transition.TRANSITION_DEACTIVATE)
@@ -175,6 +179,22 @@ def test_it_stays_unconfigured_and_can_be_configured_after_mending(domain, robot
     assert lifecycle.change(Transition.TRANSITION_CONFIGURE)
     policy.until_says("inactive")
     assert policy.values["num_inference_steps"] == "2", "the checkpoint's own again"
+
+
+def test_the_next_checkpoint_is_not_sampled_as_one_that_failed(domain, checkpoint, tmp_path):
+    """What is a checkpoint's own is taken over when nothing can fail any more."""
+    recipe = load_policy(checkpoint).recipe
+    recipe = replace(recipe, policy=replace(recipe.policy, num_inference_steps=3))
+    other = save_checkpoint(tmp_path / "other", DiffusionPolicy(recipe, CONTRACT))
+    trace = "/nowhere/trace.csv"
+    policy, lifecycle = Policy(domain, other, autostart=False, trace=trace), Lifecycle(domain)
+    assert not lifecycle.change(Transition.TRANSITION_CONFIGURE)
+    policy.until_says(trace)
+    assert domain.set("policy_node", "trace", "").successful
+    assert domain.set("policy_node", "checkpoint", str(checkpoint)).successful
+    assert lifecycle.change(Transition.TRANSITION_CONFIGURE)
+    policy.until_says("inactive")
+    assert policy.values["num_inference_steps"] == "2"
 
 
 def test_an_engine_that_cannot_be_leaves_the_node_alive(domain, copied):

@@ -128,3 +128,47 @@ def test_an_error_of_ours_holds_the_robot_and_does_not_end_the_node():
     link._node = SimpleNamespace(get_logger=lambda: log)
     link._on_message("/q", joint([0.0]))
     assert "Traceback" in said[0] and said[1] == ("/q", "/q: ZeroDivisionError()")
+
+
+def test_what_has_no_header_is_believed_about_its_frame():
+    """A type of one's own, or a bare Transform, whose action is in a frame by name."""
+    text = """
+name: arm
+rate_hz: 10
+anchor: tcp
+observations:
+  tcp: {topic: /tcp, type: geometry_msgs/msg/Transform, field: translation, shape: [3]}
+action:
+  fields: [{name: t, kind: position, frame: base_link, state: tcp}]
+  record: next_state
+"""
+    measured = Measured(Contract.from_text(text))
+    at, turn = SimpleNamespace(x=1.0, y=0.0, z=0.0), SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+    measured.take("/tcp", SimpleNamespace(translation=at, rotation=turn, header=None), 0)
+    assert not measured.problem and measured.arrays["tcp"].tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        ("quaternion", "type: geometry_msgs/msg/PoseStamped, field: pose.orientation"),
+        ("position", "type: geometry_msgs/msg/Pose, field: position"),
+        ("position", "type: geometry_msgs/msg/Pose, field: position, scale: [0.1, 0.1, 0.1]"),
+    ],
+)
+def test_the_other_half_of_a_pose_is_read_as_what_it_is(kind, state):
+    """A position is no quaternion, and is where the message has it; mm are no units of turns."""
+    text = ARM.replace("action:", f"  tcp: {{topic: /tcp, {state}}}\naction:")
+    before, after = text.split("fields:")
+    rest = after.partition("\n")[2]
+    text = f"{before}fields: [{{name: t, kind: {kind}, state: tcp}}]\n{rest}"
+    contract = Contract.from_text(text.replace("TIME", "time: header"))
+    contract.check_outputs()
+    measured = Measured(contract)
+    at, turn = SimpleNamespace(x=0.4, y=0.0, z=0.0), SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+    pose = SimpleNamespace(position=at, orientation=turn, header=None)
+    stamped = SimpleNamespace(header=joint([]).header, pose=pose)
+    measured.take("/tcp", stamped if kind == "quaternion" else pose, 0)
+    assert not measured.problem and not measured.missing
+    whole = {len(value): value.tolist() for value in measured.arrays.values()}
+    assert whole[4] == [0, 0, 0, 1] and whole[3][1:] == [0, 0]

@@ -885,3 +885,23 @@ def test_what_deltas_are_from_is_what_an_arm_that_lags_shows(deltas_from, way_mm
         here = where["robot0_eef_pos"]
         where = at(*(here + (1 - np.exp(-0.01 / 0.1)) * (told - here)))
     assert where["robot0_eef_pos"][0] * 1000 == pytest.approx(way_mm, abs=6)
+
+
+def test_a_gripper_of_0_to_100_is_no_measured_jump():
+    """It closes in a second, measured at 33 Hz, and began a little beyond its range."""
+    scalar = "{name: grip, kind: scalar, state: width, limits: {min: 0, max: 100}}"
+    text = JOINTS.text.replace("state: joints}]", f"state: joints}}, {scalar}]")
+    width = "  width: {topic: /width, type: std_msgs/msg/Float64}\naction:"
+    player = released(Contract.from_text(text.replace("action:", width, 1)))
+    player.offer(Chunk(0, np.tile([0.0, 0.0, 0.0], (30, 1)), PERIOD), 0)
+    for t in range(0, 900, 30):
+        told = seen(player, t, {"joints": np.zeros(2), "width": np.array([100.02 - t / 10])})
+    assert player.state == "playing" and told["grip"] == 0.0
+
+
+def test_a_loosened_time_out_is_that_of_chunks_that_come_late_too():
+    """A slow machine's, for once: 2.5 s old, where the contract allows one."""
+    player = released(PLAIN)
+    loose = PLAIN.action.tightened({"chunk_timeout_s": 5.0}, loosen=True)
+    player.contract = dataclasses.replace(PLAIN, action=loose)
+    assert player.offer(chunk(0, *[1] * 60), 2500 * MS) == ""

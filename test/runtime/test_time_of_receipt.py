@@ -1,5 +1,6 @@
 """Drivers whose stamps are of no use, in the policy loop."""
 
+import pytest
 from pose_robot import CONTRACT, MS, PERIOD, Robot, pose
 
 from diffusion_policy_ros.contract import Contract
@@ -33,3 +34,21 @@ def test_what_is_latched_is_kept_over_a_reset():
     for _ in range(3):
         robot.tick(topics=("/a",))
     assert robot.loop.state == "running"
+
+
+@pytest.mark.parametrize("stamp", [5, 0, 10**12])
+def test_what_was_latched_before_the_start_holds_from_then_on(stamp):
+    """A latched message comes as soon as the node is configured, and is not said again."""
+    robot = Robot(Contract.from_text(GOAL))
+    robot.loop.stop()
+    for x in (1.0, 2.0):
+        robot.loop.push("/b", pose(stamp, x), robot.now)
+    robot.loop.start(robot.now)
+    robot.tick(topics=("/a",))
+    assert robot.loop.state == "running"
+    assert robot.loop.history.frames[-1].arrays["b"][0] == 2.0
+    robot.loop.stop()
+    robot.loop.push("/b", pose(stamp, 3.0), robot.now)
+    robot.loop.start(robot.now)
+    robot.tick(topics=("/a",))
+    assert robot.loop.history.frames[-1].arrays["b"][0] == 3.0
