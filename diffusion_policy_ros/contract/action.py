@@ -223,13 +223,11 @@ def as_recorded(
         fields: with their sizes.
         streams: of the commands, resolved.
     """
-    begins, end = dict[int, Stream](), 0
-    for stream in streams:
-        begins[end] = stream
-        end += stream.size
+    # Of each value: a stream may tell several fields, as the joints of two arms.
+    told = [stream.quantity for stream in streams for _ in range(stream.size)]
     found, end = [], 0
     for part in fields:
-        kind = TOLD_AS.get((part.role, begins[end].quantity if end in begins else ""))
+        kind = TOLD_AS.get((part.role, told[end] if end < len(told) else ""))
         if kind is not None:
             part = dataclasses.replace(part, kind=kind, size=ACTION_KINDS[kind] or part.size)
         found.append(part)

@@ -200,7 +200,7 @@ def as_fields(contract: Contract, told: Array, valid: Array, states: Mapping[str
         values = told[:, places[part.name]].astype(np.float64)
         here = values[valid]
         if part.kind == "binary":
-            here = _closed(part, here)
+            here = closed(part, here)
         elif part.kind != source.kind:
             start = here
             if part.is_delta:
@@ -255,10 +255,10 @@ def _next(_part: ActionField, _before: Array, after: Array) -> Array:
 
 
 def _binary(part: ActionField, _before: Array, after: Array) -> Array:
-    return _closed(part, after[:, :1])
+    return closed(part, after[:, :1])
 
 
-def _closed(part: ActionField, values: Array) -> Array:
+def closed(part: ActionField, values: Array) -> Array:
     """+1 for closed, -1 for open; closed above 0 where the contract says nothing."""
     threshold, above = part.closes or (0.0, True)
     return np.where(values > threshold if above else values < threshold, 1.0, -1.0)

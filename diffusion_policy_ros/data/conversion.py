@@ -279,6 +279,7 @@ class _Conversion:
         They have no pictures: those of the frame before are repeated as they were stored.
         """
         before, period = self._last, self.contract.period_ns
+        fields = self.contract.action.fields
         if before is None or self.segments[-1].life != self.life:
             return
         missing = round((after.time_ns - before.time_ns) / period) - 1
@@ -287,7 +288,8 @@ class _Conversion:
             arrays = {}
             for key in self._vectors:
                 turn = self.contract.observations[key].quantity == "orientation"
-                arrays[key] = _mixed(before.arrays[key], after.arrays[key], share, turn)
+                wrap = next((part.wrap for part in fields if part.state == key), False)
+                arrays[key] = _mixed(before.arrays[key], after.arrays[key], share, turn, wrap)
             time_ns = before.time_ns + round(share * (after.time_ns - before.time_ns))
             yield Frame(time_ns, arrays, {}, first=False)
 
@@ -342,7 +344,8 @@ class _Conversion:
             UserError: the topic, and the cure.
         """
         for topic, streams in self.contract.topics.items():
-            if not self._stamped.get(topic, True) and streams[0].time == "header":
+            told = streams[0].time == "header" and not streams[0].static
+            if told and not self._stamped.get(topic, True):
                 what = f"all stamps of {topic} are zero"
                 raise UserError(what, "", "give its streams time: receipt, or mend its driver")
 
@@ -377,9 +380,13 @@ class _Conversion:
         )
 
 
-def _mixed(before: Array, after: Array, share: float, turn: bool) -> Array:
-    """Between two vectors; of quaternions the short way, of unit length."""
+def _mixed(
+    before: Array, after: Array, share: float, turn: bool, wrap: bool | tuple[bool, ...]
+) -> Array:
+    """Between two vectors; of quaternions, and of continuous joints, the short way."""
     if turn and float(before @ after) < 0:
         after = -after
-    mixed = before + np.float32(share) * (after - before)
+    way = after - before
+    way = np.where(wrap, (way + np.pi) % (2 * np.pi) - np.pi, way)
+    mixed = before + np.float32(share) * way
     return np.asarray(mixed / np.linalg.norm(mixed) if turn else mixed)

@@ -155,7 +155,8 @@ def is_stamped(type_name: str, definition: Schema = NO_SCHEMA) -> bool:
     if definition.encoding == "ros2msg" and definition.text:
         lines = (line.partition("#")[0].split() for line in definition.text.splitlines())
         first = next((words for words in lines if words and "=" not in "".join(words)), [""])
-        return first[0] in ("std_msgs/Header", "std_msgs/msg/Header", "Header")
+        named = first[1:2] == ["header"]  # as live: under another name it is a field like others
+        return named and first[0] in ("std_msgs/Header", "std_msgs/msg/Header", "Header")
     fields = _known(type_name).fielddefs.get(type_name, ([], []))[1]
     return bool(fields) and fields[0][0] == "header"
 

@@ -14,6 +14,8 @@ from diffusion_policy_ros.observe.codecs import Array
 
 POSITION_M, ROTATION_RAD, JOINT = 2e-3, 1e-2, 5e-3
 """What counts as motion, from the pose at rest: m, rad, and rad or m of a joint."""
+VELOCITIES = ("twist", "joint_velocity")
+"""Kinds of actions that rest at zero, and not at what was told first or last."""
 KEPT_IDLE_FRAMES = 2
 """Frames of rest that are kept at either end, so that starting and stopping can be learned."""
 
@@ -72,12 +74,12 @@ def departures(
 
 
 def _acting(contract: Contract, actions: Array) -> NDArray[np.bool_]:
-    """Which frames' delta actions ask for motion."""
+    """Which frames' deltas and velocities ask for motion."""
     moving = np.zeros(len(actions), bool)
+    limits = {"delta_position": POSITION_M / 2, "delta_axis_angle": ROTATION_RAD / 2}
+    limits |= dict.fromkeys(VELOCITIES, ROTATION_RAD)
     for part in contract.action.fields:
-        limit = {"delta_position": POSITION_M / 2, "delta_axis_angle": ROTATION_RAD / 2}.get(
-            part.kind
-        )
+        limit = limits.get(part.kind)
         if limit:
             moving |= np.linalg.norm(actions[:, contract.action.slices[part.name]], axis=1) > limit
     return moving
@@ -90,7 +92,7 @@ def _signals(
     they are quaternions.
     """
     for part in contract.action.fields:
-        if not part.kind.startswith("delta"):
+        if not part.is_delta and part.kind not in VELOCITIES:
             limits = {"binary": 0.5, "position": POSITION_M, "joint_position": JOINT}
             limit = limits.get(part.kind, ROTATION_RAD)
             yield actions[:, contract.action.slices[part.name]], limit, part.kind == "quaternion"

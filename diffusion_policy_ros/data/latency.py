@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract, Stream
 from diffusion_policy_ros.contract.check import recorded
+from diffusion_policy_ros.data.actions import closed
 from diffusion_policy_ros.data.bags import Bag
 from diffusion_policy_ros.data.lags import Lag, Track, lag_between
 from diffusion_policy_ros.observe.codecs import DecodeError, decode, stamp_ns
+from diffusion_policy_ros.observe.receipt import ReceiptClock
 from diffusion_policy_ros.policy.rotations import TO_QUATERNION, delta_between
 
 Floats = NDArray[np.float64]
@@ -184,10 +186,12 @@ class _Recordings:
 
     def _read(self, bag: Bag, begin_s: float) -> float:
         """Put a bag's messages from a time on; returns when they end."""
-        first_ns, end_s = None, begin_s
+        first_ns, end_s, clock = None, begin_s, ReceiptClock(self.contract)
         for topic, log_ns, msg in bag.messages(self._wanted):
-            stamp = stamp_ns(msg)
-            time_ns = log_ns if stamp is None else stamp
+            by_receipt = self._wanted[topic][0].time == "receipt"
+            stamp = None if by_receipt else stamp_ns(msg) or None  # commands' are often zero
+            clock.note(topic, stamp, log_ns)
+            time_ns = clock.at(log_ns) if stamp is None else stamp
             first_ns = time_ns if first_ns is None else first_ns
             if topic in self._delays_s and stamp is not None:
                 self._delays_s[topic].append((log_ns - stamp) / 1e9)
@@ -255,14 +259,14 @@ class _Recordings:
         (_, stream, place), told = found[0], self.contract.action.recorded
         source = told[self.contract.action.fields.index(part)]
         times, values = self._rows(stream.name)
-        values = values.reshape(len(times), -1)[:, place]
+        values = values.reshape(len(times), stream.size)[:, place]
         return Track(times, _places(source, values), holds=part.kind == "binary")
 
 
 def _places(part: ActionField, values: Floats) -> Floats:
-    if not len(values) or part.kind == "binary":
-        return np.sign(values)
-    if part.kind in ("delta_position", "delta_axis_angle"):
+    if part.kind == "binary":
+        return closed(part, values)
+    if part.is_delta or part.role in ("joint_velocity", "twist"):
         return np.cumsum(values, axis=0)
     return _turned(TO_QUATERNION[part.kind](values)) if part.kind in ROTATION_KINDS else values
 

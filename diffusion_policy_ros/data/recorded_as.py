@@ -51,9 +51,8 @@ def resolve_topics(bag: Bag, wanted: Mapping[str, str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for topic, kind in wanted.items():
-        fitting = [
-            t for t in bag.topics if t == topic or (topic[0] != "/" and t.endswith(f"/{topic}"))
-        ]
+        below = [t for t in bag.topics if topic[0] != "/" and t.endswith(f"/{topic}")]
+        fitting = [topic] if topic in bag.topics else below
         came = any(bag.topics[t][1] for t in fitting)
         if topic == TF_STATIC and not came:
             continue  # a tree that only moves

@@ -62,6 +62,8 @@ def _measure(part: ActionField, place: slice) -> Measure:
     if part.kind in ROTATION_KINDS:
         kind = "axis_angle" if part.kind == "delta_axis_angle" else part.kind
         return Measure(part.name, "rad", _of_part(place, lambda a, b: _angle(kind, a, b)))
+    if part.kind == "joint_position":
+        return Measure(part.name, "rad or m", _of_part(place, lambda a, b: _apart(part, a, b)))
     if part.role != "position":
         return Measure(part.name, "rad or m", _of_part(place, _largest))
     return Measure(part.name, "m", _of_part(place, _length))
@@ -83,6 +85,11 @@ def _summed_up(left: Actions, right: Actions) -> Any:
 
 def _largest(left: Actions, right: Actions) -> Any:
     return np.abs(left - right).max(axis=1)
+
+
+def _apart(part: ActionField, left: Actions, right: Actions) -> Any:
+    way = left - right  # of continuous joints the short way round
+    return np.abs(np.where(part.wrap, (way + np.pi) % (2 * np.pi) - np.pi, way)).max(axis=1)
 
 
 def _other_side(left: Actions, right: Actions) -> Any:

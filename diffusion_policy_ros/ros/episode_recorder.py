@@ -99,16 +99,17 @@ class EpisodeRecorder(Node):
         self._settings = declare_settings(self)
         check_overrides(self)
         self._contract = self._load()
-        needed = dict.fromkeys(self._settings.topics, "")
+        needed, static = dict.fromkeys(self._settings.topics, ""), set[str]()
         if self._contract is not None:
             needed |= wanted_of(self._contract, self._settings.commands)
+            static = {t for t, streams in self._contract.topics.items() if streams[0].static}
         self._recording: EpisodeWriter | None = None
         self.figures: dict[str, object] = {}
         self._begun_s, self._built_s, self._failed = 0.0, time.monotonic(), ""
         self._crowds: dict[str, str] = {}
         self._ends = dict.fromkeys(("success", "failure", "discarded"), 0)
         self.topics = RecordedTopics(
-            self, needed, self._settings.extra_topics, self._settings.all, self._take
+            self, needed, self._settings.extra_topics, self._settings.all, self._take, static
         )
         for verb in (self.start, self.stop, self.discard):
             self.create_service(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -60,6 +60,7 @@ class RecordedTopics:
         others: topics that are recorded where they are published.
         every: whether all others are, too.
         on_message: called with topic and bytes, as they came.
+        static: topics whose last message holds for ever, whoever published it and how.
 
     Attributes:
         needed: topic → type.
@@ -78,6 +79,7 @@ class RecordedTopics:
         others: Iterable[str],
         every: bool,
         on_message: Callable[[str, bytes], None],
+        static: Collection[str] = (),
     ) -> None:
         self._node, self._on_message, self._every = node, on_message, every
         self.needed, self._others = dict(needed), tuple(others)
@@ -86,6 +88,7 @@ class RecordedTopics:
         self.arrivals: dict[str, Arrivals] = {}
         self._inputs: dict[str, tuple[Subscription, QoSProfile]] = {}
         self._latched: dict[str, deque[bytes]] = {}
+        self._static = frozenset(static)
         for topic, name in self.needed.items():
             if name:
                 self._subscribe(topic, name)
@@ -134,7 +137,8 @@ class RecordedTopics:
         found = {topic: f"{topic} cannot be recorded: {w}" for topic, w in self.unreadable.items()}
         for topic, wanted in self.needed.items():
             types = {info.topic_type for info in publishers(self._node, topic)}
-            if not types and topic != TF_STATIC:  # a tree may only move
+            told = topic == TF_STATIC or (topic in self._static and self._latched.get(topic))
+            if not types and not told:  # a tree may only move; what is static was said before
                 found[topic] = f"nobody publishes {topic}" + (f" ({wanted})" if wanted else "")
             elif types and wanted and wanted not in types:
                 was = ", ".join(sorted(types))
@@ -182,14 +186,17 @@ class RecordedTopics:
 
     def _subscribe(self, topic: str, type_name: str) -> None:
         kind = serialized_class(type_name)
-        qos = subscription_qos(self._node, topic, DEPTH)
+        static = topic in self._static
+        qos = subscription_qos(self._node, topic, DEPTH, latched=static)
         if topic in self._inputs:
             subscription, before = self._inputs[topic]
             if (qos.reliability, qos.durability) == (before.reliability, before.durability):
                 return
             self._node.destroy_subscription(subscription)
-        if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-            self._latched[topic] = deque(maxlen=DEPTH)
+        if static or qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+            # Of one publisher only the newest holds: a gripper's commands of before do not.
+            kept = DEPTH if type_name in SHARED else 1
+            self._latched[topic] = deque(self._latched.get(topic, ()), kept)
         self.types[topic] = type_name
         self.arrivals.setdefault(topic, Arrivals())
         take = functools.partial(self._take, topic)

@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
-from made_bags import CONTRACT, MS, NEXT_STATE, START, image, pose, trajectory, write_bag
+from made_bags import (
+    CONTRACT,
+    MS,
+    NEXT_STATE,
+    START,
+    image,
+    joint_state,
+    pose,
+    trajectory,
+    write_bag,
+)
 from test_lags import motion
 
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, message_types, open_bag, serialize
+from diffusion_policy_ros.data.latency import estimate
 from diffusion_policy_ros.observe.codecs import stamp_ns
 from diffusion_policy_ros.observe.serialized import ENCAPSULATION
 from diffusion_policy_ros.runtime.trace import ChunkTimes, Trace
@@ -83,6 +94,45 @@ def test_an_arm_that_rests_says_nothing(tmp_path, capsys, monkeypatch):
     assert "unknown   translation: too little moves" in printed
     assert "nothing: no latency could be told" in printed
     assert [file.name for file in Path.cwd().iterdir()] == ["rest.latency.png"]
+
+
+JOINTS = """
+name: joints
+rate_hz: 20
+anchor: joints
+observations:
+  joints: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [a, b, c]}
+action:
+  fields: [{name: arm, kind: KIND, size: 3, state: joints}]
+  record: {topic: /command, type: trajectory_msgs/msg/JointTrajectory, shape: [3]}
+"""
+
+
+@pytest.mark.parametrize("stamped", [True, False], ids=["stamped", "zero"])
+@pytest.mark.parametrize("kind", ["delta_joint_position", "joint_velocity", "joint_position"])
+def test_joints_are_compared_whatever_they_are_told_by(kind, stamped, tmp_path):
+    """Steps of joints seemed 0.2 s later, and commands without stamps to be none."""
+    where, contract = motion(0), Contract.from_text(JOINTS.replace("KIND", kind))
+    messages = []
+    for i in range(FRAMES):
+        ns, t = START + 50 * MS * i, 0.05 * i
+        now, before, seen = where(np.array([t, t - 0.05, t - ACTUATION_S]))
+        told = now if kind == "joint_position" else now - before
+        messages += [("/command", ns, trajectory(ns * stamped, told))]
+        messages += [("/joint_states", ns + MS, joint_state(ns, "abc", seen))]
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    (field,) = estimate([open_bag(bag)], contract).fields
+    assert field.lag.correlation > 0.95
+    assert field.actuation_s == pytest.approx(ACTUATION_S, abs=THIRD_S)
+
+
+def test_a_run_of_the_policy_has_no_commands(tmp_path):
+    """The recorder's commands:=false; what is observed is compared all the same."""
+    messages = (message for message in recording() if message[0] != "/command")
+    bag = write_bag(tmp_path / "bag", messages, CONTRACT)
+    found = estimate([open_bag(bag)], CONTRACT)
+    assert found.fields[0].lag.why == "there are too few messages"
+    assert found.topics[0].observation_s == pytest.approx(CAMERA_S, abs=THIRD_S)
 
 
 def test_without_commands_the_streams_are_compared_all_the_same(bag, tmp_path):

@@ -6,10 +6,12 @@ from made_bags import (
     CONTRACT,
     MS,
     PERIOD,
+    POSE,
     START,
     TEXT,
     demonstration,
     filled,
+    pose,
     stamped,
     trajectory,
     write_bag,
@@ -83,6 +85,16 @@ def test_observations_with_zero_stamps_are_named_and_the_cure_works(tmp_path):
     assert report.status == "kept" and sum(count for _, count in report.episodes) >= 10
 
 
+def test_the_zero_stamp_of_a_latched_goal_does_not_matter(tmp_path):
+    """It holds whenever it was said, as in the node; `ros2 topic pub` stamps so."""
+    extra = f"  goal: {{topic: /goal, type: {POSE}, field: pose.position, static: true}}\naction:"
+    contract = Contract.from_text(TEXT.replace("action:", extra))
+    messages = [("/goal", START, pose(0, (1, 2, 3))), *demonstration(12)]
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    convert([bag], contract, tmp_path / "data", options=Options(keep_idle=True))
+    assert Dataset(tmp_path / "data").episode(0)["goal"].tolist() == [[1, 2, 3]] * 12
+
+
 @pytest.mark.parametrize(
     ("topic", "old"), [("/camera", "resize:"), ("/pose", "field:"), ("/command", "shape: [7]")]
 )
@@ -126,6 +138,37 @@ def test_simulated_stamps_beside_a_stream_without_any(tmp_path):
     bag = write_bag(tmp_path / "bag", messages, contract)
     report = convert([bag], contract, tmp_path / "data", options=Options(keep_idle=True)).bags[0]
     assert report.status == "kept" and report.episodes[0][1] >= 10
+
+
+@pytest.mark.parametrize("pace", [0.3, 0.6, 2.0])
+def test_a_simulation_that_is_slower_or_quicker_than_real_time(pace, tmp_path):
+    """What has no stamps stays beside what has: the node hears them by the simulation's clock."""
+    array, layout = (
+        message_types(f"std_msgs/msg/{n}") for n in ("Float64MultiArray", "MultiArrayLayout")
+    )
+    text = TEXT[: TEXT.index("action:")] + (
+        "  wrench: {topic: /w, type: std_msgs/msg/Float64MultiArray, shape: [1]}\n"
+        "action:\n  fields: [{name: grip, kind: scalar}]\n"
+        "  record: {topic: /grip, type: std_msgs/msg/Float64MultiArray, shape: [1]}\n"
+    )
+    contract, messages = Contract.from_text(text), []
+    for topic, ns, msg in demonstration(40):
+        if topic != "/command":
+            messages.append((topic, ns, msg))
+            continue
+        for i in range(5):
+            for name, at in (("/w", ns + 10 * i * MS), ("/grip", ns + (10 * i + 1) * MS)):
+                data = np.array([(at - START) / PERIOD])
+                messages.append((name, at, array(layout=layout(dim=[], data_offset=0), data=data)))
+    years = 1_700_000_000 * 10**9
+    messages = [(topic, years + round((ns - START) / pace), msg) for topic, ns, msg in messages]
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    report = convert([bag], contract, tmp_path / "data", options=Options(keep_idle=True)).bags[0]
+    assert not report.resets and report.episodes[0][1] >= 38
+    found = Dataset(tmp_path / "data").episode(0)
+    frames = (found["stamp_ns"] - START) / PERIOD
+    assert found["wrench"][2:, 0] - frames[2:] == pytest.approx(-0.1, abs=0.02)
+    assert found["action"][2:, 0] - frames[2:] == pytest.approx(0.12, abs=0.02)
 
 
 @pytest.mark.parametrize(("keys", "noted"), [("", True), (", combine: mean", False)])

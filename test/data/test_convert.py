@@ -228,6 +228,17 @@ def test_a_relative_topic_is_found_below_its_namespace(tmp_path):
     assert only(convert([tmp_path / "bag"], relative, tmp_path / "data")).frames == 12
 
 
+def test_a_relative_topic_is_the_one_that_was_recorded_for_it(tmp_path):
+    """Recorded with all:=true it is there by its whole name, too."""
+    relative = Contract.from_text(TEXT.replace("topic: /", "topic: "))
+    types = {t: kind for name, kind in CONTRACT.recorded_topics.items() for t in (name, name[1:])}
+    with BagWriter(tmp_path / "bag", types) as writer:
+        for topic, ns, msg in demonstration():
+            for name in (topic, topic[1:]):
+                writer.write(name, ns, serialize(types[name], msg))
+    assert only(convert([tmp_path / "bag"], relative, tmp_path / "data")).frames == 12
+
+
 # What is refused
 
 

@@ -13,6 +13,7 @@ from diffusion_policy_ros.data import definitions
 from diffusion_policy_ros.data.bags import BagWriter, message_types, open_bag, serialize
 from diffusion_policy_ros.data.convert import Options, convert
 from diffusion_policy_ros.data.dataset import Dataset
+from diffusion_policy_ros.data.mcap_file import Schema
 
 STATE = """std_msgs/Header header
 float64[16] o_t_ee
@@ -152,6 +153,15 @@ def test_check_says_what_it_cannot_know(tmp_path, capsys, known):
     assert "note: observations.position.type: the definition of arm_msgs/msg/ArmState is not" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("name", "stamped"), [("header", True), ("head", False)])
+def test_a_header_of_another_name_is_no_stamp(name, stamped, known):
+    """A node takes it for a field like others, by the definition of a file; so does a bag."""
+    text = STATE.replace("Header header", f"Header {name}")
+    definitions.name_type(KIND, text)
+    assert definitions.is_stamped(KIND) is stamped
+    assert definitions.is_stamped(KIND, Schema(KIND, "ros2msg", text)) is stamped
 
 
 def test_a_json_channel_does_not_refuse_the_bag(bag, tmp_path):

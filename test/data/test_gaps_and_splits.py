@@ -2,9 +2,20 @@
 
 import numpy as np
 import pytest
-from made_bags import CONTRACT, MS, NEXT_STATE, PERIOD, START, demonstration, filled, write_bag
+from made_bags import (
+    CONTRACT,
+    MS,
+    NEXT_STATE,
+    PERIOD,
+    START,
+    demonstration,
+    filled,
+    joint_state,
+    write_bag,
+)
 
 from diffusion_policy_ros.cli.main import main
+from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, serialize
 from diffusion_policy_ros.data.convert import Options, convert
 from diffusion_policy_ros.data.dataset import Dataset
@@ -47,6 +58,28 @@ def test_derived_actions_go_over_a_bridge_evenly(tmp_path):
     report_of(tmp_path, messages, NEXT_STATE, max_gap_frames=1)
     actions = Dataset(tmp_path / "data").episode(0)["action"][:, 0]
     assert actions == pytest.approx(0.01, abs=1e-6)
+
+
+def test_a_continuous_joint_goes_over_a_bridge_the_short_way_round(tmp_path):
+    """From 3.1 to -3.08 rad over pi, not over zero; the joint beside it as it is told."""
+    text = """
+name: turning
+rate_hz: 20
+anchor: joints
+observations:
+  joints: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [a, b]}
+action:
+  fields: [{name: arm, kind: joint_position, size: 2, state: joints, wrap: [true, false]}]
+  record: next_state
+"""
+    messages = []
+    for i in range(10):
+        ns, turned = START + i * PERIOD, 3.0 + 0.05 * i
+        told = [turned - 2 * np.pi * (turned > np.pi), turned]
+        messages += [("/joint_states", ns, joint_state(ns, ["a", "b"], told))] if i != 3 else []
+    report_of(tmp_path, messages, Contract.from_text(text), max_gap_frames=1)
+    joints = Dataset(tmp_path / "data").episode(0)["joints"]
+    assert joints[3] == pytest.approx([3.15, 3.15], abs=1e-5)
 
 
 @pytest.fixture

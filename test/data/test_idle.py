@@ -125,3 +125,17 @@ action:
     assert idle_ends(contract, {"q": path}, path) == (len(path), 0)
     path[5:] = -0.5
     assert idle_ends(contract, {"q": path}, path) == (5 - KEPT_IDLE_FRAMES, 7 - KEPT_IDLE_FRAMES)
+
+
+def test_driving_on_at_one_speed_is_no_rest():
+    """A base at the recording's end, whose place nothing measures, while its arm stands."""
+    contract = Contract.load("mobile_manipulator")
+    states = {"joints": np.zeros((40, 6)), "opening": np.zeros((40, 1))}
+    states["joints"][:, 0] = 0.05 * np.minimum(np.arange(40), 10)
+    actions = np.zeros((40, contract.action_dim))
+    actions[:, contract.action.slices["arm"]] = states["joints"]
+    assert idle_ends(contract, states, actions) == (0, 30 - KEPT_IDLE_FRAMES)
+    actions[5:35, 0] = 0.3
+    assert idle_ends(contract, states, actions) == (0, 5 - KEPT_IDLE_FRAMES)
+    actions[5:, 0] = 0.3
+    assert idle_ends(contract, states, actions) == (0, 0)

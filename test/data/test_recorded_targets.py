@@ -113,6 +113,31 @@ action:
     assert actions == pytest.approx(np.array([[0.1, 0.0], [2 * np.pi - 6.2, 0.5]]), abs=1e-5)
 
 
+def test_one_stream_tells_the_targets_of_two_arms():
+    """Each arm's become deltas, also behind a gripper: the second's went out as they were told."""
+    names = ["grip", "l", "r"]
+    text = """
+name: arms
+rate_hz: 20
+anchor: left
+observations:
+  left: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [l]}
+  right: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [r]}
+action:
+  fields:
+    - {name: gripper, kind: scalar}
+    - {name: left, kind: delta_joint_position, size: 1, state: left}
+    - {name: right, kind: delta_joint_position, size: 1, state: right}
+  record: {topic: /leader, type: sensor_msgs/msg/JointState, names: [grip, l, r]}
+"""
+    commands = Commands(Contract.from_text(text))
+    for time_ns, target in zip(TIMES, ([0.5, 1.1, 2.1], [0.6, 1.2, 2.3]), strict=False):
+        commands.push("/leader", joint_state(time_ns, names, target), time_ns, 0)
+    states = {"left": np.ones((2, 1)), "right": np.full((2, 1), 2.0)}
+    actions, _ = commands.actions(TIMES[:2], 0, states)
+    assert actions == pytest.approx(np.array([[0.5, 0.1, 0.1], [0.6, 0.1, 0.2]]), abs=1e-5)
+
+
 def test_deltas_of_targets_need_to_know_where_the_arm_is(tmp_path):
     """`contract check` says so, and so does a conversion of what was recorded before."""
     text = TEXT.format(position="delta_position", rotation="quaternion", from_="")

@@ -48,6 +48,17 @@ def test_nothing_is_compared_beyond_a_gap():
     assert np.isfinite(pairs[0]).tolist() == [True] * 3 + [False] * 3
 
 
+def test_a_continuous_joint_is_compared_the_short_way_round():
+    """Half a turn to either side is the same place; a joint that stops there is not."""
+    (part,) = Contract.load("mobile_manipulator").action.of_role("joints")
+    place = slice(0, part.size)
+    told, done = np.zeros((2, part.size)), np.zeros((2, part.size))
+    told[0, -1], done[0, -1] = 3.1, -3.1
+    told[1, 0], done[1, 0] = 3.1, -3.1
+    distance = figures._measure(part, place).distance
+    assert distance(told, done) == pytest.approx([2 * np.pi - 6.2, 6.2])
+
+
 def test_units_are_those_of_the_fields():
     """Lengths of translations, angles of rotations, shares of what is closed or open."""
     one = recording(every=FRAMES)

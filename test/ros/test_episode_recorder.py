@@ -233,6 +233,59 @@ def test_extra_and_latched_topics(domain, tmp_path):
     assert record() == ["camera 1"]
 
 
+GOAL = """
+name: goal
+rate_hz: 10
+anchor: pose
+observations:
+  pose: {topic: /pose, type: geometry_msgs/msg/PoseStamped, field: pose.position}
+  goal: {topic: /goal, type: geometry_msgs/msg/PoseStamped, field: pose.position, static: true}
+action:
+  fields: [{name: way, kind: delta_position, state: pose}]
+  record: next_state
+"""
+
+
+def test_what_holds_is_in_every_episode_and_what_held_before_is_not(domain, tmp_path):
+    """A goal of who has gone since, not latched; of a latched gripper's commands the newest."""
+    (tmp_path / "goal.yaml").write_text(GOAL)
+    node, latched = domain.node, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    node.create_publisher(PoseStamped, "/pose", 1)
+    gripper = node.create_publisher(String, "/gripper", latched)
+    goal = node.create_publisher(PoseStamped, "/goal", 1)
+    domain.start(
+        "episode_recorder",
+        contract=tmp_path / "goal.yaml",
+        out=tmp_path / "bags",
+        extra_topics="[/gripper]",
+    )
+
+    def durability(topic: str) -> list[DurabilityPolicy]:
+        found = node.get_subscriptions_info_by_topic(topic)
+        return [info.qos_profile.durability for info in found]
+
+    domain.until(
+        lambda: (
+            durability("/goal") == [DurabilityPolicy.VOLATILE]
+            and durability("/gripper") == [DurabilityPolicy.TRANSIENT_LOCAL]
+        ),
+        why="the recorder has seen what is offered",
+    )
+    for told in ("open", "close"):
+        gripper.publish(String(data=told))
+        domain.until(lambda: gripper.wait_for_all_acked(Duration(seconds=1)), why="it is told")
+    goal.publish(PoseStamped())
+    domain.until(lambda: goal.wait_for_all_acked(Duration(seconds=1)), why="it is told")
+    domain.until(lambda: goal.get_subscription_count() == 1, why="it is heard")
+    node.destroy_publisher(goal)
+    domain.until(lambda: not node.count_publishers("/goal"), why="it is gone")
+    start_recording(domain)
+    assert "/goal: NOTHING" not in domain.call("/episode_recorder/stop").message
+    bag = open_bag(tmp_path / "bags" / "episode_0000")
+    assert bag.topics["/goal"][1] == 1
+    assert [m.msg.data for m in bag.messages(["/gripper"])] == ["close"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
