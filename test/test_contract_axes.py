@@ -3,6 +3,7 @@
 import pytest
 
 from diffusion_policy_ros.contract import ACTION_KINDS, LIMITS_OF, OUTPUTS, ROLES, Contract
+from diffusion_policy_ros.contract.check import sent_in_other_units
 from diffusion_policy_ros.contract.outputs import DEFAULTS
 from diffusion_policy_ros.errors import UserError, UserErrors
 from diffusion_policy_ros.runtime.player import Player
@@ -309,3 +310,42 @@ action:
 """)
     with pytest.raises(UserError, match="arm, grip mix positions and velocities"):
         contract.check_outputs()
+
+
+def test_no_component_has_the_name_of_another():
+    """Two arms of one make: a listener of chunks has to know whose joint it is."""
+    second = ARM.replace("name: arm", "name: right") + ", send: {topic: ~/right}"
+    assert robot(ARM, second).action_names == ["arm.a", "arm.b", "right.a", "right.b"]
+    assert robot(ARM).action_names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        (f"{ARM}, send: {{scale: [1, 2, 3]}}", "3 numbers for 2 components of arm"),
+        (f"{TURN}, send: {{scale: [0.1]}}", "PoseStamped is in SI units"),
+        ("name: hand, kind: binary, send: {scale: [0.1]}", "hand is open or closed"),
+    ],
+)
+def test_units_that_cannot_be_sent_are_refused(field, expected):
+    """Each with its cure."""
+    assert expected in "\n".join(refusals(robot(field)))
+
+
+def test_other_units_than_were_recorded_on_a_topic_are_noted():
+    """A driver of degrees that is sent rad would swing to zero."""
+    send = "type: sensor_msgs/msg/JointState, topic: /told"
+    record = f"{{{send}, names: [a, b], scale: [0.01]}}"
+    text = HEAD.replace("{topic: /told, type: std_msgs/msg/Float64MultiArray, shape: [N]}", record)
+    noted = [
+        list(
+            sent_in_other_units(
+                Contract.from_text(f"{text}    - {{{ARM}, send: {{{send}{scale}}}}}\n")
+            )
+        )
+        for scale in ("", ", scale: [0.01]", ", scale: [0.01, 0.01]")
+    ]
+    assert [
+        "recorded with scale [0.01, 0.01], sent with [1.0, 1.0]" in line for line in noted[0]
+    ] == [True]
+    assert noted[1:] == [[], []]

@@ -52,6 +52,7 @@ assert image.max() > image.min(), "the image is empty"
 print(f"{os.environ.get('MUJOCO_GL', 'default')}, {image.shape[1]}x{image.shape[0]} drawn")
 """
 OPENVINO_PROBE = """
+import diffusion_policy_ros.engine  # OpenVINO without telemetry
 import openvino, torch
 model = openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
 openvino.compile_model(model, "CPU")

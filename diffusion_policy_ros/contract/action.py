@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -209,6 +210,15 @@ def slices(fields: Iterable[ActionField]) -> dict[str, slice]:
         found[part.name] = slice(end, end + part.size)
         end += part.size
     return found
+
+
+def apart(names: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The same, with the key before what stands under another key, too."""
+    often = Counter(name for own in names.values() for name in own)
+    return {
+        key: [name if often[name] == 1 else f"{key}.{name}" for name in own]
+        for key, own in names.items()
+    }
 
 
 def as_recorded(

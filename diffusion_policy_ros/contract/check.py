@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_policy_ros.contract.action import Action, ActionField, slices
 from diffusion_policy_ros.contract.limits import FORMER
+from diffusion_policy_ros.contract.outputs import SCALED
 from diffusion_policy_ros.contract.stream import Stream
 from diffusion_policy_ros.errors import did_you_mean
 from diffusion_policy_ros.strict_yaml import Problem
@@ -138,6 +139,25 @@ def _order_problems(
         what = f"{part.name} has its joints as {', '.join(told)}, but its state as"
         cure = "write both in the same order"
         yield Problem(f"{key}.names", f"{what} {', '.join(state.names)}", cure)
+
+
+def sent_in_other_units(contract: Contract) -> Iterator[str]:
+    """What goes out on a topic in other units than were recorded on it: rad to a driver that was
+    told degrees; the recorder may have been another program, so that it can be meant.
+    """
+    for part in contract.action.fields:
+        for _, stream, place in recorded(contract, part):
+            if stream.topic == part.send.topic and part.role in SCALED:
+                told = _each(stream.scale, stream.size)[place]
+                ours = _each(part.send.scale, part.size)
+                if told != ours:
+                    what = f"recorded with scale {told}, sent with {ours}"
+                    yield f"{part.name} on {stream.topic}: {what}: give send: {{scale: ...}}"
+
+
+def _each(scale: tuple[float, ...], size: int) -> list[float]:
+    """One for each component."""
+    return [*(scale or (1.0,))] * (size if len(scale) < 2 else 1)
 
 
 def _idle_limits(action: Action) -> Iterator[Problem]:

@@ -29,6 +29,8 @@ class Send:
         open: what an open ``binary`` is sent as.
         closed: what a closed ``binary`` is sent as.
         max_effort: of a gripper's action, N.
+        scale: what one unit of the message is in SI units, as that of a stream; one number, or one
+            for each component.
     """
 
     topic: str = ""
@@ -37,6 +39,7 @@ class Send:
     open: float = -1.0
     closed: float = 1.0
     max_effort: float = 0.0
+    scale: tuple[float, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with it that types cannot show."""
@@ -47,6 +50,8 @@ class Send:
             yield Problem(
                 "topic", f"'{self.topic}' is no topic name", "write it as /arm/target_pose"
             )
+        if 0 in self.scale:
+            yield Problem("scale", "is 0", "give what one unit is in SI units")
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,9 @@ DEFAULTS: dict[str, tuple[str, str]] = {
     "binary": ("~/gripper", "std_msgs/msg/Float64MultiArray"),
 }
 """Role of a field → topic and type where its ``send`` gives none."""
+
+SCALED = ("joints", "joint_velocity", "scalar")
+"""Roles of fields that a driver may want in units of its own."""
 
 OTHER_HALF = {
     "position": "orientation",
@@ -149,12 +157,28 @@ class Output:
             twice = ", ".join(n for n in dict.fromkeys(self.names) if self.names.count(n) > 1)
             what = f"{names} would tell {twice} twice in one {self.type} on {self.topic}"
             yield Problem("send.names", what, "name each joint once, or give two topics")
+        for part in self.fields:
+            yield from _scale_problems(self.type, part)
         if row.whole and len({part.frame for part in self.fields}) > 1:
             yield Problem("send", f"{names} are in different frames", "give each its own topic")
         if "twist" in roles and len(roles) > 1:
             yield Problem("send", f"{names} would be one twist", "give two topics")
         if row.named and "joint_velocity" in roles and len(set(roles)) > 1:
             yield Problem("send", f"{names} mix positions and velocities", "give two topics")
+
+
+def _scale_problems(type_name: str, part: ActionField) -> Iterator[Problem]:
+    """Why a field cannot be sent in other units."""
+    scale = part.send.scale
+    if not scale:
+        return
+    if part.role == "binary":
+        yield Problem("send.scale", f"{part.name} is open or closed", "give open: and closed:")
+    elif part.role not in SCALED:
+        yield Problem("send.scale", f"{type_name} is in SI units", "remove it")
+    elif len(scale) not in (1, part.size):
+        what = f"{len(scale)} numbers for {part.size} components of {part.name}"
+        yield Problem("send.scale", what, "give one, or one for each component")
 
 
 def grouped(

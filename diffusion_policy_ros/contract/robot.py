@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros import strict_yaml
-from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionField
+from diffusion_policy_ros.contract.action import ACTION_KINDS, Action, ActionField, apart
 from diffusion_policy_ros.contract.check import (
     contradictions,
     in_frames,
@@ -159,8 +159,11 @@ class Contract:
 
     @property
     def action_names(self) -> list[str]:
-        """One name a component: the joint's, or ``translation.0``, or the field's own."""
-        return [name for part in self.action.fields for name in self._component_names(part)]
+        """One name a component: the joint's, or ``translation.0``, or the field's own; no name
+        stands twice.
+        """
+        names = apart({part.name: self._component_names(part) for part in self.action.fields})
+        return [name for own in names.values() for name in own]
 
     def _component_names(self, part: ActionField) -> list[str]:
         state = self.observations.get(part.state)

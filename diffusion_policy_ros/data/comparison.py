@@ -66,8 +66,10 @@ class Comparison:
                 yield from self._compared(part)
 
     def _ranges(self) -> Iterator[str]:
+        grippers = {part.state for part in self.contract.action.of_role("scalar", "binary")}
         for key, stream in self.contract.observations.items():
-            farthest = FARTHEST.get(stream.quantity)
+            # What a gripper's driver tells may be in any unit.
+            farthest = None if key in grippers else FARTHEST.get(stream.quantity)
             found = [np.abs(states[key]).max() for states in self._states if key in states]
             if farthest and found and max(found) > farthest:
                 units = "mm" if stream.quantity == "position" else "degrees"

@@ -213,6 +213,7 @@ def _action(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> Ite
     yield "  record:" if record else "  record: next_state"
     yield from (f"    - {_flow(stream)}" for stream in record)
     yield from _advice([field["kind"] for field in fields])
+    yield from _idle(streams, fields)
     for topic in topics.values():
         if is_command(topic.name) and not record:
             yield f"  # or recorded commands, see example_arm.yaml: {topic.name} ({topic.type})"
@@ -277,6 +278,15 @@ def _advice(kinds: list[str]) -> Iterator[str]:
         yield "  # joints and wheels: from the names above, and from size"
     if limits := [CAREFUL[kind] for kind in kinds if kind in CAREFUL]:
         yield f"  # limits: {{{', '.join(limits)}}}"
+
+
+def _idle(streams: dict[str, dict[str, Any]], fields: list[dict[str, Any]]) -> Iterator[str]:
+    """Joints that are seen, but that no field commands: another arm's, a gripper's."""
+    if [field["kind"] for field in fields] != ["joint_position"]:
+        return
+    for key, stream in streams.items():
+        if stream.get("field") == "position" and "names" in stream and key != fields[0]["state"]:
+            yield f"  # not commanded: {key}; another arm or gripper is a field more"
 
 
 def _anchor(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> str:

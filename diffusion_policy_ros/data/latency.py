@@ -115,7 +115,7 @@ def _follower(seen: _Recordings, part: ActionField) -> FieldLatency:
         why = (
             "no command was recorded: the contract derives actions from states"
             if not seen.contract.action.commands
-            else "its command comes in parts, on several topics"
+            else "its command is in several streams"
         )
         return FieldLatency(part.name, part.state, Lag(None, why=why))
     named = {other.state for other in seen.contract.action.fields}

@@ -18,6 +18,9 @@ from diffusion_policy_ros.policy.devices import pick_device
 from diffusion_policy_ros.policy.diffusion_policy import Arrays, DiffusionPolicy
 from diffusion_policy_ros.policy.following import Follow
 
+# OpenVINO tells a server of its makers that it is imported and what it converts: not from a robot.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 __all__ = ["ENGINES", "EXPERIMENTAL", "Engine", "build_engine", "pick_device"]
 
 

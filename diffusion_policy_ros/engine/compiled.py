@@ -16,6 +16,7 @@ import subprocess
 import sys
 import timeit
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,16 @@ def capabilities() -> set[str]:
 
 
 def convert(network: fx.GraphModule) -> openvino.Model:
-    """OpenVINO's form of a traced network."""
+    """OpenVINO's form of a traced network.
+
+    Made on a thread of its own, as Python is called back from C++ there: a Ctrl-C, which is raised
+    on the main thread, would end the process.
+    """
     inputs = [node.meta["val"] for node in network.graph.nodes if node.op == "placeholder"]
     shapes, types = [[-1, *given.shape[1:]] for given in inputs], [given.dtype for given in inputs]
     decoder = TorchFXPythonDecoder(network, input_shapes=shapes, input_types=types)
-    return openvino.convert_model(decoder)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(openvino.convert_model, decoder).result()
 
 
 class Store:

@@ -24,6 +24,13 @@ SAME = 1e-5
 """Largest difference of a component between a live chunk and the same one replayed."""
 SHARE = "share different"
 """The unit of what is either open or closed."""
+UNITS = {
+    "joints": "rad or m",
+    "joint_velocity": "rad/s or m/s",
+    "twist": "m/s or rad/s",
+    "scalar": "in its unit",
+}
+"""Role of a field whose largest component counts → its unit."""
 LEAST_SHARE = 0.05
 """Of the chunks that a step's statistics must be of; the last steps are known of few."""
 PATH = "way of "
@@ -65,7 +72,7 @@ def _measure(part: ActionField, place: slice) -> Measure:
     if part.kind == "joint_position":
         return Measure(part.name, "rad or m", _of_part(place, lambda a, b: _apart(part, a, b)))
     if part.role != "position":
-        return Measure(part.name, "rad or m", _of_part(place, _largest))
+        return Measure(part.name, UNITS[part.role], _of_part(place, _largest))
     return Measure(part.name, "m", _of_part(place, _length))
 
 

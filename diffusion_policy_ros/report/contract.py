@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffusion_policy_ros.contract import ActionField, Contract, Stream
-from diffusion_policy_ros.contract.check import recorded
+from diffusion_policy_ros.contract.check import recorded, sent_in_other_units
 from diffusion_policy_ros.report.limits import limit_lines
 from diffusion_policy_ros.report.table import table
 
@@ -38,6 +38,7 @@ def contract_lines(contract: Contract) -> Iterator[str]:
     for output in contract.outputs:
         fields = ", ".join(part.name for part in output.fields)
         yield f"the action player sends {fields} to {output.topic} ({output.type})"
+    yield from (f"note: {line}" for line in sent_in_other_units(contract))
     yield from (f"note: {line}" for line in contract.action.unlikely)
     for name in contract.action.unlimited:
         yield f"note: no {name}.velocity limit: set-points go as fast as the policy says"

@@ -35,6 +35,7 @@ from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 
 from diffusion_policy_ros.contract import Contract
+from diffusion_policy_ros.contract.check import sent_in_other_units
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.ros import diagnostics, player_parameters
 from diffusion_policy_ros.ros.chunk_source import ChunkSource
@@ -140,6 +141,8 @@ class ActionPlayer(ManagedNode):
         self.link = link
         where = ", ".join(output.name for output in link.outputs)
         self.get_logger().info(f"player of {contract.name}: {where}")
+        for line in sent_in_other_units(contract):
+            self.get_logger().warning(line)
         for name in contract.action.unlimited:
             cure = f"give it one, or -p {name}.velocity:=..."
             self.get_logger().warning(f"{name} has no limit of velocity; {cure}")

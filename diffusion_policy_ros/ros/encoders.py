@@ -68,6 +68,8 @@ def _values(output: Output, set_point: SetPoint) -> Vector:
         value = set_point[part.name]
         if part.role == "binary":
             value = np.array([part.send.closed if value[0] > 0 else part.send.open])
+        elif part.send.scale:
+            value = value / np.array(part.send.scale)
         parts.append(value)
     return np.concatenate(parts)
 

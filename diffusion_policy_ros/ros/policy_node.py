@@ -172,7 +172,7 @@ class PolicyNode(ManagedNode):
 
     def _warn_of_unstamped(self, contract: Contract) -> None:
         for stream in contract.observations.values():
-            if not stream.message.stamped:
+            if not stream.message.stamped and stream.tf is None:  # transforms have stamps
                 self.get_logger().warning(
                     f"{stream.name} ({stream.topic}): {stream.type} HAS NO STAMP; the time of its "
                     "receipt is taken, which is later than the truth. Publish a stamped type."

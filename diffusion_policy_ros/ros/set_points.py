@@ -79,6 +79,8 @@ def _values(output: Output, values: Vector) -> dict[str, Vector]:
         if part.role == "binary":
             opening = (value - part.send.open) / (part.send.closed - part.send.open)
             value = 2.0 * opening - 1.0
+        elif part.send.scale:
+            value = value * np.array(part.send.scale)
         found[part.name], end = value, end + size
     return found
 

@@ -264,7 +264,8 @@ class Player:
             if self.state != "playing" or self._follow(axes, now_ns, step_ns, ahead=True):
                 for axis in axes:
                     axis.rest(now_ns, step_ns / 1e9)
-            found.append({axis.name: axis.value for axis in axes if axis.value is not None})
+            told = {axis.name: axis.value for axis in axes if axis.value is not None}
+            found.append({**(self._set_point or {}), **told})  # released again, it stays there
         return found
 
     def _advance(self, now_ns: int) -> tuple[int, bool]:

@@ -102,6 +102,17 @@ def test_order_sign_and_units_are_named(case):
     assert [words for words in expected if words not in said] == [], said
 
 
+def test_a_grippers_number_is_not_taken_for_degrees():
+    """Many tell 0 to 100."""
+    driver = "w: {topic: /joint_states, type: sensor_msgs/msg/JointState, names: [g]}"
+    text = ARM.replace("state: tip}", "state: tip}\n    - {name: g, kind: scalar, state: w}")
+    text = text.replace("  tip:", f"  {driver}\n  tip:").replace("[6]", "[7]")
+    comparison = Comparison(Contract.from_text(text))
+    states = {"q": np.zeros((3, 3)), "w": np.full((3, 1), 99.0), "tip": np.zeros((3, 3))}
+    comparison.add(states, np.zeros((3, 7)))
+    assert list(comparison.remarks()) == []
+
+
 def test_convert_and_inspect_say_it(tmp_path, capsys):
     """In the report of the bag, and of the dataset that came of it."""
     bags = tmp_path / "bags"

@@ -148,6 +148,7 @@ def test_two_drivers_of_one_topic_are_two_observations(tmp_path):
     main(["inspect", str(bag), "--draft", str(path)])
     names = [stream.names for stream in Contract.load(path).observations.values()]
     assert names == [("a", "b"), ("g",)]
+    assert "# not commanded: joint_states_2; another arm or gripper" in path.read_text()
 
 
 def test_stamps_of_zero_are_drafted_as_receipt(tmp_path, capsys):

@@ -1,12 +1,21 @@
 """OpenVINO against the plain modules: every network, conditioning, target and sampler."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 pytest.importorskip("openvino", reason="needs openvino: pip install -e '.[openvino]'")
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
-from diffusion_policy_ros.engine import build_engine, openvino as openvino_engine  # noqa: E402
+from diffusion_policy_ros.engine import (  # noqa: E402
+    build_engine,
+    compiled,
+    openvino as openvino_engine,
+)
 from diffusion_policy_ros.engine.compiled import capabilities  # noqa: E402
 from diffusion_policy_ros.engine.openvino import OpenVinoEngine  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
@@ -17,6 +26,19 @@ from diffusion_policy_ros.policy.recipe import Recipe  # noqa: E402
 from diffusion_policy_ros.policy.samplers import SAMPLERS  # noqa: E402
 
 pytestmark = pytest.mark.compiles
+
+
+def test_a_robots_computer_tells_nobody_that_it_converts():
+    """OpenVINO's telemetry is what it is where that package is not installed."""
+    code = (
+        "import sys, diffusion_policy_ros.engine.openvino\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(telemetry_utils.tm.__name__, sys.modules['openvino_telemetry'])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "None"]
+
+
 CPU = torch.device("cpu")
 NETWORKS = {
     "unet1d": "{name: unet1d, down_dims: [16, 32], n_groups: 4}",
@@ -225,3 +247,17 @@ def test_what_the_network_sees_is_not_compiled():
     flipped = {key: -value if key.endswith("quat") else value for key, value in seen.items()}
     ours, theirs = (engine.sample(told, noise=noise) for told in (seen, flipped))
     assert torch.equal(ours, theirs) and ours.shape[-1] == policy.contract.action_dim
+
+
+def test_a_ctrl_c_while_networks_are_converted_is_a_ctrl_c(monkeypatch):
+    """Raised where C++ calls Python back, it would end the process."""
+
+    class Decoder(compiled.TorchFXPythonDecoder):
+        def visit_subgraph(self, visitor):
+            signal.raise_signal(signal.SIGINT)
+            super().visit_subgraph(visitor)
+
+    monkeypatch.setattr(compiled, "TorchFXPythonDecoder", Decoder)
+    network = make_fx(torch.relu, tracing_mode="fake")(torch.zeros(2, 4))
+    with pytest.raises(KeyboardInterrupt):
+        compiled.convert(network)

@@ -100,3 +100,9 @@ def test_live_chunks_are_compared_from_the_first_whole_window_on():
     assert (found["chunks"], found["compared"], found["same"]) == (20, 19, 18)
     assert found["largest_difference"] == pytest.approx(2e-5)
     assert found["delay_ms_p50"] == 20 and found["engine"] == "openvino int8"
+
+
+def test_velocities_and_grippers_are_not_in_rad():
+    """A base's twist, joints, and what opens by a number of the driver's."""
+    found = figures.measures(Contract.load("mobile_manipulator"))
+    assert [measure.unit for measure in found] == ["m/s or rad/s", "rad or m", "in its unit"]

@@ -17,6 +17,7 @@ from diffusion_policy_ros.ros import outputs as outputs_module  # noqa: E402
 from diffusion_policy_ros.ros.encoders import ENCODERS, Told, encode  # noqa: E402
 from diffusion_policy_ros.ros.outputs import ActionOutput  # noqa: E402
 from diffusion_policy_ros.ros.planned_path import path_msg  # noqa: E402
+from diffusion_policy_ros.ros.set_points import DECODERS  # noqa: E402
 from diffusion_policy_ros.runtime.tail import Chunk  # noqa: E402
 
 ROBOT = """
@@ -164,6 +165,22 @@ def test_arrays_and_joint_states_join_their_fields_in_order():
     assert message.velocity.tolist() == [3.0, 4.0] and not message.position
     (output,) = outputs(field("lift", "scalar", "topic: /c, type: std_msgs/msg/Float64"))
     assert encode(output, told({"lift": [0.3]})).data == 0.3
+
+
+def test_a_driver_is_told_in_its_own_units():
+    """Degrees and per cent beside each other, in a message's values and in its velocities."""
+    for kind in ("sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"):
+        send = f"topic: /c, type: {kind}"
+        (output,) = outputs(
+            field("arm", "joint_position", send + ", scale: [0.01]", size=2, state="q"),
+            field("hand", "scalar", send + ", names: [finger], scale: [0.5]"),
+        )
+        point = {"arm": [0.1, 0.2], "hand": [0.25]}
+        message = encode(output, told(point, ahead=[told(point).set_point]))
+        values = message.position if kind.endswith("JointState") else message.points[0].positions
+        np.testing.assert_allclose(values, [10.0, 20.0, 0.5])
+        back = DECODERS[kind](output, message)
+        np.testing.assert_allclose(back["arm"], point["arm"])
 
 
 def goal(command):

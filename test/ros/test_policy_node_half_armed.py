@@ -1,5 +1,8 @@
 """Nothing is half armed: what fails in a transition leaves no publisher active, and no trace."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
@@ -11,6 +14,7 @@ from rclpy.context import Context  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
+from diffusion_policy_ros.contract import Contract  # noqa: E402
 from diffusion_policy_ros.ros.policy_node import PolicyNode  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -97,3 +101,12 @@ def test_a_parameter_that_another_refuses_does_not_take_effect(node):
     node.remove_on_set_parameters_callback(refuse)
     assert node.set_parameters_atomically(changes).successful
     assert node.link.loop.sampling.num_inference_steps == 7 and node.link.loop.noise_seed == 5
+
+
+def test_only_what_has_no_stamp_is_said_to_have_none():
+    """Transforms have one each."""
+    text = (Path(__file__).parents[2] / "config/contracts/ur5e_tf_wrench.yaml").read_text()
+    contract, warnings = Contract.from_text(text), []
+    node = SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=warnings.append))
+    PolicyNode._warn_of_unstamped(node, contract)
+    assert any(stream.tf for stream in contract.observations.values()) and not warnings

@@ -438,6 +438,8 @@ def test_release_is_refused_while_it_plays_and_while_it_brakes():
         told = seen(player, t, where)
     assert player.release(500 * MS) == ""
     assert seen(player, 500, at(0.5))["translation"] is told["translation"], "until a chunk comes"
+    ahead = player.ahead(5, 10 * MS)
+    assert all(point["translation"] is told["translation"] for point in ahead), "so does the way"
 
 
 def test_a_stop_stays_and_what_follows_begins_where_the_robot_is():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from diffusion_policy_ros.contract import ActionField, Contract, Stream
+from diffusion_policy_ros.contract.action import apart
 
 XYZ = ("x", "y", "z")
 _AXES: dict[str, tuple[str, ...]] = {
@@ -54,7 +55,7 @@ UNITS = {
 def observed_names(contract: Contract) -> dict[str, list[str]]:
     """Key → one name an element of each observed vector; no name stands twice."""
     vectors = {key: s for key, s in contract.observations.items() if not s.is_image}
-    return _apart({key: stream_names(key, stream) for key, stream in vectors.items()})
+    return apart({key: stream_names(key, stream) for key, stream in vectors.items()})
 
 
 def camera_names(contract: Contract) -> dict[str, str]:
@@ -67,16 +68,7 @@ def camera_names(contract: Contract) -> dict[str, str]:
 def action_names(contract: Contract) -> dict[str, list[str]]:
     """Field → one name an element of the action; no name stands twice."""
     fields = contract.action.fields
-    return _apart({part.name: field_names(contract, part) for part in fields})
-
-
-def _apart(names: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The same, with the key before what stands under another key, too."""
-    often = Counter(name for own in names.values() for name in own)
-    return {
-        key: [name if often[name] == 1 else f"{key}.{name}" for name in own]
-        for key, own in names.items()
-    }
+    return apart({part.name: field_names(contract, part) for part in fields})
 
 
 def stream_names(key: str, stream: Stream) -> list[str]:
