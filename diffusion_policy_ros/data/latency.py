@@ -9,7 +9,7 @@ true: its observation latency is zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,9 +101,9 @@ def estimate(bags: Sequence[Bag], contract: Contract) -> Latencies:
     seen = _Recordings(bags, contract)
     fields = [_follower(seen, part) for part in contract.action.fields]
     reference = max(fields, key=lambda f: (f.lag.seconds is not None, f.lag.correlation)).state
-    vectors = [key for key, s in contract.observations.items() if not s.is_image]
-    reference = reference or (vectors[0] if vectors else "")
-    topics = _zeroed([_against(seen, reference, topic) for topic in contract.topics])
+    reference = reference or next(_vectors(contract), "")
+    asked = [topic for topic, streams in contract.topics.items() if not streams[0].static]
+    topics = _zeroed([_against(seen, reference, topic) for topic in asked])
     observed = {t.topic: t.observation_s or 0.0 for t in topics}
     return Latencies(reference, [_actuation(f, contract, observed) for f in fields], topics)
 
@@ -119,13 +119,18 @@ def _follower(seen: _Recordings, part: ActionField) -> FieldLatency:
         )
         return FieldLatency(part.name, part.state, Lag(None, why=why))
     named = {other.state for other in seen.contract.action.fields}
-    free = [k for k, s in seen.contract.observations.items() if k not in named and not s.is_image]
+    free = [key for key in _vectors(seen.contract) if key not in named]
     found = [
         FieldLatency(part.name, key, seen.follow(command, key))
         for key in ([part.state] if part.state else free)
     ]
     nothing = FieldLatency(part.name, "", Lag(None, why="no observation measures it"))
     return max(found, key=_certainty, default=nothing)
+
+
+def _vectors(contract: Contract) -> Iterator[str]:
+    """Observations that can be compared: no pictures, and nothing that just stands."""
+    return (k for k, s in contract.observations.items() if not (s.is_image or s.static))
 
 
 def _certainty(found: FieldLatency | TopicLatency) -> tuple[bool, float]:
@@ -137,6 +142,8 @@ def _against(seen: _Recordings, reference: str, topic: str) -> TopicLatency:
     keys = [stream.name for stream in seen.contract.topics[topic]]
     if reference in keys:
         return TopicLatency(topic, reference, Lag(0.0, 1.0, 1.0), None, delivery)
+    if seen.contract.topics[topic][0].tf:
+        return TopicLatency(topic, keys[0], Lag(None, why="tf is not looked at"), None, delivery)
     nothing = Lag(None, why="there is no vector to compare with")
     found = [
         TopicLatency(topic, key, seen.beside(reference, key) if reference else nothing)

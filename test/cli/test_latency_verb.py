@@ -126,6 +126,18 @@ def test_joints_are_compared_whatever_they_are_told_by(kind, stamped, tmp_path):
     assert field.actuation_s == pytest.approx(ACTUATION_S, abs=THIRD_S)
 
 
+def test_a_goal_that_stands_has_no_latency(tmp_path):
+    """It was said once, long ago; only what is measured again and again is late."""
+    goal = "  goal: {topic: /goal, type: geometry_msgs/msg/PoseStamped, static: true}\naction:"
+    contract = Contract.from_text(CONTRACT.text.replace("action:", goal))
+    messages = [("/goal", START - MS, pose(START - 5000 * MS, np.ones(3))), *recording(100)]
+    bag = write_bag(tmp_path / "bag", messages, contract)
+    assert {one.topic for one in estimate([open_bag(bag)], contract).topics} == {
+        "/pose",
+        "/camera",
+    }
+
+
 def test_a_run_of_the_policy_has_no_commands(tmp_path):
     """The recorder's commands:=false; what is observed is compared all the same."""
     messages = (message for message in recording() if message[0] != "/command")
