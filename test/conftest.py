@@ -15,6 +15,9 @@ settings.load_profile("busy")
 # that; the tests that interrupt a process would then wait in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# As nohup has it with SIGHUP: heard here and passed over, it is asked of what a test starts.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # Before torch is imported, and for every process that a test starts: small networks gain nothing
 # by a second thread, and crawl beside other work with it.

@@ -42,5 +42,8 @@ def test_a_terminal_that_is_gone_costs_nothing_of_what_is_saved(tmp_path, nohup,
         while b"ready" not in os.read(ours, 100):
             pass
         os.close(ours)
-        assert process.wait(60) == 0
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
     assert (tmp_path / "file").read_text() == "saved"
