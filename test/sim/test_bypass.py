@@ -1,8 +1,7 @@
 """The task with two right answers: what tells them apart, and that their mean is none."""
 
-from importlib.util import find_spec
-
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
