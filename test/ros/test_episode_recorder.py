@@ -220,12 +220,12 @@ def test_extra_and_latched_topics(domain, tmp_path):
     def record() -> list[str]:
         """What a short episode holds of the latched topic."""
         begun = start_recording(domain)
-        assert begun.endswith(" without /nobody: nobody publishes it yet")
         said = domain.call("/episode_recorder/stop").message
         assert "/nobody" not in said
-        if "/calibration: NOTHING" in said:
+        if "/calibration" in begun or "/calibration: NOTHING" in said:  # not heard of yet
             next(numbers)
             return []
+        assert begun.endswith(" without /nobody: nobody publishes it yet")
         bag = open_bag(tmp_path / "bags" / f"episode_{next(numbers):04d}")
         return [m.msg.data for m in bag.messages(["/calibration"])]
 
