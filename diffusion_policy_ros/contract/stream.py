@@ -150,6 +150,11 @@ class Stream:
         return int(functools.reduce(lambda a, b: a * b, self.shape, 1))
 
     @property
+    def goes_by_stamp(self) -> bool:
+        """Whether its header's stamp says when a message is of; what is static is of any time."""
+        return self.time == "header" and not self.static
+
+    @property
     def latency_ns(self) -> int:
         """``observation_latency_s`` in whole ns."""
         return round(self.observation_latency_s * 1e9)

@@ -238,8 +238,12 @@ def _delta_axis_angle(_part: ActionField, before: Array, after: Array) -> Array:
 
 def _delta_joints(part: ActionField, before: Array, after: Array) -> Array:
     """Of continuous joints the short way round."""
-    steps = after - before
-    return np.where(part.wrap, (steps + np.pi) % (2 * np.pi) - np.pi, steps)
+    return short_way(part.wrap, after - before)
+
+
+def short_way(wrap: bool | tuple[bool, ...], way: Array) -> Array:
+    """A way of joints; of those that are continuous the short one round."""
+    return np.where(wrap, (way + np.pi) % (2 * np.pi) - np.pi, way)
 
 
 def _axis_angle(_part: ActionField, _before: Array, after: Array) -> Array:

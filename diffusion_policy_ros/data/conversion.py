@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data import remarks
-from diffusion_policy_ros.data.actions import Commands, next_state_actions
+from diffusion_policy_ros.data.actions import Commands, next_state_actions, short_way
 from diffusion_policy_ros.data.bags import Bag, open_bag, refuse_unfinished
 from diffusion_policy_ros.data.comparison import Comparison
 from diffusion_policy_ros.data.definitions import name_types_of
@@ -344,8 +344,7 @@ class _Conversion:
             UserError: the topic, and the cure.
         """
         for topic, streams in self.contract.topics.items():
-            told = streams[0].time == "header" and not streams[0].static
-            if told and not self._stamped.get(topic, True):
+            if streams[0].goes_by_stamp and not self._stamped.get(topic, True):
                 what = f"all stamps of {topic} are zero"
                 raise UserError(what, "", "give its streams time: receipt, or mend its driver")
 
@@ -386,7 +385,5 @@ def _mixed(
     """Between two vectors; of quaternions, and of continuous joints, the short way."""
     if turn and float(before @ after) < 0:
         after = -after
-    way = after - before
-    way = np.where(wrap, (way + np.pi) % (2 * np.pi) - np.pi, way)
-    mixed = before + np.float32(share) * way
+    mixed = before + np.float32(share) * short_way(wrap, after - before)
     return np.asarray(mixed / np.linalg.norm(mixed) if turn else mixed)

@@ -91,9 +91,7 @@ def other_clock(apart_ns: Mapping[str, int], contract: Contract) -> str:
     """
     streams = [s for group in contract.topics.values() for s in group]
     used = {
-        stream.topic
-        for stream in (*streams, *contract.action.commands)
-        if stream.time == "header" and not stream.static
+        stream.topic for stream in (*streams, *contract.action.commands) if stream.goes_by_stamp
     }
     found = {topic: ns for topic, ns in apart_ns.items() if topic in used}
 

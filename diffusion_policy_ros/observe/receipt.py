@@ -30,12 +30,8 @@ class ReceiptClock:
 
     def __init__(self, contract: Contract) -> None:
         self._anchor = contract.observations[contract.anchor].topic
-        self._pace, self._step_ns, self._period_ns = 1.0, 0, contract.period_ns
-        self._telling = {
-            topic
-            for topic, streams in contract.topics.items()
-            if streams[0].time == "header" and not streams[0].static
-        }
+        self._period_ns, topics = contract.period_ns, contract.topics.items()
+        self._telling = {topic for topic, streams in topics if streams[0].goes_by_stamp}
         self.leader, self._told = "", deque[tuple[int, int]](maxlen=LATELY)
 
     def note(self, topic: str, stamp: int | None, log_ns: int) -> None:
@@ -48,14 +44,13 @@ class ReceiptClock:
             self._told.clear()  # of another, or time has begun anew
         self.leader = topic
         self._told.append((log_ns, stamp))
-        begun_ns, first = self._told[0]
-        self._pace = (stamp - first) / (log_ns - begun_ns) if log_ns > begun_ns else 1.0
-        steps = (after[1] - before[1] for before, after in pairwise(self._told))
-        self._step_ns = max(steps, default=self._period_ns)
 
     def at(self, log_ns: int) -> int:
         """When a message was received that was recorded at ``log_ns``."""
         newest_ns, stamp = self._told[-1] if self._told else (0, 0)
         if abs(stamp - newest_ns) <= APART_NS:
             return log_ns
-        return stamp + min(round(self._pace * (log_ns - newest_ns)), self._step_ns)
+        begun_ns, first = self._told[0]
+        pace = (stamp - first) / (newest_ns - begun_ns) if newest_ns > begun_ns else 1.0
+        steps = (after[1] - before[1] for before, after in pairwise(self._told))
+        return stamp + min(round(pace * (log_ns - newest_ns)), max(steps, default=self._period_ns))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_policy_ros.contract import ROTATION_KINDS, ActionField, Contract
+from diffusion_policy_ros.data.actions import short_way
 from diffusion_policy_ros.policy.rotations import TO_QUATERNION, angle_between, is_rotation
 from diffusion_policy_ros.replay.reading import Replayed
 from diffusion_policy_ros.runtime.player import Player
@@ -95,8 +96,7 @@ def _largest(left: Actions, right: Actions) -> Any:
 
 
 def _apart(part: ActionField, left: Actions, right: Actions) -> Any:
-    way = left - right  # of continuous joints the short way round
-    return np.abs(np.where(part.wrap, (way + np.pi) % (2 * np.pi) - np.pi, way)).max(axis=1)
+    return np.abs(short_way(part.wrap, left - right)).max(axis=1)
 
 
 def _other_side(left: Actions, right: Actions) -> Any:

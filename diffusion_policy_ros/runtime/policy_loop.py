@@ -214,8 +214,7 @@ class PolicyLoop:
             The frames and faults that came of it.
         """
         received_ns, first = self.now_ns(), self.contract.topics[topic][0]
-        timeless = first.static or first.time == "receipt"
-        stamp, wrong = (None, "") if timeless else read_stamp(msg, received_ns)
+        stamp, wrong = read_stamp(msg, received_ns) if first.goes_by_stamp else (None, "")
         self.arrivals[topic].note(arrival_ns, None if stamp is None else received_ns - stamp)
         if not self.active:
             if first.static:  # it is said once, mostly before the start

@@ -16,6 +16,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
+from test_latched import TEXT as GOAL  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_ros.contract import Contract  # noqa: E402
@@ -231,19 +232,6 @@ def test_extra_and_latched_topics(domain, tmp_path):
 
     domain.until(record, why="the latched message has arrived")
     assert record() == ["camera 1"]
-
-
-GOAL = """
-name: goal
-rate_hz: 10
-anchor: pose
-observations:
-  pose: {topic: /pose, type: geometry_msgs/msg/PoseStamped, field: pose.position}
-  goal: {topic: /goal, type: geometry_msgs/msg/PoseStamped, field: pose.position, static: true}
-action:
-  fields: [{name: way, kind: delta_position, state: pose}]
-  record: next_state
-"""
 
 
 def test_what_holds_is_in_every_episode_and_what_held_before_is_not(domain, tmp_path):
