@@ -17,12 +17,16 @@ Handler = Callable[[int, FrameType | None], Any]
 def handle_stop_signals(handler: Handler) -> dict[signal.Signals, Any]:
     """Have each call a handler; ``nohup`` keeps SIGHUP away as before.
 
+    Of a terminal that is gone two are sent, by the shell and by the kernel when the shell ends: the
+    second is no second wish.
+
     Returns:
         Signal → its handler until now, to be put back by `signal.signal`.
     """
 
     def handle(number: int, frame: FrameType | None) -> Any:
         if number == signal.SIGHUP:
+            signal.signal(number, lambda *_: None)
             _silence()
         return handler(number, frame)
 

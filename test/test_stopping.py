@@ -8,16 +8,17 @@ import sys
 import pytest
 
 ON_A_TERMINAL = """
-import fcntl, pathlib, signal, sys, termios, time
+import fcntl, os, pathlib, signal, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 if {nohup}:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 from diffusion_policy_ros.stopping import handle_stop_signals
 handle_stop_signals(signal.default_int_handler)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     {body}
 except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGHUP)  # the shell sends one, and at its end the kernel another
     print("stopping: what is said now goes nowhere", flush=True)
 pathlib.Path(sys.argv[1]).write_text("saved")
 """
@@ -39,8 +40,9 @@ def test_a_terminal_that_is_gone_costs_nothing_of_what_is_saved(tmp_path, nohup,
         start_new_session=True,
     ) as process:
         os.close(theirs)
-        while b"ready" not in os.read(ours, 100):
-            pass
+        said = b""
+        while b"ready\r\n" not in said:
+            said += os.read(ours, 100)
         os.close(ours)
         try:
             assert process.wait(60) == 0
