@@ -159,7 +159,7 @@ class EpisodeRecorder(Node):
         if task := str(self.get_parameter("task").value).strip():
             noted["task"] = task
         bag = new_episode(Path(self._settings.out), topics, noted)
-        self.topics.skip_queued()
+        self.topics.take_queued()
         self._clock_ns = time.time_ns() - time.monotonic_ns()  # a stepped clock must not reorder
         self._recording = EpisodeWriter(bag, [t for t, n in topics.items() if has_header(n)])
         self._begun_s = time.monotonic()
@@ -199,6 +199,7 @@ class EpisodeRecorder(Node):
 
     def _keep(self, metadata: dict[str, str]) -> tuple[EpisodeReport, list[str]]:
         """The bag, finished, and what is odd about who published what."""
+        self.topics.take_queued()
         recording = self._ended()
         remarks = [f"{topic}: {who}" for topic, who in self._crowds.items()]
         late = ", ".join(topic for topic in self.topics.types if topic not in recording.topics)

@@ -174,8 +174,11 @@ class RecordedTopics:
         found = {topic: crowd(self._node, topic) for topic in alone}
         return {topic: who for topic, who in found.items() if who}
 
-    def skip_queued(self) -> None:
-        """Pass over what came while this waited: it would be noted with the present time."""
+    def take_queued(self) -> None:
+        """Take what came already: the last of an episode, or what came before one and is none.
+
+        It would be noted later, with the time of then.
+        """
         for topic, (subscription, _) in self._inputs.items():
             for _ in range(DEPTH):
                 with subscription.handle:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("rclpy", reason="needs rclpy: pip install -e '.[ros]'")
 from geometry_msgs.msg import PoseStamped, TwistStamped  # noqa: E402
 from live import LATCHED  # noqa: E402
 from rclpy.duration import Duration  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -26,6 +28,7 @@ from diffusion_policy_ros.data.dataset import Dataset  # noqa: E402
 from diffusion_policy_ros.demonstrations import record_demonstrations  # noqa: E402
 from diffusion_policy_ros.errors import UserError  # noqa: E402
 from diffusion_policy_ros.observe.codecs import stamp_ns  # noqa: E402
+from diffusion_policy_ros.ros.episode_recorder import EpisodeRecorder  # noqa: E402
 from diffusion_policy_ros.stopping import STOP_SIGNALS  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -136,6 +139,25 @@ def test_what_came_while_start_waited_is_not_in_the_episode(domain, tmp_path):
     domain.call("/episode_recorder/stop")
     bag = open_bag(tmp_path / "bags" / "episode_0000")
     assert [stamp_ns(m.msg) for m in bag.messages(["/eef_pose"])] == sent[-1:]
+
+
+def test_what_waits_when_it_is_stopped_is_in_the_episode(domain, tmp_path):
+    """A busy machine brings the last frame's messages and the wish to stop at once."""
+    given = {"topics": ["/eef_pose"], "out": str(tmp_path / "bags")}
+    recorder = EpisodeRecorder(
+        context=domain.node.context,
+        parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
+    )
+    with closing(recorder):
+        poses = domain.node.create_publisher(PoseStamped, "/eef_pose", 10)
+        domain.until(lambda: recorder.topics.attend() or recorder.topics.types, why="it is seen")
+        recorder.start()
+        for _ in range(5):
+            poses.publish(PoseStamped())
+        domain.until(lambda: poses.wait_for_all_acked(Duration(seconds=1)), why="it has them")
+        recorder.stop()
+    recorder.destroy_node()
+    assert len(list(open_bag(tmp_path / "bags" / "episode_0000").messages(["/eef_pose"]))) == 5
 
 
 def test_stop_and_discard_need_a_recording(domain, tmp_path):
