@@ -17,7 +17,7 @@ Handler = Callable[[int, FrameType | None], Any]
 def handle_stop_signals(handler: Handler) -> dict[signal.Signals, Any]:
     """Have each call a handler; ``nohup`` keeps SIGHUP away as before.
 
-    Of a terminal that is gone two are sent, by the shell and by the kernel when the shell ends: the
+    Of a terminal that is gone two are sent, by its shell and by the kernel when that ends: the
     second is no second wish.
 
     Returns:

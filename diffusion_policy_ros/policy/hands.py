@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,12 +61,28 @@ class Hand(NamedTuple):
 
 
 def hands(contract: Contract) -> Iterator[Hand]:
-    """The poses of an action: each position with the rotation that follows it."""
+    """The poses of an action: each position with its rotation."""
     fields = contract.action.of_role("position", "rotation")
     while fields:
-        position = fields.pop(0) if fields[0].role == "position" else None
-        rotation = fields.pop(0) if fields and fields[0].role == "rotation" else None
+        first = fields.pop(0)
+        position = first if first.role == "position" else None
+        rotation = first if position is None else _rotation_of(contract, position, fields)
+        if rotation in fields:
+            fields.remove(rotation)
         yield Hand(position, rotation, *_measured(contract, position, rotation))
+
+
+def _rotation_of(
+    contract: Contract, position: ActionField, others: Sequence[ActionField]
+) -> ActionField | None:
+    """Of two arms' the one that is measured with it; where that does not tell, the next field."""
+    if position.state:
+        seen = contract.observations
+        source = source_of(seen[position.state])
+        for part in others:
+            if part.role == "rotation" and part.state and source_of(seen[part.state]) == source:
+                return part
+    return others[0] if others and others[0].role == "rotation" else None
 
 
 def _measured(
@@ -76,10 +92,16 @@ def _measured(
     keys = ["" if part is None else part.state for part in (position, rotation)]
     for mine, other, kind in ((0, 1, "point"), (1, 0, "orientation")):
         if keys[other] and not keys[mine]:
-            topic = contract.observations[keys[other]].topic
-            twins = (s for s in contract.topics[topic] if geometry_of(s) == kind)
+            source = source_of(contract.observations[keys[other]])
+            streams = contract.observations.values()
+            twins = (s for s in streams if source_of(s) == source and geometry_of(s) == kind)
             keys[mine] = next((stream.name for stream in twins), "")
     return keys[0], keys[1]
+
+
+def source_of(stream: Stream) -> tuple[object, ...]:
+    """What both halves of one pose share: a topic, the frames of a tf, a part of a message."""
+    return stream.topic, stream.tf, stream.field.rpartition(".")[0]
 
 
 def geometry_of(stream: Stream) -> Geometry:

@@ -12,6 +12,7 @@ from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.diffusion_policy import DiffusionPolicy
 from diffusion_policy_ros.policy.following import Follow
 from diffusion_policy_ros.policy.frames import Frames, FrameSettings
+from diffusion_policy_ros.policy.hands import hands
 from diffusion_policy_ros.policy.recipe import Recipe
 from diffusion_policy_ros.policy.rotations import (
     FROM_QUATERNION,
@@ -55,6 +56,31 @@ SPACES = [
     *itertools.product(("delta", "relative"), ("base", "tool")),
 ]
 STEPS, HORIZON = 2, 6
+
+
+TWO_ARMS = """
+name: two_arms
+rate_hz: 10
+anchor: left_position
+observations:
+  left_position: {field: pose.position, topic: /left, type: geometry_msgs/msg/PoseStamped}
+  left_turn: {field: pose.orientation, topic: /left, type: geometry_msgs/msg/PoseStamped}
+  right_turn: {tf: {parent: base, child: right}, field: rotation}
+  right_position: {tf: {parent: base, child: right}, field: translation}
+action:
+  fields:
+    - {name: left_move, kind: position, state: left_position}
+    - {name: right_move, kind: position, state: right_position}
+    - {name: left_turn, kind: quaternion, state: left_turn}
+    - {name: right_turn, kind: quaternion, state: right_turn}
+  record: next_state
+"""
+
+
+def test_each_arms_position_goes_with_its_own_rotation_whatever_the_fields_order():
+    """Both positions may come first."""
+    found = [hand[2:] for hand in hands(Contract.from_text(TWO_ARMS))]
+    assert found == [("left_position", "left_turn"), ("right_position", "right_turn")]
 
 
 def robot(position="position", rotation="quaternion"):
