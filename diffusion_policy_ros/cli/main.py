@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold bytes that are no text
             stream.reconfigure(errors="backslashreplace")
     named = [words[0]] if words and words[0] in VERBS else list(VERBS)
-    args = build_parser(named).parse_args(words)
     try:
+        args = build_parser(named).parse_args(words)
         code = int(args.run(args))
         sys.stdout.flush()
         return code

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_ros.atomic import replacing
 from diffusion_policy_ros.contract import ActionField, Contract, Stream
 from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.formats import needed
@@ -72,9 +73,7 @@ def opened(file: str) -> Iterator[View]:
     if not file:
         yield from _shown(View(rerun, stream))
         return
-    path = Path(file)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
+    with replacing(Path(file)) as part:
         with _refusals(file, "make room, or choose another path"):
             stream.save(part)
         view = View(rerun, stream)
@@ -82,9 +81,6 @@ def opened(file: str) -> Iterator[View]:
         with _refusals(file, "make room, or choose another path"):
             view.finish()
             stream.disconnect()
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _shown(view: View) -> Iterator[View]:

@@ -120,8 +120,7 @@ class PolicyNode(ManagedNode):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Tell the robot to hold, and be unconfigured."""
-        self._tear_down()
-        return SUCCESS
+        return self.on_cleanup(state)
 
     def _set_up(self) -> None:
         engine = self._load_engine()
