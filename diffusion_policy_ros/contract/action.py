@@ -142,6 +142,13 @@ class ActionField:
         return self.kind.startswith("delta_")
 
     @property
+    def moves_arm(self) -> bool:
+        """Whether it is a motion, in m and rad; a scalar, as a gripper of 0 to 100, may be of any
+        unit.
+        """
+        return self.role not in ("scalar", "binary")
+
+    @property
     def latency_ns(self) -> int:
         """``actuation_latency_s`` in whole ns."""
         return round(self.actuation_latency_s * 1e9)

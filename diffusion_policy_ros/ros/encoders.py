@@ -128,7 +128,7 @@ def _trajectory(output: Output, told: Told) -> JointTrajectory:
 
 def looks_ahead(output: Output) -> bool:
     """Whether it is sent the way ahead: a trajectory of more than a gripper, which has none."""
-    moves = any(part.role not in ("binary", "scalar") for part in output.fields)
+    moves = any(part.moves_arm for part in output.fields)
     return moves and output.type == "trajectory_msgs/msg/JointTrajectory"
 
 

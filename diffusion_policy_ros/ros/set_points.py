@@ -58,7 +58,7 @@ class FollowedPlayer:
 
     @staticmethod
     def _is_motion(output: Output) -> bool:
-        return any(part.role not in ("binary", "scalar") for part in output.fields)
+        return any(part.moves_arm for part in output.fields)
 
 
 def _pose(output: Output, message: Any) -> dict[str, Vector]:

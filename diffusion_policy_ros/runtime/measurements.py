@@ -16,11 +16,10 @@ from diffusion_policy_ros.runtime.axes import Axis
 from diffusion_policy_ros.runtime.spaces import Vector
 from diffusion_policy_ros.runtime.tail import HUGEST
 
-FASTEST = {"position": (3.0, 0.05), "scalar": (HUGEST, HUGEST)}
+FASTEST = (3.0, 0.05)
 FASTEST_TURN = (20.0, 0.2)
 """How far a measurement may be from the one before: a speed, and a distance on top of it, for
-noise; in m of positions, in rad of rotations and joints. A scalar may be in any unit, as a gripper
-of 0 to 100."""
+noise; in m of positions, in rad of rotations and joints."""
 SAMPLES = 2
 """So many measurements have to agree before a set-point may begin at one."""
 ON_CHANGE_NS = 1_000_000_000
@@ -107,7 +106,10 @@ class Measurements:
         elapsed_ns = max(time_ns - before.time_ns, 0)
         if elapsed_ns == 0 and value.tolist() == before.value.tolist():
             return
-        speed, slack = FASTEST.get(axis.part.role, FASTEST_TURN)
+        if not axis.part.moves_arm:
+            speed = slack = HUGEST
+        else:
+            speed, slack = FASTEST if axis.part.role == "position" else FASTEST_TURN
         start, reach = before.value, slack + speed * elapsed_ns / 1e9
         if elapsed_ns > limit_ns and axis.value is not None:
             # Nobody has seen how it got there, but it must have gone where it was told to.

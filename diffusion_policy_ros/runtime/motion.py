@@ -187,8 +187,7 @@ class Motion:
             reduced = REDUCED_SPEED.get(self.part.role, 1.0)
             unset = np.where(np.isinf(top), reduced, top)
             top = scale * (unset if isinstance(top, np.ndarray) else float(unset))
-        arm = self.part.role != "scalar"  # which may be in any unit
-        if arm and self._low is not None and not self._is_inside(self.value):
+        if self.part.moves_arm and self._low is not None and not self._is_inside(self.value):
             top = _smaller(top, RETURN_SPEED)
         return top
 

@@ -364,8 +364,8 @@ class Player:
         """Begin where the robot is; why not, or nothing."""
         for axis in self._axes:
             outside = float(np.max(axis.outside(self._measurements.of(axis))))
-            arm = axis.part.role != "scalar"  # which may be in any unit
-            if arm and outside > OUTSIDE and not self._may_begin_outside:
+            is_far = axis.part.moves_arm and outside > OUTSIDE
+            if is_far and not self._may_begin_outside:
                 why = f"{axis.name} is {outside:.3f} outside its range"
                 self.fault("outside", f"{why}; release again to let chunks lead it back")
                 return why
