@@ -213,7 +213,7 @@ def _action(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> Ite
     yield "  record:" if record else "  record: next_state"
     yield from (f"    - {_flow(stream)}" for stream in record)
     yield from _advice([field["kind"] for field in fields])
-    yield from _uncommanded(streams, fields)
+    yield from _untold(streams, fields)
     for topic in topics.values():
         if is_command(topic.name) and not record:
             yield f"  # or recorded commands, see example_arm.yaml: {topic.name} ({topic.type})"
@@ -280,7 +280,7 @@ def _advice(kinds: list[str]) -> Iterator[str]:
         yield f"  # limits: {{{', '.join(limits)}}}"
 
 
-def _uncommanded(streams: dict[str, dict[str, Any]], fields: list[dict[str, Any]]) -> Iterator[str]:
+def _untold(streams: dict[str, dict[str, Any]], fields: list[dict[str, Any]]) -> Iterator[str]:
     """Joints that are seen, but that no field commands: another arm's, a gripper's."""
     if [field["kind"] for field in fields] != ["joint_position"]:
         return

@@ -94,14 +94,19 @@ def _signals(
     for part in contract.action.fields:
         if not part.is_delta and part.kind not in VELOCITIES:
             limits = {"binary": 0.5, "position": POSITION_M, "joint_position": JOINT}
-            limit = limits.get(part.kind, ROTATION_RAD)
-            yield actions[:, contract.action.slices[part.name]], limit, part.kind == "quaternion"
-    named = {part.state for part in contract.action.fields if part.state}
-    for key in named or states:
+            values = _unwrapped(part.wrap, actions[:, contract.action.slices[part.name]])
+            yield values, limits.get(part.kind, ROTATION_RAD), part.kind == "quaternion"
+    wraps = {part.state: part.wrap for part in contract.action.fields if part.state}
+    for key in wraps or states:
         quantity = contract.observations[key].quantity
         limits = {"orientation": ROTATION_RAD, "position": POSITION_M}
         turns = quantity == "orientation" and states[key].shape[1] == 4
-        yield states[key], limits.get(quantity, JOINT), turns
+        yield _unwrapped(wraps.get(key, False), states[key]), limits.get(quantity, JOINT), turns
+
+
+def _unwrapped(wrap: bool | tuple[bool, ...], values: Array) -> Array:
+    """Continuous joints without leaps from π to −π."""
+    return np.where(wrap, np.unwrap(values, axis=0), values)
 
 
 def _distance(values: Array, place: int, turns: bool) -> Array:

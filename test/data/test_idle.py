@@ -127,6 +127,25 @@ action:
     assert idle_ends(contract, {"q": path}, path) == (5 - KEPT_IDLE_FRAMES, 7 - KEPT_IDLE_FRAMES)
 
 
+def test_a_continuous_joint_that_rests_at_half_a_turn_is_still():
+    """Its noise says now pi and now -pi."""
+    contract = Contract.from_text("""
+name: turntable
+rate_hz: 10
+anchor: q
+observations:
+  q: {topic: /q, type: sensor_msgs/msg/JointState, names: [a, b]}
+action:
+  fields: [{name: arm, kind: joint_position, size: 2, state: q, wrap: [true, false]}]
+  record: next_state
+""")
+    path = np.full((12, 2), 0.5)
+    path[:, 0] = np.where(np.arange(12) % 2, np.pi - 1e-3, 1e-3 - np.pi)
+    assert idle_ends(contract, {"q": path}, path) == (len(path), 0)
+    path[6:, 0] = 1e-3 - np.pi + 0.5
+    assert idle_ends(contract, {"q": path}, path) == (6 - KEPT_IDLE_FRAMES, 6 - KEPT_IDLE_FRAMES)
+
+
 def test_driving_on_at_one_speed_is_no_rest():
     """A base at the recording's end, whose place nothing measures, while its arm stands."""
     contract = Contract.load("mobile_manipulator")
