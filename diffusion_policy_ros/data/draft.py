@@ -22,7 +22,8 @@ from diffusion_policy_ros.observe.codecs import decode, holds
 from diffusion_policy_ros.observe.images import ENCODINGS, PNG
 from diffusion_policy_ros.observe.paths import field_names
 
-TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+TRAJECTORY, ODOMETRY = "trajectory_msgs/msg/JointTrajectory", "nav_msgs/msg/Odometry"
+TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 FASTEST_HZ = 20.0
 APART_S = 1.0
 """Stamps that are farther from those of most topics are of another clock."""
@@ -199,9 +200,11 @@ def _image(topic: Topic) -> dict[str, Any]:
 def _action(streams: dict[str, dict[str, Any]], topics: dict[str, Topic]) -> Iterator[str]:
     """Actions from the state one frame later, the pose's change or where the joints are, unless
     trajectories of these joints were recorded; else what was commanded; nothing where there is
-    neither.
+    neither. A base that is told its speed is not moved by its odometry.
     """
-    fields = _derived(streams)
+    driven = any(is_command(topic.name) and topic.type in TWISTS for topic in topics.values())
+    bases = {key for key, s in streams.items() if driven and s.get("type") == ODOMETRY}
+    fields = _derived({key: stream for key, stream in streams.items() if key not in bases})
     if fields:
         record = list(_trajectories(topics, streams[fields[0]["state"]].get("names", [])))[:1]
     else:
@@ -257,7 +260,7 @@ def _commanded(topics: dict[str, Topic], fields: list[dict[str, Any]]) -> Iterat
         if not is_command(topic.name) or topic.first is None:
             continue
         base, name = {"topic": topic.name, "type": topic.type}, _slug(topic.name)
-        if topic.type in ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"):
+        if topic.type in TWISTS:
             fields.append({"name": name, "kind": "twist"})
             below = "twist." if topic.type.endswith("Stamped") else ""
             yield from ({**base, "field": f"{below}{part}"} for part in ("linear", "angular"))

@@ -84,6 +84,11 @@ BAGS = {
         ("/joint_states", lambda: joints("g")),
     ],
     "odometry": [("/odom", lambda: filled("nav_msgs/msg/Odometry")), CAMERA],
+    "base": [
+        ("/odom", lambda: filled("nav_msgs/msg/Odometry")),
+        ("/cmd_vel", lambda: filled("geometry_msgs/msg/Twist")),
+        CAMERA,
+    ],
     "force": [("/ft", lambda: filled("geometry_msgs/msg/WrenchStamped")), POSE],
     "imu and joy": [
         ("/imu", lambda: filled("sensor_msgs/msg/Imu")),
@@ -140,6 +145,15 @@ def test_joint_trajectories_are_drafted_as_the_command(tmp_path, capsys):
     convert([tmp_path / "bag"], contract, tmp_path / "d", options=Options(keep_idle=True))
     actions = Dataset(tmp_path / "d").episode(0)["action"]
     np.testing.assert_allclose(actions[:5], [[0.1 * i + 0.1, 0.2] for i in range(5)], rtol=1e-6)
+
+
+def test_a_base_is_told_its_recorded_speed_and_not_moved_by_its_odometry(tmp_path):
+    """Which is still observed."""
+    bag, path = recorded(tmp_path / "bag", BAGS["base"]), tmp_path / "mine.yaml"
+    main(["inspect", str(bag), "--draft", str(path)])
+    contract = Contract.load(path)
+    assert [part.kind for part in contract.action.fields] == ["twist"]
+    assert "/odom" in contract.topics
 
 
 def test_two_drivers_of_one_topic_are_two_observations(tmp_path):
