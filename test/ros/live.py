@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from rcl_interfaces.srv import ListParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -26,6 +27,8 @@ LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For topics whose messages wait for who finds them late."""
 POLICIES = ("policy_node", "faulty_policy")
 """The processes that have an engine."""
+ANSWER_S = 1.0
+"""After so long it is asked again."""
 START_S = 180.0
 """Nobody waits so long but for what never comes: a busy machine imports torch and rclpy slowly."""
 
@@ -128,9 +131,14 @@ class Live:
 
     def call(self, service: str, seconds: float = START_S) -> Trigger.Response:
         """Call a Trigger service."""
-        client = self.node.create_client(Trigger, service)
+        return self.ask(Trigger, service, Trigger.Request(), seconds)
+
+    def ask(self, kind: Any, service: str, request: Any, seconds: float = START_S) -> Any:
+        """Call any service of a node."""
+        client = self.node.create_client(kind, service)
         self.until(client.service_is_ready, seconds, f"{service} is there")
-        future = client.call_async(Trigger.Request())
+        self._met(service.rpartition("/")[0], seconds)
+        future = client.call_async(request)
         self.until(future.done, seconds, f"{service} answers")
         self.node.destroy_client(client)
         return future.result()
@@ -139,9 +147,28 @@ class Live:
         """Set a parameter of another node."""
         client = AsyncParameterClient(self.node, node)
         self.until(client.services_are_ready, why=f"{node} has parameters")
+        self._met(node)
         future = client.set_parameters([Parameter(name, value=value)])
         self.until(future.done, why=f"{node} takes {name}")
         return future.result().results[0]
+
+    def _met(self, node: str, seconds: float = START_S) -> None:
+        """Wait until a node has discovered the clients here.
+
+        ROS drops an answer whose client it has not heard of yet, on a busy machine. Endpoints are
+        discovered in the order in which they were made: who answers the newest knows the others.
+        """
+        client = self.node.create_client(ListParameters, f"{node}/list_parameters")
+        asked: list[tuple[float, Any]] = []
+
+        def answered() -> bool:
+            late = not asked or time.monotonic() - asked[-1][0] > ANSWER_S
+            if late and client.service_is_ready():
+                asked.append((time.monotonic(), client.call_async(ListParameters.Request())))
+            return any(future.done() for _, future in asked)
+
+        self.until(answered, seconds, f"{node} answers")
+        self.node.destroy_client(client)
 
     def close(self) -> None:
         """End everything."""

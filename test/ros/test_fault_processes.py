@@ -110,11 +110,8 @@ def test_it_answers_whoever_floods_it(domain, policy):
     rate = "robot0_gripper_qpos.rate_hz"
     much = 10e9 / PERIOD_NS  # ten times what a robot publishes; what a machine can do varies
     domain.until(lambda: float(policy.values[rate]) > much, why="the flood")
-    client = domain.node.create_client(SetBool, "/policy_node/hold")
     for on in (True, False):
-        domain.until(client.service_is_ready, why="hold is there")
-        asked = client.call_async(SetBool.Request(data=on))
-        domain.until(asked.done, why="it answers")
+        domain.ask(SetBool, "/policy_node/hold", SetBool.Request(data=on))
     flood.signal(signal.SIGKILL)
     flood.wait()
     policy.until_running()

@@ -118,11 +118,8 @@ def test_a_player_that_cannot_be_configured_leaves_no_publisher(domain, robots, 
     player.until_says("unconfigured")
 
     def change(transition):
-        client = domain.node.create_client(ChangeState, "/late/change_state")
-        domain.until(client.service_is_ready, why="it is managed")
-        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-        domain.until(future.done, why="it answers")
-        return future.result().success
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return domain.ask(ChangeState, "/late/change_state", request).success
 
     assert not change(Transition.TRANSITION_CONFIGURE)
     player.until_says("no such")

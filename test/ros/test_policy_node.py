@@ -156,13 +156,9 @@ def test_parameters_change_the_next_chunk_or_are_refused_with_the_reason(domain,
 def test_hold_and_reset_are_services(domain, robot, policy):
     """Told to hold, it does, as a warning, until told otherwise; reset begins a new window."""
     policy.until_running()
-    client = domain.node.create_client(SetBool, "/policy_node/hold")
-    domain.until(client.service_is_ready, why="hold is there")
 
     def hold(on):
-        future = client.call_async(SetBool.Request(data=on))
-        domain.until(future.done, why="it answers")
-        assert future.result().success
+        assert domain.ask(SetBool, "/policy_node/hold", SetBool.Request(data=on)).success
 
     hold(True)
     assert policy.until_says("told to hold").level == DiagnosticStatus.WARN

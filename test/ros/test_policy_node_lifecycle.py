@@ -60,17 +60,10 @@ class Lifecycle:
     """What `ros2 lifecycle` does."""
 
     def __init__(self, domain):
-        self.domain, self._clients = domain, {}
+        self.domain = domain
 
     def _ask(self, kind, service, request):
-        if service not in self._clients:
-            made = self.domain.node.create_client(kind, f"/policy_node/{service}")
-            self._clients[service] = made
-        client = self._clients[service]
-        self.domain.until(client.service_is_ready, why=f"{service} is there")
-        future = client.call_async(request)
-        self.domain.until(future.done, why=f"{service} answers")
-        return future.result()
+        return self.domain.ask(kind, f"/policy_node/{service}", request)
 
     def change(self, transition):
         request = ChangeState.Request(transition=Transition(id=transition))
