@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def record_demonstrations(
     Raises:
         UserError: the contract is not of the simulator, which may have no expert, or fail; the
             expert never succeeds, or so seldom that the seeds reach evaluation's; the folder holds
-            bags of another contract. What was recorded before is whole.
+            bags of another contract; a process was killed. What was recorded before is whole.
     """
     out = Path(out)
     SimulatedRobot(contract, contract.has_images, True, sim).close()
@@ -142,6 +142,7 @@ class _Workers:
     """Records episodes in this process or in several, always in the seeds' order."""
 
     def __init__(self, how: tuple[str, Path, str], jobs: int) -> None:
+        _, self._out, _ = how
         self._recorder: _Recorder | None = None
         self._pool: ProcessPoolExecutor | None = None
         if jobs <= 1:
@@ -150,11 +151,20 @@ class _Workers:
             self._pool = pool(jobs, _begin_worker, *how)
 
     def record(self, seeds: Iterable[int]) -> Iterator[_Episode]:
-        """Each seed's episode, as it is done."""
+        """Each seed's episode, as it is done.
+
+        Raises:
+            UserError: a process was killed, as where memory ran out.
+        """
         if self._recorder is not None:
-            return map(self._recorder.record, seeds)
+            yield from map(self._recorder.record, seeds)
+            return
         assert self._pool is not None
-        return self._pool.map(_record_in_worker, seeds)
+        try:
+            yield from self._pool.map(_record_in_worker, seeds)
+        except BrokenExecutor:
+            cure = "check the memory, and run it again: what was recorded is kept"
+            raise UserError("a process ended before its work", str(self._out), cure) from None
 
     def __enter__(self) -> _Workers:
         return self

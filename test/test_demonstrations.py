@@ -1,11 +1,13 @@
 """Demonstrations: the expert's episodes as rosbag2 files."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from diffusion_policy_ros import demonstrations
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import open_bag
 from diffusion_policy_ros.demonstrations import record_demonstrations
@@ -111,6 +113,18 @@ def test_going_on_keeps_what_is_there_and_mends_what_is_half(tmp_path):
     assert (len(again.bags), again.skipped) == (3, 1)
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert content(first[0]) == before and (first[1] / "metadata.yaml").is_file()
+
+
+def killed(_seed):
+    """Ends the process at once."""
+    os._exit(9)
+
+
+def test_a_process_that_is_killed_is_one_line(tmp_path, monkeypatch):
+    """As where memory ran out."""
+    monkeypatch.setattr(demonstrations, "_record_in_worker", killed)
+    with pytest.raises(UserError, match="a process ended before its work; check the memory"):
+        record_demonstrations(STATE, tmp_path, 2, jobs=2)
 
 
 class _Stubborn(Expert):

@@ -300,7 +300,7 @@ def _node(
     room = "demo" if name == MONITOR else "ros"
     command = [sys.executable, "-m", f"diffusion_policy_ros.{room}.{name}", "--ros-args"]
     for key, value in parameters.items():
-        command += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
+        command += ["-p", f"{key}:={_yaml(value)}"]
     if shutil.which("setpriv"):  # whatever becomes of us, nobody goes on to command an arm
         command = ["setpriv", "--pdeathsig", "TERM", *command]
     pipe = subprocess.PIPE if name == MONITOR else subprocess.DEVNULL
@@ -314,6 +314,12 @@ def _node(
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _yaml(value: object) -> str:
+    """A parameter as ROS reads it; an empty text or a path with `#` would be another one bare."""
+    is_text = isinstance(value, str | Path)
+    return json.dumps(str(value) if is_text else value, ensure_ascii=False)
 
 
 def _listen(monitor: Any, nodes: dict[str, Any], episodes: int) -> Drive:

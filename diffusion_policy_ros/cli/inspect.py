@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what is there.
 
     Raises:
-        UserError: neither a bag nor a dataset, or FILE exists.
+        UserError: neither a bag nor a dataset, or FILE exists, or is of a dataset.
     """
     with viewing(args) as view:
         return _inspect(args, view)
@@ -54,6 +54,9 @@ def _inspect(args: argparse.Namespace, view: View | None) -> int:
 
     path = Path(args.path)
     if (path / INDEX).exists():
+        if args.draft:
+            cure = f"leave it out; {INDEX} in it has the contract"
+            raise UserError("a dataset has its contract already", f"--draft {args.draft}", cure)
         windows = WindowDataset(path, n_obs_steps=1, horizon=1)
         print("\n".join(describe_dataset(windows)))
         if view:
@@ -171,8 +174,8 @@ def depths(windows: WindowDataset) -> Iterator[str]:
     for key, stream in windows.contract.observations.items():
         if stream.is_depth:
             column = windows.dataset.rows[key]
-            rows = np.linspace(0, len(windows) - 1, min(len(windows), 50)).astype(np.int64)
-            metres = metres_of(stream, column.take(rows))
+            places = np.linspace(0, len(windows.frames) - 1, min(len(windows.frames), 50))
+            metres = metres_of(stream, column.take(windows.frames[places.astype(np.int64)]))
             known = metres[np.isfinite(metres)]
             if not len(known):
                 yield f"{key}: nothing between {stream.near:g} and {stream.far:g} m"

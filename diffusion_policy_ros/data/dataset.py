@@ -128,6 +128,7 @@ class WindowDataset:
         contract: the robot that it was recorded on.
         episodes: the episodes that are drawn from.
         numbers: which of the dataset's they are.
+        frames: their rows in the dataset, which has those that were dropped or trimmed, too.
 
     Raises:
         UserError: the dataset is missing, incomplete or damaged, or has no such episode.
@@ -155,7 +156,7 @@ class WindowDataset:
         self.episodes = [self.dataset.episodes[number] for number in self.numbers]
         lengths = np.array([episode.frames for episode in self.episodes])
         firsts = np.array([self.dataset.first_row(number) for number in self.numbers])
-        self._frames = np.repeat(firsts, lengths) + _counted(lengths)
+        self.frames = np.repeat(firsts, lengths) + _counted(lengths)
         ahead = horizon - n_obs_steps  # actions after the newest frame's
         cut = 0 if pad_after is None else max(ahead - pad_after, 0)
         self._counts = np.maximum(lengths - cut, 0)  # of each episode's windows
@@ -255,8 +256,8 @@ class WindowDataset:
 
     def _describe(self, column: Rows) -> dict[str, Array]:
         image = len(column.shape) == 3
-        step = max(1, -(-len(self._frames) // SAMPLED_IMAGES)) if image else 1
-        values = column.take(self._frames[::step])
+        step = max(1, -(-len(self.frames) // SAMPLED_IMAGES)) if image else 1
+        values = column.take(self.frames[::step])
         values = values.reshape(-1, column.shape[-1])
         return of_pixels(values) if image else of_vectors(values)
 

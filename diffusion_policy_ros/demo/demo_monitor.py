@@ -17,6 +17,9 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
+POLICY = "/policy_node: policy"
+"""The status that is meant, of `ros.policy_node`."""
+
 
 class DemoMonitor(Node):
     """Prints episodes and the policy's diagnostics to standard output."""
@@ -33,7 +36,8 @@ class DemoMonitor(Node):
         _print({"episode": json.loads(msg.data)})
 
     def _diagnostics(self, msg: DiagnosticArray) -> None:
-        for status in msg.status:
+        # Drivers of real robots, which may share a domain that was chosen, say there how they are.
+        for status in (one for one in msg.status if one.name == POLICY):
             _print(
                 {
                     "policy": {

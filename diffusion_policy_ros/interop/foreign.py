@@ -218,6 +218,29 @@ def _check_whole(foreign: Foreign, contract: Contract, found: Matches) -> None:
         what = f"the checkpoint commands {foreign.action.size} values, the contract "
         what += f"{contract.action_dim} ({', '.join(contract.action_names)})"
         raise UserError(what, contract.name, "give the action's fields that it was trained with")
+    _check_grippers(foreign.action, contract)
+
+
+def _check_grippers(action: Vector, contract: Contract) -> None:
+    """A binary goes by the sign: of what is 0 to 1, or 0 to 100, it would never be open."""
+    units, places = _units(contract, ACTION), contract.action.slices
+    for part in contract.action.of_role("binary"):
+        i = places[part.name].start
+        center, spread = (float(values[i]) * units[i] for values in (action.center, action.spread))
+        if not _has_signs(center, abs(spread)):
+            told = f"{part.name} is about {center - spread:g} to {center + spread:g}"
+            what = f"the checkpoint's {told}, a binary is -1 open and +1 closed"
+            raise UserError(what, contract.name, f"give {part.name} the kind scalar")
+
+
+def _has_signs(center: float, spread: float) -> bool:
+    """Whether numbers that are scaled so may be -1 and +1.
+
+    Of these the mean's square and the deviation's are 1 together, as are the middle's and the half
+    range's; the original leaves a constant with a spread of 1.
+    """
+    are_signs = abs(center**2 + spread**2 - 1) < 0.1 or center == spread == 1
+    return abs(center) + spread < 2.05 and (spread > center + 1e-6 or are_signs)
 
 
 def _size(contract: Contract, key: str) -> str:

@@ -132,6 +132,10 @@ def _obstacles(policy: DiffusionPolicy) -> Obstacles:
         yield "LeRobot's diffusion policy needs a state", "observe one"
     if not any(s.is_image for s in streams.values()):
         yield "LeRobot's diffusion policy needs a camera", "observe one"
+    sizes = {s.shape[:2] for s in streams.values() if s.is_image}
+    if len(sizes) > 1:
+        said = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        yield f"LeRobot's cameras are of one size, these are {said}", "train with pictures of one"
     yield from _eyes_obstacles(policy)
 
 

@@ -1,8 +1,12 @@
 """`diffusion-policy demo`: what it refuses before it works for minutes."""
 
+import os
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from diffusion_policy_ros.cli import demo
 from diffusion_policy_ros.cli.main import main
@@ -47,3 +51,19 @@ def test_engine_and_precision_are_the_nodes(tmp_path, monkeypatch):
     told, free = [parameters for name, parameters in started if name == "policy_node"]
     assert told == {**free, "engine": "eager", "dtype": "f32"}
     assert free == {"checkpoint": tmp_path, "threads": 1}
+
+
+def test_what_a_node_is_told_arrives(tmp_path, monkeypatch):
+    """ROS reads parameters as YAML: no GIF of a simulator without pictures, and any path."""
+    told = {"gif": "", "out": Path("run #2: ü"), "sim": "12", "seed": 7, "cameras": False}
+    commands = []
+
+    def begun(command, **_):
+        commands.append(command)
+        return SimpleNamespace(terminate=lambda: None, wait=lambda _: 0)
+
+    monkeypatch.setattr(demo.subprocess, "Popen", begun)
+    with demo._node("sim_robot", tmp_path, dict(os.environ), told):
+        words = [word.partition(":=") for word in commands[0] if ":=" in word]
+    found = {key: yaml.safe_load(value) for key, _, value in words}
+    assert found == {**told, "out": "run #2: ü"}

@@ -165,6 +165,18 @@ def test_two_drivers_of_one_topic_are_two_observations(tmp_path):
     assert "# not commanded: joint_states_2; another arm or gripper" in path.read_text()
 
 
+def test_of_a_dataset_nothing_is_drafted(tmp_path, capsys):
+    """It has its contract; a file that is not made is told."""
+    bag, path = recorded(tmp_path / "bag", BAGS["pose and camera"]), tmp_path / "mine.yaml"
+    assert main(["inspect", str(bag), "--draft", str(path)]) == 0
+    convert([bag], Contract.load(path), tmp_path / "d", options=Options(keep_idle=True))
+    capsys.readouterr()
+    other = tmp_path / "other.yaml"
+    assert main(["inspect", str(tmp_path / "d"), "--draft", str(other)]) == 2
+    assert "a dataset has its contract already; leave it out" in capsys.readouterr().err
+    assert not other.exists()
+
+
 def test_stamps_of_zero_are_drafted_as_receipt(tmp_path, capsys):
     """And inspect says so."""
     bag = recorded(tmp_path / "bag", BAGS["pose and camera"], zero=["/tool"])

@@ -186,6 +186,42 @@ def test_degrees_become_radians(run, tmp_path):
     np.testing.assert_array_equal(found["action"][:, :6], given["action"][:12, :6])
 
 
+TARGET = "topic: /target, type: geometry_msgs/msg/PoseStamped, field: pose"
+BY_FIELDS = f"""
+  eef_pos: {{topic: /eef, type: geometry_msgs/msg/PoseStamped, field: pose.position}}
+  eef_quat: {{topic: /eef, type: geometry_msgs/msg/PoseStamped, field: pose.orientation}}
+action:
+  fields:
+    - {{name: translation, kind: delta_position, state: eef_pos}}
+    - {{name: rotation, kind: delta_axis_angle, state: eef_quat}}
+    - {{name: gripper, kind: binary, open_value: 0, closed_value: 1}}
+  record:
+    - {{{TARGET}.position}}
+    - {{{TARGET}.orientation}}
+    - {{topic: /grip, type: std_msgs/msg/Float64MultiArray, shape: [1]}}
+"""
+
+
+def test_a_gripper_that_is_neither_open_nor_closed_is_refused(run, tmp_path):
+    """The dataset's is 0 and 1, and nothing cuts what is told field by field; what it is told to
+    do instead works.
+    """
+    path, observed = tmp_path / "by_fields.yaml", CONTRACT.partition("\naction:")[0]
+    path.write_text(observed + BY_FIELDS)
+    state = ["eef_pos=observation.state[0:3]", "eef_quat=observation.state[3:7]"]
+    told = ["translation=action[0:3]", "rotation=action[3:6]", "gripper=action[6]"]
+    maps = ["--map", *state, *(f"action.{one}" for one in told)]
+    code, said, out = run(INTEROP / "dataset_images", *maps, contract=path)
+    assert code == 2 and not out.exists()
+    assert "gripper is 0 to 1, a binary is -1 open and +1 closed; make it a scalar, or" in said
+    record = "record: {topic: /c, type: std_msgs/msg/Float64MultiArray, shape: [7]}"
+    path.write_text(observed + BY_FIELDS.partition("record:")[0] + record)
+    code, _, out = run(INTEROP / "dataset_images", *maps, contract=path)
+    assert code == 0
+    grips = Dataset(out).episode(0)["action"][:, 6]
+    np.testing.assert_array_equal(grips, 2 * truth()["action"][:12, 6] - 1)
+
+
 def test_next_state_derives_the_action(run, tmp_path):
     """The action column is not asked where the contract derives actions; the last frame goes."""
     path = tmp_path / "next.yaml"

@@ -70,6 +70,22 @@ def test_absolute_actions_stay_as_they_are(tmp_path, demos):
         import_robomimic(path, CAN, tmp_path / "other")
 
 
+def test_a_shaped_reward_on_the_way_is_no_success(tmp_path, demos):
+    """Files called dense reward coming near; 1 and more is the task."""
+    settings = deepcopy(ENV_ARGS)
+    settings["env_kwargs"]["reward_shaping"] = True
+    one = demos["demo_0"]
+    frames = len(one["actions"])
+    shaped = {
+        f"demo_{number}": {**one, "actions": one["actions"] / (1 + number), "rewards": rewards}
+        for number, rewards in enumerate(
+            (np.linspace(0.02, 0.56, frames), np.linspace(0.02, 1.0 - 1e-9, frames))
+        )
+    }
+    import_robomimic(write(tmp_path / "dense.hdf5", shaped, settings), CAN, tmp_path / "out")
+    assert [episode.success for episode in Dataset(tmp_path / "out").episodes] == [False, True]
+
+
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_settings_of_robosuite_from_1_5_on(tmp_path, demos, by_hand):
     """A controller a part of the body: absolute is not taken for deltas, nor another unit."""

@@ -12,6 +12,7 @@ from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.data.bags import BagWriter, message_types, serialize
 from diffusion_policy_ros.data.convert import Options, convert
 from diffusion_policy_ros.data.dataset import Dataset
+from diffusion_policy_ros.data.store import Recording, adding
 from diffusion_policy_ros.shipped import config_path
 
 FRAMES, PERIOD = 30, 10**9 // 15
@@ -165,3 +166,19 @@ def test_inspect_tells_how_far_depth_is(tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "other")]) == 0
     said = capsys.readouterr().out
     assert "wrist_depth: 100% of its pixels are not between near and far: is its scale r" in said
+
+
+def test_inspect_tells_the_depth_of_what_is_kept(tmp_path, capsys):
+    """Frames that were dropped stay where they are, and are not looked at."""
+    contract = Contract.load("franka_depth")
+    with adding(tmp_path / "data", contract) as new:
+        for name, step in (("far", 255), ("near", 1)):
+            arrays = {
+                key: np.full((9, *stream.shape), step, np.uint8 if stream.is_image else np.float32)
+                for key, stream in contract.observations.items()
+            }
+            arrays["action"] = np.ones((9, contract.action_dim), np.float32)
+            new.add(Recording(name, arrays))
+    assert main(["data", "drop", str(tmp_path / "data"), "--where", "source=far"]) == 0
+    assert main(["inspect", str(tmp_path / "data")]) == 0
+    assert "wrist_depth: 0.10 to 0.10 m, median 0.10, 0% unknown" in capsys.readouterr().out

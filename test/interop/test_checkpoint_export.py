@@ -251,6 +251,14 @@ def test_what_lerobot_cannot_express_is_refused_with_the_reason(settings, messag
         refuse_inexpressible(policy, sampling, is_own=True, where="run")
 
 
+def test_cameras_of_several_sizes_are_refused():
+    """LeRobot wants one before it resizes them: it would not load what is written."""
+    large = CONTRACT.replace(f"/front, {CAMERA}", f"/front, {CAMERA}".replace("48, 64", "96, 128"))
+    policy = drawn(changed(image_encoder={**EYES, "resize": [40, 52]}), large)
+    with pytest.raises(UserError, match="cameras are of one size, these are 64x48 and 128x96"):
+        refuse_inexpressible(policy, Sampling("ddim", 5), is_own=True, where="run")
+
+
 @pytest.mark.parametrize(
     ("left", "message"), [(("front", "wrist"), "needs a camera"), (("joints", "turn"), "a state")]
 )

@@ -1,5 +1,8 @@
 """The verb: from a folder to a checkpoint that runs."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from test_lerobot import imported
 from diffusion_policy_ros.cli.main import main
 from diffusion_policy_ros.contract import Contract
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.interop.foreign import build, match, table
+from diffusion_policy_ros.interop.foreign import Vector, build, match, table
 from diffusion_policy_ros.interop.importing import draft_contract, read_foreign
 from diffusion_policy_ros.policy.checkpoint import load_policy, sha256
 
@@ -129,6 +132,33 @@ def test_a_contract_that_does_not_fit_is_refused_by_name(foreign_folder, contrac
     """A camera of another name, another size, something more, another action."""
     with pytest.raises(UserError, match=message):
         match(read_foreign(foreign_folder("policy_two_cameras")), contract)
+
+
+@pytest.mark.parametrize(
+    ("center", "spread", "said"),
+    [
+        (50.0, 50.0, "gripper is about 0 to 100, a binary is -1 open and +1 closed; give gripper"),
+        (0.5, 0.5, "gripper is about 0 to 1, a binary"),
+        (0.04, 0.038, "gripper is about 0.002 to 0.078, a binary"),
+        (0.0, 1.0, ""),  # limits of -1 and 1
+        (0.8, 0.6, ""),  # mean and deviation where nine of ten are closed
+        (-1.0, 0.0, ""),  # always open, and the same in the original's way
+        (1.0, 1.0, ""),
+    ],
+)
+def test_a_gripper_that_would_never_open_is_no_binary(foreign_folder, center, spread, said):
+    """A binary goes by the sign."""
+    foreign = read_foreign(foreign_folder(NAME))
+    action = Vector("action", torch.tensor([0, 0, center]), torch.tensor([1, 1, spread]))
+    told = contract_of(foreign).text.replace(
+        "size: 3}", "size: 2}, {name: gripper, kind: binary}", 1
+    )
+    foreign, contract = replace(foreign, action=action), Contract.from_text(told)
+    if not said:
+        assert set(match(foreign, contract)) == {f"observation.{key}" for key in KEYS}
+        return
+    with pytest.raises(UserError, match=re.escape(said)):
+        match(foreign, contract)
 
 
 def test_a_state_may_be_several_streams_and_cameras_are_named(foreign_folder, tmp_path):

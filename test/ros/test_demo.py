@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
+from diffusion_policy_ros.demo.demo_monitor import DemoMonitor
 
 pytestmark = pytest.mark.ros
 
@@ -46,6 +49,14 @@ def test_the_whole_way_and_the_same_again(tmp_path):
     before = (tmp_path / "state" / "dataset" / "dataset.yaml").read_text()
     assert figures["checkpoint"] in demo(tmp_path)
     assert (tmp_path / "state" / "dataset" / "dataset.yaml").read_text() == before
+
+
+def test_the_policy_s_own_diagnostics_are_heard(capsys):
+    """In a domain that was chosen others say how they are, too; the figures are not theirs."""
+    names = ("usb_cam: frequency", "/policy_node: policy", "/action_player: player")
+    array = DiagnosticArray(status=[DiagnosticStatus(name=n, message=n) for n in names])
+    DemoMonitor._diagnostics(None, array)
+    assert json.loads(capsys.readouterr().out) == {"policy": {"message": "/policy_node: policy"}}
 
 
 ON_AN_ARM = """

@@ -122,7 +122,23 @@ class Matched:
         if action.commands and values.shape[1] == recorded:
             values = np.concatenate(_commands(values, action.commands), axis=1)
             return as_fields(self.contract, values, np.ones(len(values), bool), states)
+        self._check_grippers(values)
         return values
+
+    def _check_grippers(self, values: Array) -> None:
+        """Nothing cuts what is given field by field: -1 is open there, +1 closed.
+
+        Raises:
+            UserError: it is told in other numbers.
+        """
+        action = self.contract.action
+        for part in (part for part in action.fields if part.kind == "binary"):
+            found = values[:, action.slices[part.name]]
+            if ((found == 0) | (np.abs(found) > 1)).any():
+                told = f"{part.name} is {found.min():g} to {found.max():g}"
+                cure = f"make it a scalar, or record an array of {values.shape[1]} values, which "
+                cure += "is cut where open_value and closed_value say"
+                raise UserError(f"{told}, a binary is -1 open and +1 closed", "", cure)
 
     def _stamps(self, found: Demonstration, frames: int) -> Array:
         if STAMP in found.vectors:

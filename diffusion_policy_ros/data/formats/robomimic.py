@@ -5,7 +5,8 @@ The layout of its files (https://robomimic.github.io/docs/datasets/overview.html
     data                  attribute env_args: the simulator's settings, JSON
     data/demo_N/actions   (n, Da)
     data/demo_N/obs/KEY   (n, ...), images uint8 (n, H, W, C)
-    data/demo_N/rewards   (n,), above 0 where the task is solved
+    data/demo_N/rewards   (n,), above 0 where the task is solved; with env_args' reward_shaping, as
+                          in files called dense, 1 and more there, and a part of it on the way
     mask/NAME             the demonstrations of a part, such as train and valid
 
 Values stand in for those of messages: the contract's `scale` of a stream brings them to SI units.
@@ -40,6 +41,8 @@ from diffusion_policy_ros.errors import UserError, UserErrors, did_you_mean
 from diffusion_policy_ros.observe.codecs import Array
 
 NUMBERS = "fiu"  # dtype kinds that become float32
+SOLVED = 1 - 1e-6
+"""Shaped reward from which on a task of robosuite is solved, but for rounding."""
 DELTA, ABSOLUTE = ("delta_position", "delta_axis_angle"), ("position", "axis_angle")
 
 
@@ -224,8 +227,13 @@ class _Source:
         with np.errstate(over="ignore"):  # becomes infinite, which is rejected
             arrays[ACTION] = (raw * self.action_scale()).astype(np.float32)
         arrays[STAMP] = np.arange(len(raw), dtype=np.int64) * self.contract.period_ns
-        success = None if rewards is None else bool((rewards > 0).any())
-        return arrays, success
+        return arrays, None if rewards is None else self._solved(rewards)
+
+    def _solved(self, rewards: Array) -> bool:
+        """Whether rewards say so; shaped ones are above 0 for coming near, too."""
+        if self._env_settings().get("reward_shaping") is True:
+            return bool((rewards >= SOLVED).any())
+        return bool((rewards > 0).any())
 
 
 def _add(new: Adding, source: _Source, name: str) -> BagReport:
