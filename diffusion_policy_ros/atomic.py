@@ -31,6 +31,19 @@ def check_file(path: Path | None, option: str) -> None:
         raise UserError(why, str(path), f"choose another file for {option}") from None
 
 
+def is_over(process: str) -> bool:
+    """Whether no other process of that number lives."""
+    if not process.isdecimal() or int(process) == os.getpid():
+        return process.isdecimal()
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a draft to write beside a file, which it replaces then; links to it stay links.

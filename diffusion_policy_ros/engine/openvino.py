@@ -183,13 +183,13 @@ class CompiledCamera(nn.Module):
         frames = list(images.flatten(0, 1))
         found = [self._recall(frame) for frame in frames]
         new = [frame for frame, known in zip(frames, found, strict=True) if known is None]
-        fresh = iter(self._encode(new))
-        features = [next(fresh) if known is None else known for known in found]
-        self._seen = list(zip(frames, features, strict=True))
-        return torch.stack(features).view(*images.shape[:2], -1)
+        # Copies: a caller may write the next picture into the same memory.
+        fresh = zip([frame.clone() for frame in new], self._encode(new), strict=True)
+        self._seen = [next(fresh) if known is None else known for known in found]
+        return torch.stack([features for _, features in self._seen]).view(*images.shape[:2], -1)
 
-    def _recall(self, frame: Tensor) -> Tensor | None:
-        return next((known for seen, known in self._seen if torch.equal(seen, frame)), None)
+    def _recall(self, frame: Tensor) -> tuple[Tensor, Tensor] | None:
+        return next((known for known in self._seen if torch.equal(known[0], frame)), None)
 
     def _encode(self, frames: list[Tensor]) -> list[Tensor]:
         """Features of each frame, as many at once as a window has."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import math
 import os
 import shutil
@@ -17,12 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion_policy_ros.atomic import replacing
+from diffusion_policy_ros.atomic import is_over, replacing
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.policy.checkpoint import BEST, run_checkpoints
 from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 
 RECIPE = "recipe.yaml"
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what a disk says that has none
 LARGER_IS_BETTER = ("success",)  # of the metrics
 
 
@@ -61,6 +63,8 @@ def begin_run(run: Path, recipe: Recipe) -> None:
     with replacing(run / RECIPE) as draft:
         draft.write_text(recipe.to_text(), encoding="utf-8")
     latest, name = run.absolute().with_name("latest"), run.absolute().name
+    if name == latest.name:  # the run itself, or what leads to it: to itself it must not lead
+        return
     if latest.parent.name == "runs" and (latest.is_symlink() or not latest.exists()):
         with contextlib.suppress(OSError):  # not every disk has links, and nothing depends on it
             _point(latest, name)
@@ -84,12 +88,15 @@ def keep_checkpoints(run: Path, newest: int, best: Sequence[int]) -> None:
     if pointer.is_dir() and not pointer.is_symlink():
         shutil.rmtree(pointer)  # scp and rsync copy what a link leads to
     if kept:
-        _point(pointer, kept[0].name)
+        _choose(pointer, kept[0])
     else:
         pointer.unlink(missing_ok=True)
     for old in run_checkpoints(run)[:-newest] if newest else ():
-        if old not in kept:
-            shutil.rmtree(old)
+        if old not in kept:  # at once, for those who read: what is killed meanwhile leaves no half
+            old.rename(old.with_name(f".{old.name}.part-{os.getpid()}"))
+    for part in pointer.parent.glob(".*.part-*"):  # also of who was killed while saving
+        if is_over(part.name.rpartition("-")[2]):
+            shutil.rmtree(part)
 
 
 @dataclass
@@ -136,6 +143,28 @@ class Ranking:
             }
         self.best = [(float(score), int(update)) for score, update in values.get("best", ())]
         self.stale = int(values.get("stale", 0))
+
+    def leave_out_removed(self, run: Path) -> None:
+        """Forget those whose checkpoints are gone: they were measured when none was kept."""
+        if self.kept:
+            self.best = [found for found in self.best if checkpoint_path(run, found[1]).is_dir()]
+            self.stale = self.stale if self.best else 0
+
+
+def _choose(pointer: Path, best: Path) -> None:
+    """Point to the best one; on a disk without links it is a copy, as scp makes one."""
+    try:
+        _point(pointer, best.name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        part = pointer.with_name(f".{pointer.name}.part-{os.getpid()}")
+        try:
+            shutil.copytree(best, part)
+        except shutil.Error:
+            cure = "make room, or choose another disk"
+            raise UserError(f"cannot be copied to {pointer.name}", str(best), cure) from None
+        part.rename(pointer)
 
 
 def _point(pointer: Path, name: str) -> None:

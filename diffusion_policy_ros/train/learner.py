@@ -269,4 +269,5 @@ class Learner:
             }
         self.update, self.seconds = int(values["update"]), float(values["seconds"])
         self.ranking.restore(values)
+        self.ranking.leave_out_removed(checkpoint.parent.parent)
         return []

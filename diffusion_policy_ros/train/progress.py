@@ -23,6 +23,7 @@ from diffusion_policy_ros.train.batches import Data
 from diffusion_policy_ros.train.loggers import open_loggers
 
 TABLE = "loss.csv"
+OWN = ("update", "loss", "seconds")  # its columns besides those of hooks
 WORDS = {"val_loss": "held out", "val_action_error": "action error"}
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -167,7 +168,9 @@ def _begin_table(
     if path.is_file():
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if (row.get("update") or "").isdigit()]
-    columns = ("update", "loss", *names, "seconds")
+    # What was measured before stays, also where this sitting does not measure it.
+    before = [name for name in (rows[0] if rows else ()) if name and name not in OWN]
+    columns = ("update", "loss", *dict.fromkeys([*names, *before]), "seconds")
     with replacing(path) as draft, draft.open("w", newline="") as file:
         table = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         table.writeheader()

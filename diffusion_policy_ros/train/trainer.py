@@ -129,8 +129,7 @@ def _loop(
     with _stop_requests(patient=group.several) as stop_requested, ahead as batches:
         while not (learner.finished or stopping):
             loss = learner.learn(next(batches))
-            measured = dict(_measured(hooks, learner))
-            good = learner.ranking.note(learner.update, measured)
+            measured, good = _measure(hooks, learner)
             if log is not None:
                 log.write(learner.update, learner.seconds, loss, measured)
             # Asking the others takes time, so not at each update.
@@ -143,14 +142,28 @@ def _loop(
                     learner.save(out, log.text)
 
 
+def _measure(hooks: Sequence[Hook], learner: Learner) -> tuple[dict[str, float], bool]:
+    """What the hooks whose turn it is measure; whether the checkpoint is to be kept for it.
+
+    After the last update it is everyone's turn; what is measured may have made it the last.
+    """
+    turn = [hook for hook in hooks if due(learner.update, hook.every)]
+    measured = dict(_measured(turn, learner))
+    good = learner.ranking.note(learner.update, measured)
+    if learner.finished:
+        late = dict(_measured([hook for hook in hooks if hook not in turn], learner))
+        good |= learner.ranking.note(learner.update, late)
+        measured |= late
+    return measured, good
+
+
 def _measured(hooks: Sequence[Hook], learner: Learner) -> Iterator[tuple[str, float]]:
-    """What the hooks whose turn it is measure: by the first process, for all."""
+    """What hooks measure: by the first process, for all."""
     for hook in hooks:
-        if learner.update == learner.recipe.training.updates or due(learner.update, hook.every):
-            learner.group.check_equal(learner.weights)
-            first = learner.group.first
-            found = hook.measure(learner.average) if first else [0.0] * len(hook.names)
-            yield from zip(hook.names, learner.group.from_first(found), strict=True)
+        learner.group.check_equal(learner.weights)
+        first = learner.group.first
+        found = hook.measure(learner.average) if first else [0.0] * len(hook.names)
+        yield from zip(hook.names, learner.group.from_first(found), strict=True)
 
 
 @contextmanager

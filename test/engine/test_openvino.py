@@ -171,6 +171,19 @@ def test_frames_are_encoded_once(view):
         torch.testing.assert_close(engine.sample(seen, noise=noise), expected, rtol=0, atol=1e-4)
 
 
+def test_a_picture_in_the_memory_of_the_last_is_another():
+    """A caller may fill the same arrays anew; the features were those of the picture before."""
+    policy = make("mlp", name="mini_lift")
+    engine = OpenVinoEngine(policy, CPU)
+    noise = torch.randn(1, 16, 7, generator=torch.Generator().manual_seed(1))
+    memory = {key: value.numpy() for key, value in window(policy, 0).items()}
+    for seed in (1, 2):
+        for key, value in window(policy, seed).items():
+            memory[key][:] = value
+        expected = policy.sample(memory, noise=noise)
+        torch.testing.assert_close(engine.sample(memory, noise=noise), expected, rtol=0, atol=1e-4)
+
+
 def test_the_encoder_of_the_recommended_recipe():
     """ResNet-18: it once ended the process while it was compiled."""
     policy = make("mlp", name="mini_lift", encoder="{name: resnet18, crop: [76, 76]}")

@@ -1,5 +1,6 @@
 """A run's folder that was copied, lies on a full disk, or has more in it than training wrote."""
 
+import json
 import os
 import resource
 import shutil
@@ -75,6 +76,50 @@ def test_latest_is_only_ever_a_link(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "symlink", refuse)
     begin_run(runs / "two", recipe)
     assert sorted(path.name for path in runs.iterdir()) == ["one", "two"]
+
+
+def test_a_run_goes_on_by_the_name_of_the_link(dataset, changed, tmp_path):
+    """`--out runs/latest --resume`: the link went round in a circle."""
+    quietly(dataset, changed(), tmp_path / "runs" / "first", stop_after=2)
+    quietly(dataset, changed(), tmp_path / "runs" / "latest", stop_after=3, resume=True)
+    assert os.readlink(tmp_path / "runs" / "latest") == "first"
+    assert run_checkpoints(tmp_path / "runs" / "first")[-1].name == "update_000003"
+
+
+def test_the_best_are_kept_on_a_disk_without_links(dataset, changed, tmp_path, monkeypatch):
+    """As a copy, anew with each that is better; training ended with the first one."""
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    keeping = changed(keep_best=1, keep_checkpoints=1, val_every=4)
+    out = tmp_path / "run"
+    quietly(dataset, keeping, out)
+    manifest = (find_checkpoint(out) / "manifest.json").read_text()
+    same = [p.name for p in run_checkpoints(out) if (p / "manifest.json").read_text() == manifest]
+    best = json.loads((run_checkpoints(out)[-1] / "training_state.json").read_text())["best"]
+    assert find_checkpoint(out).name == "best"
+    assert same == [checkpoint_path(out, best[0][1]).name]
+
+
+def test_who_is_killed_leaves_no_half_of_a_checkpoint(tmp_path, monkeypatch):
+    """While it is removed, or written: what is left is none, and goes with the next."""
+    checkpoints(tmp_path, 5, 10)
+    left = checkpoint_path(tmp_path, 7).with_name(f".update_000007.part-{2**40}")
+    left.mkdir()
+    monkeypatch.setattr(shutil, "rmtree", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        keep_checkpoints(tmp_path, 1, [])
+    assert [path.name for path in run_checkpoints(tmp_path)] == ["update_000010"]
+    monkeypatch.undo()
+    keep_checkpoints(tmp_path, 1, [])
+    assert [path.name for path in left.parent.iterdir()] == ["update_000010"]
+
+
+def interrupt(*_):
+    """A second Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 @contextmanager

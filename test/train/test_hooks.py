@@ -86,6 +86,45 @@ def test_hooks_come_in_turn_and_after_the_last_update(dataset, changed, tmp_path
     assert (rows[-1]["one"], rows[-1]["two"], rows[0]["one"]) == ("1", "1", "")
 
 
+def test_hooks_come_after_the_update_that_patience_makes_the_last(dataset, changed, tmp_path):
+    """`eval_every=0` is after the last update, whichever that is."""
+    calls = []
+    last = Hook(("last",), 0, lambda policy: (calls.append(policy), 1.0)[1:])
+    patient = changed(**{**BY_SUCCESS, "updates": 40, "early_stop": 2, "val_every": 30})
+    hooks = [last, successes(0.1, 0.9, 0.5, 0.7)[0]]
+    train(dataset, patient, tmp_path / "run", progress="none", say=len, hooks=hooks)
+    row = rows_of(tmp_path / "run")[-1]
+    assert (row["update"], row["success"], row["last"]) == ("8", "0.7", "1") and len(calls) == 1
+    assert row["val_loss"]
+
+
+def test_what_was_measured_stays_where_it_is_measured_no_more(dataset, changed, tmp_path):
+    """A run that is resumed without its simulator keeps the numbers in loss.csv."""
+    run_of(dataset, changed(), tmp_path / "run", successes(0.1, 0.9)[0], stop_after=5)
+    train(dataset, changed(), tmp_path / "run", progress="none", say=len, resume=True)
+    rows = rows_of(tmp_path / "run")
+    assert {row["update"]: row["success"] for row in rows if row["success"]} == {
+        "2": "0.1", "4": "0.9",
+    }  # fmt: skip
+    assert rows[-1]["update"] == "12" and rows[-1]["val_loss"]
+
+
+def test_the_best_of_what_is_there_are_kept_from_a_resuming_on(dataset, changed, tmp_path):
+    """What was better before any was kept is gone, so that nothing was kept for good."""
+    hook, _ = successes(0.9, 0.1, 0.5, 0.7, 0.2)
+    careless = changed(**{**BY_SUCCESS, "keep_best": 0})
+    assert run_of(dataset, careless, tmp_path / "run", hook, stop_after=5) == [5]
+    careful = changed(**{**BY_SUCCESS, "keep_best": 1})
+    assert run_of(dataset, careful, tmp_path / "run", hook, resume=True) == [8, 10]
+    assert find_checkpoint(tmp_path / "run").name == "update_000008"
+
+
+def rows_of(run):
+    """Of its loss.csv."""
+    with (run / "loss.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_metric_that_nothing_measures_is_refused(changed):
     """With the recipe, before anything is trained."""
     with pytest.raises(UserError, match="metric.*no simulator; name one in eval_sim"):

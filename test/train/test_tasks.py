@@ -137,3 +137,19 @@ def test_training_with_tasks_resumes_bit_for_bit(two_ways, recipe, tmp_path):
     found = load_policy(resumed).state_dict()
     assert "encoder.task.weight" in found
     assert all(torch.equal(found[name], once[name]) for name in once)
+
+
+def test_a_robot_that_is_only_seen_learns_tasks(dataset, recipe):
+    """Statistics are taken of windows without their pictures: of no observation, then."""
+    index = Index.load(dataset)
+    contract = Contract.from_text(
+        "".join(line for line in index.contract.splitlines(True) if "  position:" not in line)
+    )
+    seen = dataclasses.replace(index, contract=contract.text, contract_hash=contract.hash)
+    seen.save(dataset)
+    for number, task in enumerate(TASKS * 2):
+        chosen = partial(list, [number])
+        edit(dataset, "t", chosen, lambda e, task=task: dataclasses.replace(e, task=task))
+    training = open_data(dataset, with_tasks(recipe)).training
+    assert list(training.statistics(images=False)) == ["action"]
+    assert training.batch(np.arange(3))["task"].shape == (3, 2, 2)

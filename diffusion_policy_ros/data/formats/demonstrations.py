@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from diffusion_policy_ros.atomic import is_over
 from diffusion_policy_ros.data.dataset import Dataset
 from diffusion_policy_ros.data.selection import select
 from diffusion_policy_ros.errors import UserError
@@ -164,26 +165,13 @@ def built_beside(out: Path, kind: str = "") -> Iterator[Path]:
     """
     stem = f".{out.name}{kind}.part-"
     for path in out.parent.iterdir():
-        if path.name.startswith(stem) and _is_over(path.name.removeprefix(stem)):
+        if path.name.startswith(stem) and is_over(path.name.removeprefix(stem)):
             _remove(path)
     building = out.with_name(f"{stem}{os.getpid()}")
     try:
         yield building
     finally:
         _remove(building)
-
-
-def _is_over(process: str) -> bool:
-    """Whether no other process of that number lives."""
-    if not process.isdecimal() or int(process) == os.getpid():
-        return process.isdecimal()
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    return False
 
 
 def _remove(path: Path) -> None:
