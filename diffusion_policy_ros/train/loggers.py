@@ -11,12 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_policy_ros.errors import UserError
-from diffusion_policy_ros.policy.recipe import Recipe
+from diffusion_policy_ros.policy.recipe import Recipe, TrainingSettings
 
 EVENTS, WANDB_RUN = "tensorboard", "wandb_run.txt"
 
 Logger = Callable[[int, Mapping[str, float]], None]
 """Takes the numbers of an update."""
+
+
+def check_loggers(settings: TrainingSettings) -> None:
+    """See that those asked for are there, before a run is begun.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+    """
+    if settings.wandb_project is not None:
+        _wandb()
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError:
+        cure = "pip install wandb, or leave the key out"
+        raise UserError(
+            "Weights & Biases is not installed", "training.wandb_project", cure
+        ) from None
+    return wandb
 
 
 def open_loggers(out: Path, recipe: Recipe, update: int, until: ExitStack) -> list[Logger]:
@@ -27,9 +48,6 @@ def open_loggers(out: Path, recipe: Recipe, update: int, until: ExitStack) -> li
         recipe: says which.
         update: updates done before; what was logged of later ones is dropped.
         until: closes them.
-
-    Raises:
-        UserError: Weights & Biases is asked for and not installed.
     """
     found: list[Logger] = []
     if recipe.training.tensorboard and importlib.util.find_spec("tensorboard") is not None:
@@ -55,17 +73,10 @@ def _tensorboard(folder: Path, update: int, until: ExitStack) -> Logger:
 
 def _weights_and_biases(out: Path, recipe: Recipe, until: ExitStack) -> Logger:
     """A run of https://wandb.ai; a resumed training goes on with the same one."""
-    try:
-        import wandb
-    except ImportError:
-        cure = "pip install wandb, or leave the key out"
-        raise UserError(
-            "Weights & Biases is not installed", "training.wandb_project", cure
-        ) from None
     name = out / WANDB_RUN
     if not name.is_file():
         name.write_text(uuid.uuid4().hex[:12])
-    run: Any = wandb.init(
+    run: Any = _wandb().init(
         project=recipe.training.wandb_project,
         name=out.name,
         id=name.read_text().strip(),

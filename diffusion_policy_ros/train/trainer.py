@@ -35,6 +35,7 @@ from diffusion_policy_ros.train.batches import open_data
 from diffusion_policy_ros.train.distributed import peers
 from diffusion_policy_ros.train.hooks import Hook, due, validation_hook
 from diffusion_policy_ros.train.learner import Learner
+from diffusion_policy_ros.train.loggers import check_loggers
 from diffusion_policy_ros.train.progress import Log, Progress, Say, introduction
 
 COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
@@ -73,6 +74,7 @@ def train(
     """
     out, settings = Path(out), recipe.training
     newest = claim_run(out, recipe, resume)
+    check_loggers(settings)
     data = open_data(dataset_path, recipe)
     hooks = (*validation_hook(data.validation, settings), *hooks)
     together = peers(settings.device, settings.batch_size)

@@ -177,6 +177,7 @@ def test_wandb_is_refused_where_it_is_missing(dataset, changed, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="training.wandb_project.*pip install wandb"):
         quietly(dataset, changed(wandb_project="arms"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # the corrected command must not find a run
 
 
 def test_wandb_gets_the_numbers_in_one_run(dataset, changed, tmp_path, monkeypatch):
