@@ -1,7 +1,7 @@
 """Which episodes are meant: ``success=true, tag=clean, task=pick*, frames>=50``.
 
 Conditions are parted by commas, and all of them must hold. ``=`` and ``!=`` compare text with
-``*`` and ``?`` as in a shell; of several tags one must fit.
+``*``, ``?`` and ``[ab]`` as in a shell, or whole; of several tags one must fit.
 """
 
 from __future__ import annotations
@@ -50,8 +50,12 @@ class Condition:
         """Whether an episode fits."""
         if self.key in _NUMBERS or self.key == "success":
             return bool(_COMPARE[self.compare](getattr(episode, self.key), self.value))
-        found = any(fnmatch.fnmatchcase(text, self.value) for text in _texts(self.key, episode))
+        found = self.names(_texts(self.key, episode))
         return found == (self.compare == "=")
+
+    def names(self, texts: Iterable[str]) -> bool:
+        """Whether one of them is meant."""
+        return any(text == self.value or fnmatch.fnmatchcase(text, self.value) for text in texts)
 
 
 def parse(where: str) -> list[Condition]:
@@ -122,7 +126,7 @@ def _refuse_unknown(condition: Condition, episodes: Iterable[Episode], place: st
     if condition.key not in ("tag", "task", "split") or not condition.value:
         return
     known = {text for episode in episodes for text in _texts(condition.key, episode)}
-    if not any(fnmatch.fnmatchcase(text, condition.value) for text in known):
+    if not condition.names(known):
         cure = did_you_mean(condition.value, sorted(known - {""})) if known - {""} else ""
         what = f"no episode has the {condition.key} '{condition.value}'"
         raise UserError(what, place, cure or "give some: diffusion-policy data tag")

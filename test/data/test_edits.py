@@ -62,6 +62,13 @@ def test_conditions_choose_episodes(data, where, found):
     assert edits.chosen(data, where) == found
 
 
+def test_a_task_with_brackets_is_chosen_by_its_name(tmp_path):
+    """Though brackets are a choice of letters, too."""
+    with adding(tmp_path / "data", CONTRACT) as new:
+        new.add(Recording("one", recording(3, 0).arrays, True, "put [red] block"))
+    assert edits.chosen(tmp_path / "data", "task=put [red] block") == [0]
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

@@ -131,6 +131,22 @@ def test_aloha_and_back(dataset, tmp_path, capsys):
             np.testing.assert_array_equal(a[key], b[key])
 
 
+def test_cameras_whose_short_names_are_one_keep_their_own(tmp_path):
+    """`front_image` and `front_rgb` are both `front`."""
+    camera = "{topic: /eye, type: sensor_msgs/msg/Image, shape: [8, 8, 3]}"
+    cameras = f"  front_image: {camera}\n  front_rgb: {camera}\n"
+    contract = Contract.from_text(TEXT.replace("  left:\n", f"{cameras}  left:\n", 1))
+    arrays = {
+        key: np.zeros((3, *s.shape), np.uint8 if s.is_image else np.float32)
+        for key, s in contract.observations.items()
+    }
+    with adding(tmp_path / "data", contract) as new:
+        new.add(Recording("one", {**arrays, "action": np.ones((3, 4), np.float32)}))
+    folder = export("aloha", tmp_path / "data", tmp_path / "episodes")
+    with h5py.File(folder / "episode_0.hdf5") as file:
+        assert set(file["observations/images"]) == {"cam_high", "front_image", "front_rgb"}
+
+
 def test_aloha_without_joints_is_refused(tmp_path, capsys):
     """Its files are of joints."""
     text = TEXT.replace("field: position", "field: effort")

@@ -30,7 +30,7 @@ from diffusion_policy_ros.data.formats.demonstrations import (
     built_beside,
     refuse_existing,
 )
-from diffusion_policy_ros.data.formats.naming import plain
+from diffusion_policy_ros.data.formats.naming import FEATURE, camera_names
 from diffusion_policy_ros.data.shards import ACTION
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
@@ -229,9 +229,9 @@ def _write_one(
     file.attrs["compress"] = False
     for name, keys in groups.items():
         file[f"{OBSERVATIONS}/{name}"] = np.concatenate([arrays[key] for key in keys], axis=1)
-    for key, stream in contract.observations.items():
-        if stream.is_image:
-            pictures = arrays[key] if stream.shape[2] == 3 else np.repeat(arrays[key], 3, axis=3)
-            chunks = (1, *pictures.shape[1:])
-            file.create_dataset(f"{IMAGES}/{plain(key)}", data=pictures, chunks=chunks)
+    for key, name in camera_names(contract).items():
+        grey = contract.observations[key].shape[2] == 1
+        pictures = np.repeat(arrays[key], 3, axis=3) if grey else arrays[key]
+        place = f"{IMAGES}/{name.removeprefix(FEATURE)}"
+        file.create_dataset(place, data=pictures, chunks=(1, *pictures.shape[1:]))
     file[ACTION] = arrays[ACTION]

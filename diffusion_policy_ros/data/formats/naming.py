@@ -12,6 +12,8 @@ from collections import Counter
 from diffusion_policy_ros.contract import ActionField, Contract, Stream
 from diffusion_policy_ros.contract.action import apart
 
+FEATURE = "observation.images."
+"""What LeRobot's names of cameras begin with."""
 XYZ = ("x", "y", "z")
 _AXES: dict[str, tuple[str, ...]] = {
     "position": XYZ,
@@ -62,7 +64,7 @@ def camera_names(contract: Contract) -> dict[str, str]:
     """Key → LeRobot's feature of each camera."""
     keys = [key for key, stream in contract.observations.items() if stream.is_image]
     often = Counter(map(plain, keys))
-    return {k: f"observation.images.{plain(k) if often[plain(k)] == 1 else k}" for k in keys}
+    return {k: f"{FEATURE}{plain(k) if often[plain(k)] == 1 else k}" for k in keys}
 
 
 def action_names(contract: Contract) -> dict[str, list[str]]:
