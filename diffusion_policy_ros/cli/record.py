@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Record demonstrations, one bag an episode: start, keep, discard and label by "
         "keys, with count, rate and age of every topic. Without a contract all that is published "
         "is recorded: inspect drafts a contract from that.",
-        epilog=f"Keys: {KEYS}. An interruption keeps what is being recorded.",
+        epilog=f"Keys: {KEYS.replace('   ', '; ')}. An interruption keeps what is being recorded.",
     )
     parser.add_argument("--contract", metavar="C", help="a file, or a shipped contract's name")
     parser.add_argument("--out", default="bags", help="folder for the episodes (default: bags)")
