@@ -98,7 +98,7 @@ def test_two_that_publish_chunks_are_refused_by_name(domain, robots):
     player.until_says("holding")
     said = "2 nodes publish /two_policy/action_chunk: /second, /test; end all but one"
     domain.until(lambda: said in player.process.output, why="both are named")
-    assert said in player.values()["problem"]
+    domain.until(lambda: said in player.values()["problem"], why="diagnostics say so, too")
     second.destroy_publisher(publisher)
     player.until_says("playing")
     twin = robots(STATE, AT, "/two", "/two_policy")
