@@ -30,7 +30,7 @@ from diffusion_policy_ros.data.formats.demonstrations import (
     built_beside,
     refuse_existing,
 )
-from diffusion_policy_ros.data.formats.naming import FEATURE, camera_names
+from diffusion_policy_ros.data.formats.naming import short_names
 from diffusion_policy_ros.data.shards import ACTION
 from diffusion_policy_ros.errors import UserError
 from diffusion_policy_ros.observe.codecs import Array
@@ -229,9 +229,9 @@ def _write_one(
     file.attrs["compress"] = False
     for name, keys in groups.items():
         file[f"{OBSERVATIONS}/{name}"] = np.concatenate([arrays[key] for key in keys], axis=1)
-    for key, name in camera_names(contract).items():
+    for key, name in short_names(contract).items():
         grey = contract.observations[key].shape[2] == 1
         pictures = np.repeat(arrays[key], 3, axis=3) if grey else arrays[key]
-        place = f"{IMAGES}/{name.removeprefix(FEATURE)}"
-        file.create_dataset(place, data=pictures, chunks=(1, *pictures.shape[1:]))
+        chunks = (1, *pictures.shape[1:])
+        file.create_dataset(f"{IMAGES}/{name}", data=pictures, chunks=chunks)
     file[ACTION] = arrays[ACTION]

@@ -12,8 +12,6 @@ from collections import Counter
 from diffusion_policy_ros.contract import ActionField, Contract, Stream
 from diffusion_policy_ros.contract.action import apart
 
-FEATURE = "observation.images."
-"""What LeRobot's names of cameras begin with."""
 XYZ = ("x", "y", "z")
 _AXES: dict[str, tuple[str, ...]] = {
     "position": XYZ,
@@ -62,9 +60,14 @@ def observed_names(contract: Contract) -> dict[str, list[str]]:
 
 def camera_names(contract: Contract) -> dict[str, str]:
     """Key → LeRobot's feature of each camera."""
+    return {key: f"observation.images.{name}" for key, name in short_names(contract).items()}
+
+
+def short_names(contract: Contract) -> dict[str, str]:
+    """Key of each camera → what it is called in other projects; no name stands twice."""
     keys = [key for key, stream in contract.observations.items() if stream.is_image]
     often = Counter(map(plain, keys))
-    return {k: f"{FEATURE}{plain(k) if often[plain(k)] == 1 else k}" for k in keys}
+    return {key: plain(key) if often[plain(key)] == 1 else key for key in keys}
 
 
 def action_names(contract: Contract) -> dict[str, list[str]]:
